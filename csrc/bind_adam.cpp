@@ -1,0 +1,137 @@
+// The optimizer steps: all tensors of one step in one call.
+#include <pybind11/pybind11.h>
+#include <pybind11/stl.h>
+
+#include <cmath>
+#include <optional>
+
+#include "bind_arrays.hpp"
+#include "cpu/adam.hpp"
+#ifdef PRUNECCA_HAVE_CUDA
+#include "cuda/adam.cuh"
+#include "cuda/device.hpp"
+#endif
+
+namespace py = pybind11;
+
+namespace prunecca {
+
+namespace {
+
+using Masks = std::vector<std::optional<Array>>;
+
+const uint8_t* mask_of(const std::optional<Array>& mask, const Array& weight) {
+  if (!mask) return nullptr;
+  check_mask(*mask, weight);
+  return mask->as<uint8_t>();
+}
+
+void check_weight(const Array& weight, const Array& gradient) {
+  PRUNECCA_CHECK(weight.dtype <= Dtype::bfloat16 && gradient.dtype == weight.dtype,
+                 "given a gradient of another dtype than its weight; expected one floating dtype for both");
+  PRUNECCA_CHECK(dense(weight), "given a weight whose memory has gaps; expected a dense tensor, call .contiguous()");
+  check_like(gradient, weight, "gradient");
+}
+
+void check_moment(const Array& moment, const Array& weight) {
+  const Dtype expected = weight.dtype == Dtype::float64 ? Dtype::float64 : Dtype::float32;
+  PRUNECCA_CHECK(moment.dtype == expected, "given a moment of another dtype than the step computes in; "
+                 "expected float64 for float64 weights and float32 for all others");
+  check_like(moment, weight, "moment");
+}
+
+#ifdef PRUNECCA_HAVE_CUDA
+cuda::AdamTensor cuda_tensor(const cpu::AdamTensor& t) {
+  return {t.weight, t.gradient, t.mean, t.square, t.mask, t.size, t.step_size, t.root_scale};
+}
+cuda::SgdTensor cuda_tensor(const cpu::SgdTensor& t) { return {t.weight, t.gradient, t.momentum, t.mask, t.size, t.first}; }
+
+// One launch for each dtype that occurs.
+template <class To, class From, class Start>
+void step_on(int device, const std::vector<From>& tensors, Start start, const char* what) {
+  const cuda::DeviceGuard guard(device);
+  for (Dtype dtype : {Dtype::float32, Dtype::float64, Dtype::float16, Dtype::bfloat16}) {
+    std::vector<To> alike;
+    for (const From& t : tensors)
+      if (t.dtype == dtype) alike.push_back(cuda_tensor(t));
+    if (!alike.empty()) cuda::check(start(alike, dtype), what);
+  }
+}
+#endif
+
+void adam_step(const Arrays& weights, const Arrays& gradients, const Arrays& means, const Arrays& squares,
+               const Masks& masks, const std::vector<int64_t>& steps, double lr, double beta1, double beta2,
+               double epsilon, double l2, double shrink, bool keep_masked, int threads, uintptr_t stream) {
+  check_same_length(gradients.size(), weights.size(), "gradients");
+  check_same_length(means.size(), weights.size(), "first moments");
+  check_same_length(squares.size(), weights.size(), "second moments");
+  check_same_length(masks.size(), weights.size(), "masks");
+  check_same_length(steps.size(), weights.size(), "steps");
+  std::vector<cpu::AdamTensor> tensors;
+  for (size_t i = 0; i < weights.size(); ++i) {
+    check_weight(weights[i], gradients[i]);
+    check_moment(means[i], weights[i]);
+    check_moment(squares[i], weights[i]);
+    PRUNECCA_CHECK(steps[i] > 0, "given step ", steps[i], "; expected the number of the step, from 1");
+    const double step = static_cast<double>(steps[i]);
+    tensors.push_back({weights[i].data, gradients[i].data, means[i].data, squares[i].data,
+                       mask_of(masks[i], weights[i]), weights[i].size(), weights[i].dtype,
+                       lr / (1 - std::pow(beta1, step)), 1 / std::sqrt(1 - std::pow(beta2, step))});
+  }
+  const int device = common_device(weights);
+#ifdef PRUNECCA_HAVE_CUDA
+  if (device >= 0) {
+    const cuda::AdamRule rule{beta1, beta2, epsilon, l2, shrink, keep_masked};
+    return step_on<cuda::AdamTensor>(
+        device, tensors,
+        [&](const auto& alike, Dtype dtype) { return cuda::adam_step(alike, dtype, rule, cuda::to_stream(stream)); }, "adam_step");
+  }
+#endif
+  (void)stream;
+  only_host(device);
+  py::gil_scoped_release unlocked;
+  cpu::adam_step(tensors, {beta1, beta2, epsilon, l2, shrink, keep_masked}, threads);
+}
+
+void sgd_step(const Arrays& weights, const Arrays& gradients, const Arrays& momenta, const Masks& masks,
+              const std::vector<bool>& first, double lr, double momentum, double dampening, double l2, bool nesterov,
+              bool keep_masked, int threads, uintptr_t stream) {
+  const bool moving = momentum != 0;
+  check_same_length(gradients.size(), weights.size(), "gradients");
+  check_same_length(momenta.size(), moving ? weights.size() : 0, "momentum buffers");
+  check_same_length(masks.size(), weights.size(), "masks");
+  check_same_length(first.size(), weights.size(), "flags of the first step");
+  std::vector<cpu::SgdTensor> tensors;
+  for (size_t i = 0; i < weights.size(); ++i) {
+    check_weight(weights[i], gradients[i]);
+    if (moving) check_moment(momenta[i], weights[i]);
+    tensors.push_back({weights[i].data, gradients[i].data, moving ? momenta[i].data : nullptr,
+                       mask_of(masks[i], weights[i]), weights[i].size(), weights[i].dtype, first[i]});
+  }
+  const int device = common_device(weights);
+#ifdef PRUNECCA_HAVE_CUDA
+  if (device >= 0) {
+    const cuda::SgdRule rule{lr, momentum, dampening, l2, nesterov, keep_masked};
+    return step_on<cuda::SgdTensor>(
+        device, tensors,
+        [&](const auto& alike, Dtype dtype) { return cuda::sgd_step(alike, dtype, rule, cuda::to_stream(stream)); }, "sgd_step");
+  }
+#endif
+  (void)stream;
+  only_host(device);
+  py::gil_scoped_release unlocked;
+  cpu::sgd_step(tensors, {lr, momentum, dampening, l2, nesterov, keep_masked}, threads);
+}
+
+}  // namespace
+
+void register_adam(py::module_& m) {
+  m.def("adam_step", &adam_step, py::arg("weights"), py::arg("gradients"), py::arg("means"), py::arg("squares"),
+        py::arg("masks"), py::arg("steps"), py::arg("lr"), py::arg("beta1"), py::arg("beta2"), py::arg("epsilon"),
+        py::arg("l2"), py::arg("shrink"), py::arg("keep_masked"), py::arg("threads"), py::arg("stream"));
+  m.def("sgd_step", &sgd_step, py::arg("weights"), py::arg("gradients"), py::arg("momenta"), py::arg("masks"),
+        py::arg("first"), py::arg("lr"), py::arg("momentum"), py::arg("dampening"), py::arg("l2"),
+        py::arg("nesterov"), py::arg("keep_masked"), py::arg("threads"), py::arg("stream"));
+}
+
+}  // namespace prunecca

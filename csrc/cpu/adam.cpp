@@ -1,0 +1,38 @@
+#include "cpu/adam.hpp"
+
+#include "cpu/adam_kernel.hpp"
+#include "cpu/level.hpp"
+#include "cpu/parts.hpp"
+
+namespace prunecca::cpu {
+
+namespace {
+
+StepKernel chosen_kernel() {
+#if defined(__x86_64__)
+  if (level() == Level::avx512) return step_avx512();
+  if (level() == Level::avx2) return step_avx2();
+#endif
+  return step_baseline();
+}
+
+template <class Tensor, class Step> void each_part(const std::vector<Tensor>& tensors, int threads, Step&& step) {
+  const int parts = useful_threads(total_size(tensors), threads);
+#pragma omp parallel for num_threads(parts) schedule(static, 1)
+  for (int part = 0; part < parts; ++part)
+    for_part(tensors, part, parts, [&](const Tensor& t, int64_t begin, int64_t end, int64_t) { step(t, begin, end); });
+}
+
+}  // namespace
+
+void adam_step(const std::vector<AdamTensor>& tensors, const AdamRule& rule, int threads) {
+  const StepKernel kernel = chosen_kernel();
+  each_part(tensors, threads, [&](const AdamTensor& t, int64_t begin, int64_t end) { kernel.adam(t, begin, end, rule); });
+}
+
+void sgd_step(const std::vector<SgdTensor>& tensors, const SgdRule& rule, int threads) {
+  const StepKernel kernel = chosen_kernel();
+  each_part(tensors, threads, [&](const SgdTensor& t, int64_t begin, int64_t end) { kernel.sgd(t, begin, end, rule); });
+}
+
+}  // namespace prunecca::cpu

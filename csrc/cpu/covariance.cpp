@@ -1,0 +1,344 @@
+// The driver: cuts rows and blocks among threads, and carries tiles to the kernels of the chosen SIMD level.
+//
+// Two ways to share the work, both with a fixed order of additions (same input and threads: same bits):
+//  - small states: every thread takes a range of rows and has a state of its own, added up in thread order at the end;
+//  - large states: all threads pack a tile together and then take blocks of the one state.
+#include "cpu/covariance.hpp"
+
+#include <omp.h>
+
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+#include <vector>
+
+namespace prunecca::cpu {
+
+extern const Kernels<float> covariance_baseline_float32, covariance_avx2_float32, covariance_avx512_float32;
+extern const Kernels<double> covariance_baseline_float64, covariance_avx2_float64, covariance_avx512_float64;
+
+template <> const Kernels<float>& kernels<float>(Level level) {
+#if defined(__x86_64__)
+  if (level == Level::avx512) return covariance_avx512_float32;
+  if (level == Level::avx2) return covariance_avx2_float32;
+#endif
+  (void)level;
+  return covariance_baseline_float32;
+}
+template <> const Kernels<double>& kernels<double>(Level level) {
+#if defined(__x86_64__)
+  if (level == Level::avx512) return covariance_avx512_float64;
+  if (level == Level::avx2) return covariance_avx2_float64;
+#endif
+  (void)level;
+  return covariance_baseline_float64;
+}
+
+namespace {
+
+constexpr int64_t kBlock = kPanel * kPanel;
+constexpr int64_t kSharedStateBytes = 512 << 10;  // a state above this no longer fits a core's L2 beside a packed tile
+constexpr int64_t kSuper = 8;                     // panels in a task: two operands of 128 KiB each stay in L2
+constexpr int64_t kRowsPerThread = 128;           // fewer rows than this do not pay for waking another thread
+
+struct Range { int64_t begin, end; };
+Range share(int64_t n, int part, int parts) { return {n * part / parts, n * (part + 1) / parts}; }
+
+// Where everything lies: in the problem and in the workspace.
+template <class T> struct Plan {
+  const Problem& problem;
+  int64_t rows = 0;
+  int64_t tile = kTileRows;  // rows of a tile
+  int64_t unit = 1;          // threads and tiles begin at multiples of so many rows
+  int threads = 1;
+  bool by_rows = true;
+  bool with_norms = false;
+  std::vector<int64_t> first_panel;  // of each view in the packed tile; the last entry is the total
+  std::vector<int64_t> first_block;  // of each pair in a state
+  std::vector<int64_t> first_norm;   // of each pair in the norms
+  int64_t panel_stride = int64_t(kTileRows) * kPanel + kPanelPad;
+
+  explicit Plan(const Problem& p) : problem(p) {
+    first_panel.assign(1, 0);
+    first_block.assign(1, 0);
+    first_norm.assign(1, 0);
+    rows = p.n_views ? p.views[0].rows() : 0;
+    for (int v = 0; v < p.n_views; ++v) first_panel.push_back(first_panel.back() + p.views[v].panels());
+    for (int k = 0; k < p.n_pairs; ++k) {
+      const int64_t pi = p.views[p.pairs[k].i].panels(), pj = p.views[p.pairs[k].j].panels();
+      first_block.push_back(first_block.back() + (p.pairs[k].i == p.pairs[k].j ? pi * (pi + 1) / 2 : pi * pj));
+      first_norm.push_back(first_norm.back() + (p.pairs[k].norms ? 1 + (pi + pj) * kPanel : 0));
+    }
+    with_norms = first_norm.back() > 0;
+    // Tiles of whole planes, or of equal parts of a large one, keep the transposition in full steps.
+    for (int v = 0; v < p.n_views; ++v) {
+      const View& view = p.views[v];
+      if (view.inner_stride != 1 || view.channel_stride == 1 || view.inner < 2 || view.inner == rows) continue;
+      const int64_t parts = (view.inner + kTileRows - 1) / kTileRows;
+      unit = parts == 1 ? view.inner : kPanel;
+      tile = parts == 1 ? kTileRows / unit * unit : std::min<int64_t>(kTileRows, ((view.inner + parts - 1) / parts + kPanel - 1) / kPanel * kPanel);
+      break;
+    }
+    by_rows = first_block.back() * kBlock * int64_t(sizeof(double)) <= kSharedStateBytes;
+    const int64_t useful = by_rows ? (rows + kRowsPerThread - 1) / kRowsPerThread : p.threads;
+    threads = int(std::max<int64_t>(1, std::min<int64_t>(p.threads, useful)));
+  }
+
+  int64_t panels() const { return first_panel.back(); }
+  int states() const { return by_rows ? threads : 1; }
+
+  // Sizes in bytes, each a multiple of 64.
+  static size_t round(size_t bytes) { return (bytes + 63) & ~size_t(63); }
+  size_t shift_bytes() const { return round(sizeof(T) * panels() * kPanel); }
+  size_t packed_bytes() const { return round(sizeof(T) * panels() * panel_stride); }
+  size_t sum_bytes() const { return round(sizeof(double) * panels() * kPanel); }
+  size_t tile_sum_bytes() const { return shift_bytes(); }
+  size_t row_norm_bytes() const { return with_norms ? round(sizeof(double) * problem.n_views * kTileRows) : 0; }
+  size_t state_bytes() const { return round(sizeof(double) * first_block.back() * kBlock); }
+  size_t norm_bytes() const { return round(sizeof(double) * first_norm.back()); }
+  size_t one_bytes() const {
+    return packed_bytes() + tile_sum_bytes() + sum_bytes() + row_norm_bytes() + norm_bytes() + state_bytes();
+  }
+  size_t bytes() const { return shift_bytes() + states() * one_bytes(); }
+};
+
+// One thread's (or, by blocks, the team's) part of the workspace.
+template <class T> struct Part {
+  T *packed, *tile_sums;
+  double *sums, *row_norms, *norms, *state;
+  Part(const Plan<T>& plan, char* base) {
+    packed = reinterpret_cast<T*>(base);
+    tile_sums = reinterpret_cast<T*>(base += plan.packed_bytes());
+    sums = reinterpret_cast<double*>(base += plan.tile_sum_bytes());
+    row_norms = reinterpret_cast<double*>(base += plan.sum_bytes());
+    norms = reinterpret_cast<double*>(base += plan.row_norm_bytes());
+    state = reinterpret_cast<double*>(base += plan.norm_bytes());
+  }
+};
+
+// Blocks of one pair: rows of panels [p0, p1) times columns of panels [q0, q1); above the diagonal only when i == j.
+template <class T>
+void multiply_range(const Plan<T>& plan, const Kernels<T>& kernel, const Part<T>& part, int k, int64_t p0, int64_t p1,
+                    int64_t q0, int64_t q1, int rows, bool add, Prefetch* next) {
+  const Pair& pair = plan.problem.pairs[k];
+  const T* a = part.packed + plan.first_panel[pair.i] * plan.panel_stride;
+  const T* b = part.packed + plan.first_panel[pair.j] * plan.panel_stride;
+  const bool symmetric = pair.i == pair.j;
+  const int64_t width = plan.problem.views[pair.j].panels();
+  for (int64_t p = p0; p < p1; ++p) {
+    const int64_t q = symmetric ? std::max(p, q0) : q0;
+    if (q >= q1) continue;
+    const int64_t block = plan.first_block[k] + (symmetric ? p * width - p * (p - 1) / 2 + q - p : p * width + q);
+    kernel.multiply(a + p * plan.panel_stride, b + q * plan.panel_stride, plan.panel_stride, rows, int(q1 - q),
+                    symmetric && p == q, part.state + block * kBlock, add, next);
+  }
+}
+
+template <class T> void add_norms(const Plan<T>& plan, const Kernels<T>& kernel, const Part<T>& part, int rows) {
+  for (int v = 0; v < plan.problem.n_views; ++v)
+    kernel.norms(part.packed + plan.first_panel[v] * plan.panel_stride, plan.panel_stride,
+                 plan.problem.views[v].panels(), rows, part.row_norms + v * kTileRows);
+  for (int k = 0; k < plan.problem.n_pairs; ++k) {
+    const Pair& pair = plan.problem.pairs[k];
+    if (!pair.norms) continue;
+    const int64_t pi = plan.problem.views[pair.i].panels(), pj = plan.problem.views[pair.j].panels();
+    const double *ni = part.row_norms + pair.i * kTileRows, *nj = part.row_norms + pair.j * kTileRows;
+    double* out = part.norms + plan.first_norm[k];
+    for (int r = 0; r < rows; ++r) out[0] += ni[r] * nj[r];
+    kernel.weigh(part.packed + plan.first_panel[pair.i] * plan.panel_stride, plan.panel_stride, pi, rows, nj, out + 1);
+    kernel.weigh(part.packed + plan.first_panel[pair.j] * plan.panel_stride, plan.panel_stride, pj, rows, ni, out + 1 + pi * kPanel);
+  }
+}
+
+// Packs panels [first, last) of the tile (panels of all views counted through) and adds up their column sums.
+template <class T>
+void pack_range(const Plan<T>& plan, const Kernels<T>& kernel, const Part<T>& part, const T* shift, Range panels, int64_t begin, int count) {
+  for (int v = 0; v < plan.problem.n_views; ++v) {
+    const int64_t base = plan.first_panel[v];
+    const int64_t first = std::max(panels.begin, base) - base, last = std::min(panels.end, plan.first_panel[v + 1]) - base;
+    if (first >= last) continue;
+    T* sums = part.tile_sums + base * kPanel;
+    kernel.pack(plan.problem.views[v], begin, count, first, last, shift + base * kPanel,
+                part.packed + base * plan.panel_stride, plan.panel_stride, sums);
+    for (int64_t c = first * kPanel; c < last * kPanel; ++c) part.sums[base * kPanel + c] += double(sums[c]);
+  }
+}
+
+// While pair k is multiplied, the next tile of one view is fetched: of the view for which the pair is the first to use it.
+template <class T> Prefetch ahead_of(const Plan<T>& plan, int k, int64_t begin, int64_t count) {
+  Prefetch next;
+  if (count <= 0) return next;
+  const auto first_use = [&](int view) {
+    for (int e = 0; e < k; ++e)
+      if (plan.problem.pairs[e].i == view || plan.problem.pairs[e].j == view) return false;
+    return true;
+  };
+  const Pair& pair = plan.problem.pairs[k];
+  const int chosen = first_use(pair.j) ? pair.j : first_use(pair.i) ? pair.i : -1;
+  if (chosen < 0) return next;
+  const View& v = plan.problem.views[chosen];
+  const int64_t size = size_of(v.dtype), i = begin % v.inner, m = begin / v.inner % v.middle, o = begin / v.inner / v.middle;
+  next.base = static_cast<const char*>(v.data) + (i * v.inner_stride + m * v.middle_stride + o * v.outer_stride) * size;
+  const bool one_run = i + count <= v.inner;
+  const auto lines = [&](int64_t elements) { return (elements * size + 63) / 64; };
+  if (one_run && v.channel_stride == 1 && v.inner_stride == v.channels) {  // rows follow each other
+    next.runs = 1, next.lines = lines(count * v.channels);
+  } else if (one_run && v.channel_stride == 1) {  // rows apart
+    next.runs = count, next.lines = lines(v.channels), next.stride = v.inner_stride * size;
+  } else if (one_run && v.inner_stride == 1) {  // planes
+    next.runs = v.channels, next.lines = lines(count) + 1, next.stride = v.channel_stride * size;
+  } else if (v.inner_stride == 1 && v.outer == 1 && v.channel_stride == v.inner && v.middle_stride == v.inner * v.channels && i == 0) {
+    next.runs = 1, next.lines = lines(count / v.inner * v.middle_stride);  // small images follow each other
+  }
+  const int64_t pi = plan.problem.views[pair.i].panels(), pj = plan.problem.views[pair.j].panels();
+  const int64_t blocks = pair.i == pair.j ? pi * (pi + 1) / 2 : pi * pj;
+  // A block is at least one register tile of 8 x 32, in chunks of 32 rows.
+  const int64_t chances = std::max<int64_t>(1, blocks * (kTileRows / 32));
+  next.at_once = (next.runs * next.lines + chances - 1) / chances;
+  return next;
+}
+
+template <class T> void run_by_rows(const Plan<T>& plan, const Kernels<T>& kernel, const T* shift, char* base) {
+#pragma omp parallel num_threads(plan.threads)
+  {
+    const int t = omp_get_thread_num();
+    const Part<T> part(plan, base + t * plan.one_bytes());
+    std::memset(part.sums, 0, plan.sum_bytes());
+    std::memset(part.norms, 0, plan.norm_bytes());
+    Range mine = share((plan.rows + plan.unit - 1) / plan.unit, t, plan.threads);
+    mine = {std::min(plan.rows, mine.begin * plan.unit), std::min(plan.rows, mine.end * plan.unit)};
+    if (mine.begin == mine.end) std::memset(part.state, 0, plan.state_bytes());
+    for (int64_t r = mine.begin; r < mine.end; r += plan.tile) {
+      const int count = int(std::min(plan.tile, mine.end - r));
+      pack_range(plan, kernel, part, shift, {0, plan.panels()}, r, count);
+      const int64_t coming = std::min(plan.tile, mine.end - r - count);
+      for (int k = 0; k < plan.problem.n_pairs; ++k) {
+        const Pair& pair = plan.problem.pairs[k];
+        Prefetch next = ahead_of(plan, k, r + count, coming);
+        multiply_range(plan, kernel, part, k, 0, plan.problem.views[pair.i].panels(), 0,
+                       plan.problem.views[pair.j].panels(), count, r > mine.begin, next.runs ? &next : nullptr);
+      }
+      if (plan.with_norms) add_norms(plan, kernel, part, count);
+    }
+  }
+}
+
+struct Task { int pair; int64_t p0, p1, q0, q1; };
+
+template <class T> std::vector<Task> tasks_of(const Plan<T>& plan) {
+  std::vector<Task> tasks;
+  for (int k = 0; k < plan.problem.n_pairs; ++k) {
+    const Pair& pair = plan.problem.pairs[k];
+    const int64_t pi = plan.problem.views[pair.i].panels(), pj = plan.problem.views[pair.j].panels();
+    for (int64_t p = 0; p < pi; p += kSuper)
+      for (int64_t q = pair.i == pair.j ? p : 0; q < pj; q += kSuper)
+        tasks.push_back({k, p, std::min(p + kSuper, pi), q, std::min(q + kSuper, pj)});
+  }
+  return tasks;
+}
+
+template <class T> void run_by_blocks(const Plan<T>& plan, const Kernels<T>& kernel, const T* shift, char* base) {
+  const Part<T> part(plan, base);
+  std::memset(part.sums, 0, plan.sum_bytes());
+  std::memset(part.norms, 0, plan.norm_bytes());
+  if (!plan.rows) std::memset(part.state, 0, plan.state_bytes());
+  const std::vector<Task> tasks = tasks_of(plan);
+#pragma omp parallel num_threads(plan.threads)
+  for (int64_t r = 0; r < plan.rows; r += plan.tile) {
+    const int count = int(std::min(plan.tile, plan.rows - r));
+    pack_range(plan, kernel, part, shift, share(plan.panels(), omp_get_thread_num(), plan.threads), r, count);
+#pragma omp barrier
+    // Whoever takes a block, its sum over the tiles is taken in the order of the tiles.
+#pragma omp for schedule(dynamic) nowait
+    for (int64_t i = 0; i < int64_t(tasks.size()); ++i) {
+      const Task& task = tasks[i];
+      multiply_range(plan, kernel, part, task.pair, task.p0, task.p1, task.q0, task.q1, count, r > 0, nullptr);
+    }
+#pragma omp single
+    if (plan.with_norms) add_norms(plan, kernel, part, count);  // ends in a barrier: the tile may be packed anew
+  }
+}
+
+template <class T> NonFinite find_non_finite(const Plan<T>& plan, const double* sums, const double* state) {
+  for (int v = 0; v < plan.problem.n_views; ++v)
+    for (int64_t c = 0; c < plan.problem.views[v].channels; ++c)
+      if (!std::isfinite(sums[plan.first_panel[v] * kPanel + c])) return {v, c};
+  // Finite input whose squares overflow float32.
+  for (int k = 0; k < plan.problem.n_pairs; ++k) {
+    const Pair& pair = plan.problem.pairs[k];
+    if (pair.i != pair.j) continue;
+    const int64_t width = plan.problem.views[pair.i].panels();
+    for (int64_t c = 0; c < plan.problem.views[pair.i].channels; ++c) {
+      const int64_t p = c / kPanel, block = plan.first_block[k] + p * width - p * (p - 1) / 2;
+      if (!std::isfinite(state[block * kBlock + c % kPanel * (kPanel + 1)])) return {pair.i, c};
+    }
+  }
+  return {};
+}
+
+// Adds one pair's blocks to its gram; of a symmetric one, the upper triangle.
+template <class T> void add_blocks(const Plan<T>& plan, int k, const double* state) {
+  const Pair& pair = plan.problem.pairs[k];
+  const int64_t rows = plan.problem.views[pair.i].channels, cols = plan.problem.views[pair.j].channels;
+  const int64_t height = plan.problem.views[pair.i].panels(), width = plan.problem.views[pair.j].panels();
+  const bool symmetric = pair.i == pair.j;
+#pragma omp parallel for num_threads(plan.threads) schedule(static) if (height * width > 256)
+  for (int64_t p = 0; p < height; ++p)
+    for (int64_t q = symmetric ? p : 0; q < width; ++q) {
+      const int64_t block = plan.first_block[k] + (symmetric ? p * width - p * (p - 1) / 2 + q - p : p * width + q);
+      for (int64_t m = 0; m < std::min<int64_t>(kPanel, rows - p * kPanel); ++m) {
+        const double* from = state + block * kBlock + m * kPanel;
+        double* to = pair.gram + (p * kPanel + m) * cols + q * kPanel;
+        const int64_t n = std::min<int64_t>(kPanel, cols - q * kPanel);
+        for (int64_t c = symmetric && p == q ? m : 0; c < n; ++c) to[c] += from[c];
+      }
+    }
+}
+
+template <class T> NonFinite run(const Problem& problem, char* workspace) {
+  const Plan<T> plan(problem);
+  const Kernels<T>& kernel = kernels<T>(level());
+  T* shift = reinterpret_cast<T*>(workspace);
+  std::memset(shift, 0, plan.shift_bytes());
+  for (int v = 0; v < problem.n_views; ++v)
+    for (int64_t c = 0; c < problem.views[v].channels; ++c) shift[plan.first_panel[v] * kPanel + c] = T(problem.views[v].shift[c]);
+  char* base = workspace + plan.shift_bytes();
+  if (plan.by_rows) run_by_rows(plan, kernel, shift, base);
+  else run_by_blocks(plan, kernel, shift, base);
+
+  const Part<T> total(plan, base);
+  for (int t = 1; t < plan.states(); ++t) {
+    const Part<T> part(plan, base + t * plan.one_bytes());
+    for (int64_t c = 0; c < plan.panels() * kPanel; ++c) total.sums[c] += part.sums[c];
+    for (int64_t c = 0; c < plan.first_norm.back(); ++c) total.norms[c] += part.norms[c];
+    for (int64_t c = 0; c < plan.first_block.back() * kBlock; ++c) total.state[c] += part.state[c];
+  }
+  if (const NonFinite bad = find_non_finite(plan, total.sums, total.state); bad.view >= 0) return bad;
+
+  for (int v = 0; v < problem.n_views; ++v)
+    for (int64_t c = 0; c < problem.views[v].channels; ++c)
+      if (problem.views[v].sum) problem.views[v].sum[c] += total.sums[plan.first_panel[v] * kPanel + c];
+  for (int k = 0; k < problem.n_pairs; ++k) {
+    add_blocks(plan, k, total.state);
+    const Pair& pair = problem.pairs[k];
+    if (!pair.norms) continue;
+    const int64_t ci = problem.views[pair.i].channels, cj = problem.views[pair.j].channels;
+    const double* from = total.norms + plan.first_norm[k];
+    pair.norms[0] += from[0];
+    for (int64_t c = 0; c < ci; ++c) pair.norms[1 + c] += from[1 + c];
+    for (int64_t c = 0; c < cj; ++c) pair.norms[1 + ci + c] += from[1 + problem.views[pair.i].panels() * kPanel + c];
+  }
+  return {};
+}
+
+}  // namespace
+
+size_t workspace_bytes(const Problem& problem) {
+  return problem.float64 ? Plan<double>(problem).bytes() : Plan<float>(problem).bytes();
+}
+
+NonFinite update(const Problem& problem, void* workspace) {
+  return problem.float64 ? run<double>(problem, static_cast<char*>(workspace)) : run<float>(problem, static_cast<char*>(workspace));
+}
+
+}  // namespace prunecca::cpu

@@ -1,0 +1,10 @@
+#include "cpu/covariance_kernel.hpp"
+
+namespace prunecca::cpu {
+
+extern const Kernels<float> covariance_avx512_float32;
+extern const Kernels<double> covariance_avx512_float64;
+const Kernels<float> covariance_avx512_float32 = kTable<float>;
+const Kernels<double> covariance_avx512_float64 = kTable<double>;
+
+}  // namespace prunecca::cpu

@@ -1,0 +1,42 @@
+// float16 and bfloat16 to and from float32, in integer arithmetic that every SIMD level vectorises and
+// that a thread's flush-denormals mode does not change. Round to nearest even.
+#pragma once
+#include <cstdint>
+
+namespace prunecca::cpu {
+namespace {  // each translation unit has its own copy, compiled for its own instruction set
+
+struct Half { uint16_t bits; };
+struct Bfloat { uint16_t bits; };
+
+inline uint32_t float_bits(float x) { return __builtin_bit_cast(uint32_t, x); }
+inline float bits_float(uint32_t x) { return __builtin_bit_cast(float, x); }
+
+inline uint32_t widened_bits(Half x) {
+  const uint32_t sign = uint32_t(x.bits & 0x8000u) << 16, rest = x.bits & 0x7fffu;
+  const uint32_t subnormal = float_bits(float(int32_t(rest)) * 0x1p-24f);  // a normal float32, or zero
+  const uint32_t normal = (rest << 13) + (112u << 23);
+  const uint32_t special = 0x7f800000u | (rest << 13);
+  return sign | (rest < 0x0400u ? subnormal : rest < 0x7c00u ? normal : special);
+}
+inline uint32_t widened_bits(Bfloat x) { return uint32_t(x.bits) << 16; }
+
+inline float widen(Half x) { return bits_float(widened_bits(x)); }
+inline float widen(Bfloat x) { return bits_float(widened_bits(x)); }
+
+inline void narrow(float x, Half& out) {
+  const uint32_t bits = float_bits(x), sign = bits & 0x80000000u, rest = bits ^ sign;
+  // Adding 0.5 aligns the last bit of a float16 subnormal with the last bit of the float32 sum.
+  const uint32_t subnormal = float_bits(bits_float(rest) + 0.5f) - float_bits(0.5f);
+  const uint32_t normal = (rest - (112u << 23) + 0x0fffu + ((rest >> 13) & 1u)) >> 13;
+  const uint32_t special = rest > 0x7f800000u ? 0x7e00u : 0x7c00u;
+  out.bits = uint16_t((rest < 0x38800000u ? subnormal : rest < 0x47800000u ? normal : special) | (sign >> 16));
+}
+inline void narrow(float x, Bfloat& out) {
+  const uint32_t bits = float_bits(x);
+  const uint32_t rounded = (bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16;
+  out.bits = uint16_t((bits & 0x7fffffffu) > 0x7f800000u ? 0x7fc0u : rounded);
+}
+
+}  // namespace
+}  // namespace prunecca::cpu

@@ -1,0 +1,52 @@
+#include "cpu/masks.hpp"
+
+#include "cpu/parts.hpp"
+
+namespace prunecca::cpu {
+
+namespace {
+// Bandwidth decides here, and the baseline instructions already reach it: no SIMD levels.
+template <class Word> void copy_kept(const Masked& t, int64_t begin, int64_t end) {
+  Word* out = static_cast<Word*>(t.out);
+  const Word* in = static_cast<const Word*>(t.in);
+#pragma omp simd
+  for (int64_t i = begin; i < end; ++i) out[i] = in[i] & static_cast<Word>(-static_cast<Word>(t.mask[i] != 0));
+}
+}  // namespace
+
+void masked_copy(const std::vector<Masked>& tensors, int threads) {
+  const int parts = useful_threads(total_size(tensors), threads);
+#pragma omp parallel for num_threads(parts) schedule(static, 1)
+  for (int part = 0; part < parts; ++part) {
+    for_part(tensors, part, parts, [](const Masked& t, int64_t begin, int64_t end, int64_t) {
+      switch (t.itemsize) {
+        case 2: return copy_kept<uint16_t>(t, begin, end);
+        case 4: return copy_kept<uint32_t>(t, begin, end);
+        default: return copy_kept<uint64_t>(t, begin, end);
+      }
+    });
+  }
+}
+
+std::vector<int64_t> count_kept(const std::vector<Bytes>& masks, int threads) {
+  std::vector<int64_t> counts(masks.size(), 0);
+  const int parts = useful_threads(total_size(masks), threads);
+#pragma omp parallel for num_threads(parts) schedule(static, 1)
+  for (int part = 0; part < parts; ++part) {
+    for_part(masks, part, parts, [&](const Bytes& mask, int64_t begin, int64_t end, int64_t) {
+      int64_t kept = 0;
+      while (begin < end) {  // short runs, so that the inner sum may stay in narrow lanes
+        const int64_t stop = std::min<int64_t>(end, begin + 255);
+        uint8_t run = 0;
+        for (; begin < stop; ++begin) run += mask.data[begin] != 0;
+        kept += run;
+      }
+      int64_t& count = counts[&mask - masks.data()];
+#pragma omp atomic
+      count += kept;
+    });
+  }
+  return counts;
+}
+
+}  // namespace prunecca::cpu

@@ -1,0 +1,207 @@
+#include "cpu/threshold.hpp"
+
+#include <algorithm>
+
+#include "check.hpp"
+#include "cpu/level.hpp"
+#include "cpu/parts.hpp"
+#include "cpu/threshold_kernel.hpp"
+
+namespace prunecca::cpu {
+
+namespace {
+
+ThresholdKernel chosen_kernel(Dtype dtype, Order order) {
+#if defined(__x86_64__)
+  if (level() == Level::avx512) return threshold_avx512(dtype, order);
+  if (level() == Level::avx2) return threshold_avx2(dtype, order);
+#endif
+  return threshold_baseline(dtype, order);
+}
+
+// What is known of the count-th lowest key so far: `below` survivors lie under the bin, `inside` in it.
+struct Bin {
+  Digit digit;
+  uint64_t prefix = 0;  // the bin: keys with key >> digit.shift == prefix
+  int64_t wanted = 0;   // how many of the bin are to be cleared
+  int64_t inside = 0;
+  std::vector<int64_t> inside_per_part;
+};
+
+class Selection {
+ public:
+  Selection(const std::vector<Scores>& pool, Dtype dtype, Order order, int threads)
+      : pool_(pool), kernel_(chosen_kernel(dtype, order)), dtype_(dtype), order_(order),
+        size_(size_of(dtype)), width_(dtype == Dtype::float64 ? 64 : 32),
+        parts_(useful_threads(total_size(pool), threads)) {}
+
+  // Counts one digit of all survivors within the known prefix and goes to the bin of the wanted-th lowest.
+  // first: of the whole pool, whose survivors are then checked against `wanted`.
+  Bin next(const Bin* known, int64_t wanted) {
+    Bin bin;
+    bin.digit.high = known ? known->digit.shift : width_;
+    bin.digit.shift = std::max(bin.digit.high - kDigitBits, 0);
+    bin.digit.prefix = known ? known->prefix : 0;
+    const auto counts = histogram(bin.digit);
+    if (!known) {
+      int64_t survivors = 0;
+      for (int64_t b = 0; b < kBins; ++b) survivors += sum(counts, b);
+      maybe_nan_ = suspicious(counts);
+      PRUNECCA_CHECK(wanted <= survivors, "asked to prune ", wanted, " of ", survivors,
+                     " survivors; expected at most as many as survive");
+    }
+    int64_t b = 0;
+    for (; b < kBins - 1; ++b) {
+      const int64_t here = sum(counts, b);
+      if (wanted <= here) break;
+      wanted -= here;
+    }
+    bin.prefix = (bin.digit.prefix << (bin.digit.high - bin.digit.shift)) | uint64_t(b);
+    bin.wanted = wanted;
+    bin.inside = sum(counts, b);
+    for (const auto& part : counts) bin.inside_per_part.push_back(part[b]);
+    return bin;
+  }
+
+  // The first tensor with a NaN at a survivor, or -1. Only looked for where the histogram leaves it possible.
+  int64_t first_nan() const {
+    if (!maybe_nan_) return -1;
+    for (size_t t = 0; t < pool_.size(); ++t)
+      for (int64_t i = 0; i < pool_[t].size; ++i)
+        if ((!pool_[t].alive || pool_[t].alive[i]) && is_nan(pool_[t].data, i)) return static_cast<int64_t>(t);
+    return -1;
+  }
+
+  // Clears everything below `limit` (in units of the digit at `shift`).
+  void cut(int shift, uint64_t limit) {
+    each_part([&](int, const Scores& s, int64_t begin, int64_t end, int64_t) {
+      kernel_.cut(at(s, begin), alive(s, begin), s.mask + begin, end - begin, shift, limit);
+    });
+  }
+
+  // All keys in the bin are equal: the first ones in the concatenation go.
+  void cut_ties(const Bin& bin) {
+    std::vector<int64_t> quota = bin.inside_per_part;
+    int64_t left = bin.wanted;
+    for (int64_t& q : quota) left -= q = std::min(q, left);
+    each_part([&](int part, const Scores& s, int64_t begin, int64_t end, int64_t) {
+      quota[part] -= kernel_.cut_ties(at(s, begin), alive(s, begin), s.mask + begin, end - begin, bin.digit.shift,
+                                      bin.prefix, quota[part]);
+    });
+  }
+
+  // Lists the bin's keys and decides among them.
+  void cut_listed(const Bin& bin) {
+    std::vector<uint64_t> keys(bin.inside);
+    std::vector<int64_t> positions(bin.inside);  // in the concatenation
+    std::vector<int64_t> next(parts_, 0);
+    for (int part = 1; part < parts_; ++part) next[part] = next[part - 1] + bin.inside_per_part[part - 1];
+    each_part([&](int part, const Scores& s, int64_t begin, int64_t end, int64_t offset) {
+      int64_t& place = next[part];
+      const int64_t found = kernel_.gather(at(s, begin), alive(s, begin), s.mask + begin, end - begin,
+                                           bin.digit.shift, bin.prefix, keys.data() + place, positions.data() + place);
+      for (int64_t j = 0; j < found; ++j) positions[place + j] += offset + begin;
+      place += found;
+    });
+    std::vector<uint64_t> order = keys;
+    std::nth_element(order.begin(), order.begin() + (bin.wanted - 1), order.end());
+    const uint64_t last = order[bin.wanted - 1];
+    int64_t ties = bin.wanted - std::count_if(keys.begin(), keys.end(), [&](uint64_t key) { return key < last; });
+    size_t tensor = 0;
+    int64_t offset = 0;
+    for (int64_t j = 0; j < bin.inside; ++j) {
+      if (keys[j] > last || (keys[j] == last && ties-- <= 0)) continue;
+      while (positions[j] - offset >= pool_[tensor].size) offset += pool_[tensor++].size;
+      pool_[tensor].mask[positions[j] - offset] = 0;
+    }
+  }
+
+ private:
+  using Counts = std::vector<std::vector<int64_t>>;  // per part, per bin
+
+  static int64_t sum(const Counts& counts, int64_t b) {
+    int64_t n = 0;
+    for (const auto& part : counts) n += part[b];
+    return n;
+  }
+
+  template <class Body> void each_part(Body&& body) {
+    const int parts = parts_;
+#pragma omp parallel for num_threads(parts) schedule(static, 1)
+    for (int part = 0; part < parts; ++part)
+      for_part(pool_, part, parts, [&](const Scores& s, int64_t begin, int64_t end, int64_t offset) {
+        body(part, s, begin, end, offset);
+      });
+  }
+
+  Counts histogram(Digit digit) {
+    Counts counts(parts_, std::vector<int64_t>(kBins, 0));
+    std::vector<std::vector<uint32_t>> narrow(parts_, std::vector<uint32_t>(2 * kBins, 0));
+    each_part([&](int part, const Scores& s, int64_t begin, int64_t end, int64_t) {
+      constexpr int64_t kRun = int64_t(1) << 30;  // the narrow counters cannot overflow within a run
+      while (begin < end) {
+        const int64_t n = std::min(end - begin, kRun);
+        kernel_.histogram(at(s, begin), alive(s, begin), n, digit, narrow[part].data());
+        begin += n;
+        for (int64_t b = 0; b < kBins; ++b) counts[part][b] += int64_t(narrow[part][b]) + narrow[part][kBins + b];
+        std::fill(narrow[part].begin(), narrow[part].end(), 0);
+      }
+    });
+    return counts;
+  }
+
+  // NaNs have the largest magnitudes: bins from that of infinity on, and in value order the lowest too.
+  bool suspicious(const Counts& counts) const {
+    const int64_t sign = order_ == Order::magnitude ? 0 : 1;
+    const int64_t infinity = width_ == 64 ? (0x7ff0 >> (3 + sign)) | (sign << 11) : (0x7f80 >> (3 + sign)) | (sign << 11);
+    for (int64_t b = infinity; b < kBins; ++b)
+      if (sum(counts, b)) return true;
+    if (order_ == Order::value)
+      for (int64_t b = 0; b < kBins - infinity; ++b)
+        if (sum(counts, b)) return true;
+    return false;
+  }
+
+  bool is_nan(const void* data, int64_t i) const {
+    switch (dtype_) {
+      case Dtype::float64: return (static_cast<const uint64_t*>(data)[i] << 1) > (uint64_t(0x7ff) << 53);
+      case Dtype::float32: return (static_cast<const uint32_t*>(data)[i] << 1) > 0xff000000u;
+      case Dtype::float16: return (static_cast<const uint16_t*>(data)[i] & 0x7fff) > 0x7c00;
+      default: return (static_cast<const uint16_t*>(data)[i] & 0x7fff) > 0x7f80;
+    }
+  }
+
+  const void* at(const Scores& s, int64_t i) const { return static_cast<const char*>(s.data) + i * size_; }
+  static const uint8_t* alive(const Scores& s, int64_t i) { return s.alive ? s.alive + i : nullptr; }
+
+  const std::vector<Scores>& pool_;
+  ThresholdKernel kernel_;
+  Dtype dtype_;
+  Order order_;
+  int64_t size_;
+  int width_;
+  int parts_;
+  bool maybe_nan_ = false;
+};
+
+}  // namespace
+
+int64_t prune_lowest(const std::vector<Scores>& pool, Dtype dtype, Order order, int64_t count, int threads) {
+  Selection selection(pool, dtype, order, threads);
+  Bin bin = selection.next(nullptr, count);
+  const int64_t nan = selection.first_nan();
+  if (nan >= 0) return nan;
+  if (count == 0) return selection.cut(bin.digit.shift, 0), -1;
+  // Listing costs 16 bytes for each key of the bin, so the bin is narrowed until it is small.
+  const int64_t listed = std::max<int64_t>(total_size(pool) / 16, 1 << 12);
+  while (bin.wanted < bin.inside && bin.inside > listed && bin.digit.shift > 0) bin = selection.next(&bin, bin.wanted);
+  if (bin.wanted == bin.inside)
+    selection.cut(bin.digit.shift, bin.prefix + 1);
+  else if (bin.digit.shift == 0)
+    selection.cut_ties(bin);
+  else
+    selection.cut_listed(bin);
+  return -1;
+}
+
+}  // namespace prunecca::cpu

@@ -1,0 +1,61 @@
+"""Train, prune and compare neural networks layer by layer.
+
+Layers are compared by SVCCA and its relatives from one streaming pass over the data, in memory that does not
+grow with the number of datapoints. See the README for the two-minute tour.
+"""
+
+import torch  # first: its OpenMP runtime must be in the process before the extension asks for one  # noqa: F401
+
+from . import data, models, ops, pruning, training
+from ._arrays import cpu_level, set_cpu_level
+from .activations import compare_files
+from .compare import compare
+from .comparison import Comparison
+from .covariance import Covariance, StreamingCovariance
+from .info import build_info
+from .intrinsic_dimension import IntrinsicDimension, intrinsic_dimension, intrinsic_dimensions
+from .layers import Layer, find_layers
+from .scoring import METRICS
+from .similarity import (
+    CanonicalCorrelations,
+    cca,
+    linear_cka,
+    linear_regression,
+    nbs,
+    procrustes,
+    pwcca,
+    svcca,
+)
+
+__version__: str = build_info()["version"]
+
+__all__ = [
+    "METRICS",
+    "CanonicalCorrelations",
+    "Comparison",
+    "Covariance",
+    "IntrinsicDimension",
+    "Layer",
+    "StreamingCovariance",
+    "__version__",
+    "build_info",
+    "cca",
+    "compare",
+    "compare_files",
+    "cpu_level",
+    "data",
+    "find_layers",
+    "intrinsic_dimension",
+    "intrinsic_dimensions",
+    "linear_cka",
+    "linear_regression",
+    "models",
+    "nbs",
+    "ops",
+    "procrustes",
+    "pruning",
+    "pwcca",
+    "set_cpu_level",
+    "svcca",
+    "training",
+]

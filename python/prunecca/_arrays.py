@@ -1,0 +1,98 @@
+"""torch, NumPy, CuPy and numba arrays, as the native code takes them. The only file that knows array frameworks.
+
+The native code is given addresses, never framework objects: an array crosses as
+``(pointer, shape, strides in elements, dtype code, device)``, device -1 being the host.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+
+from . import _native
+
+NativeArray = tuple[int, tuple[int, ...], tuple[int, ...], int, int]
+
+_TORCH_CODES = {
+    torch.float32: 0,
+    torch.float64: 1,
+    torch.float16: 2,
+    torch.bfloat16: 3,
+    torch.bool: 4,
+    torch.int64: 5,
+    torch.uint8: 6,
+}
+
+
+def cpu_level() -> str:
+    """The SIMD level of the CPU kernels in use: ``"baseline"``, ``"avx2"`` or ``"avx512"``."""
+    return str(_native.build_info()["cpu_level"])
+
+
+def set_cpu_level(name: str) -> None:
+    """Force a SIMD level (as the variable ``PRUNECCA_CPU_LEVEL`` does); ``ValueError`` when the machine lacks it."""
+    _native.set_cpu_level(name)
+
+
+def as_tensor(x: Any, name: str = "array") -> torch.Tensor:
+    """View ``x`` (torch, NumPy, CuPy, numba device array, anything with DLPack) as a detached tensor, without a copy.
+
+    A read-only NumPy array (a memory map, say) is viewed too: the kernels never write to their inputs.
+    Raises ``TypeError`` for anything else, and for dtypes other than float16, bfloat16, float32, float64.
+    """
+    if isinstance(x, torch.Tensor):
+        tensor = x.detach()
+    elif isinstance(x, np.ndarray):
+        tensor = _from_numpy(x, name)
+    elif hasattr(x, "__cuda_array_interface__"):
+        tensor = torch.as_tensor(x, device="cuda")
+    elif hasattr(x, "__dlpack__"):
+        tensor = torch.utils.dlpack.from_dlpack(x)
+    else:
+        raise TypeError(
+            f"{name} is a {type(x).__name__}; expected a torch tensor, a NumPy array or memory map, or a CuPy or numba array"
+        )
+    if tensor.dtype not in _TORCH_CODES or not tensor.dtype.is_floating_point:
+        raise TypeError(f"{name} has dtype {tensor.dtype}; expected float16, bfloat16, float32 or float64")
+    return tensor
+
+
+def _from_numpy(x: np.ndarray[Any, Any], name: str) -> torch.Tensor:
+    if x.dtype.byteorder not in "=|" or x.dtype.kind != "f" or x.dtype.itemsize > 8:
+        raise TypeError(f"{name} has dtype {x.dtype}; expected float16, float32 or float64 in native byte order")
+    if x.flags.writeable and all(s >= 0 for s in x.strides):
+        return torch.from_numpy(x)
+    if any(s < 0 for s in x.strides):
+        return torch.from_numpy(np.ascontiguousarray(x))
+    # torch warns about read-only memory; a writeable alias of the same memory is never written to here.
+    alias = np.lib.stride_tricks.as_strided(_Writeable(x).array, x.shape, x.strides)
+    return torch.from_numpy(alias)
+
+
+class _Writeable:
+    """The memory of a read-only array, exported as writeable; keeps the array alive."""
+
+    def __init__(self, x: np.ndarray[Any, Any]) -> None:
+        interface = dict(x.__array_interface__)
+        interface["data"] = (interface["data"][0], False)
+        self.__array_interface__ = interface
+        self._owner = x
+        self.array = np.asarray(self)
+
+
+def native(tensor: torch.Tensor) -> NativeArray:
+    """A tensor as the native code takes it; the caller keeps the tensor alive during the call."""
+    return (
+        tensor.data_ptr(),
+        tuple(tensor.shape),
+        tensor.stride(),
+        _TORCH_CODES[tensor.dtype],
+        tensor.get_device(),
+    )
+
+
+def stream_of(tensor: torch.Tensor) -> int:
+    """The raw handle of the current CUDA stream on the tensor's device; 0 on the host."""
+    return int(torch._C._cuda_getCurrentRawStream(tensor.get_device())) if tensor.is_cuda else 0

@@ -1,0 +1,60 @@
+"""Inputs from whatever a loader gives, up to a limit, and the telling of how far they are."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor
+
+Progress = bool | Callable[[int, int | None], None]
+
+_BATCH = 128  # inputs per batch where a tensor is given in place of a loader
+
+
+def input_batches(loader: Iterable[Any], most: int | None, share: tuple[int, int]) -> Iterator[tuple[int, Tensor, int]]:
+    """Number, inputs and the count of inputs seen up to there, of the first batch and of this process's share."""
+    seen = 0
+    for number, batch in enumerate(_iterable(loader)):
+        inputs = batch[0] if isinstance(batch, tuple | list) and batch else batch
+        if not isinstance(inputs, Tensor) or inputs.ndim == 0:
+            raise TypeError(
+                f"batch {number} of the loader is a {type(batch).__name__}"
+                + (f" that starts with a {type(inputs).__name__}" if inputs is not batch else "")
+                + "; expected a tensor of inputs, or a tuple or list that starts with one"
+            )
+        inputs = inputs if most is None else inputs[: most - seen]
+        seen += len(inputs)
+        if len(inputs) and (seen == len(inputs) or number % share[1] == share[0]):
+            yield number, inputs, seen
+        if most is not None and seen >= most:
+            return
+
+
+def total_inputs(loader: Iterable[Any], most: int | None) -> int | None:
+    """How many inputs there will be, where that is known beforehand."""
+    held: Any = loader if isinstance(loader, Tensor) else getattr(loader, "dataset", None)
+    size = len(held) if hasattr(held, "__len__") else None
+    return most if size is None else size if most is None else min(size, most)
+
+
+@contextmanager
+def telling(progress: Progress, total: int | None) -> Iterator[Callable[[int], None]]:
+    """A function to be told the inputs done: a bar (True), the caller's own, or nothing."""
+    if progress is True:
+        from rich.progress import Progress as Bar
+
+        with Bar(transient=True) as bar:
+            task = bar.add_task("comparing", total=total)
+            yield lambda done: bar.update(task, completed=done)
+    elif callable(progress):
+        tell = progress
+        yield lambda done: tell(done, total)
+    else:
+        yield lambda done: None
+
+
+def _iterable(loader: Iterable[Any]) -> Iterable[Any]:
+    return torch.split(loader, _BATCH) if isinstance(loader, Tensor) else loader

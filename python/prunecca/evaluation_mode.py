@@ -1,0 +1,42 @@
+"""Models put into eval mode on one device, and put back."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+
+import torch
+from torch import nn
+
+
+@contextmanager
+def evaluating(models: Mapping[str, nn.Module], device: torch.device | str | None) -> Iterator[torch.device]:
+    """Eval mode for all modules, on one device; training flags and devices are as before afterwards."""
+    before = {label: _device_of(label, model) for label, model in models.items()}
+    known = {label: place for label, place in before.items() if place is not None}
+    if device is None and len(set(known.values())) > 1:
+        told = ", ".join(f"{label} on {place}" for label, place in known.items())
+        raise ValueError(f"the models are on different devices ({told}); move them to one, or give device=")
+    target = torch.device(device) if device is not None else next(iter(known.values()), torch.device("cpu"))
+    flags = {module: module.training for model in models.values() for module in model.modules()}
+    try:
+        for model in models.values():
+            model.eval()
+            if device is not None:
+                model.to(target)
+        yield target
+    finally:
+        for module, training in flags.items():
+            module.training = training
+        for label, place in known.items():
+            if device is not None:
+                models[label].to(place)
+
+
+def _device_of(label: str, model: nn.Module) -> torch.device | None:
+    devices = {tensor.device for tensor in (*model.parameters(), *model.buffers())}
+    if len(devices) > 1:
+        raise ValueError(
+            f"{label} is spread over {', '.join(sorted(map(str, devices)))}; expected a model on one device"
+        )
+    return next(iter(devices), None)

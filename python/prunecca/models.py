@@ -1,0 +1,237 @@
+"""The networks: the paper's family as one parametrised architecture, and torchvision's classifiers.
+
+A problem names a data set, an architecture and how it is trained and pruned (Ansuini et al. 2020, Tables 1 to 3)::
+
+    model = build("cifar4", seed=0)
+    PROBLEMS["cifar4"].rates        # {"conv": 0.1, "fc": 0.2}
+
+Where the paper is silent: the output layer has as many neurons as the problem has classes, BatchNorm comes
+before the activation, and parameters start from torch's defaults.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import difflib
+import re
+from collections import OrderedDict
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+
+@dataclass(frozen=True)
+class Problem:
+    """A classification problem: its data, its network, its training and pruning.
+
+    ``conv`` and ``fc`` are written as in the paper's Table 2: widths of the 3x3 convolutions and of the hidden
+    linear layers, ``*`` for BatchNorm, ``MP`` for max-pooling; ``network`` names a torchvision classifier instead.
+    ``classes`` is the default number of classes, ``dataset`` is ``"cifar10"``, ``"digits"`` or ``"any"`` (CIFAR-10
+    or an image folder). ``patience`` (epochs) turns early stopping on, on ``validation``, a fraction of the training
+    set. ``rates`` are the fractions of each pool that one pruning iteration removes.
+    """
+
+    name: str
+    dataset: str
+    classes: int
+    conv: str = ""
+    fc: str = ""
+    network: str | None = None
+    epochs: int = 50
+    batch: int = 128
+    patience: int | None = None
+    validation: float = 0.0
+    rates: dict[str, float] = field(default_factory=lambda: {"conv": 0.1, "fc": 0.2})
+
+
+_SMALL = "16* 16 MP"
+_MEDIUM = "16* 16 MP 32* 32 MP"
+_LARGE = "64* 64 MP 128* 128 MP 256* 256 MP"
+_LARGEST = "64* 64* MP 128* 128* MP 256* 256* MP 512* 512* MP"
+_DIGITS = "8* 8 MP 16* 16 MP 32* 32 MP"
+
+
+def _stopped_early(name: str, **changes: Any) -> Problem:
+    rates = {"conv": 0.2, "fc": 0.2}
+    return Problem(name, epochs=200, patience=20, validation=0.1, rates=rates, **changes)
+
+
+PROBLEMS: dict[str, Problem] = {
+    problem.name: problem
+    for problem in (
+        Problem("cifar2", "cifar10", 2, _SMALL, "256"),
+        Problem("cifar4", "cifar10", 4, _MEDIUM, "256"),
+        Problem("cifar6", "cifar10", 6, _LARGE, "256", epochs=100),
+        _stopped_early("cifar8", dataset="cifar10", classes=8, conv=_LARGEST, fc="1024*"),
+        _stopped_early("cifar10", dataset="cifar10", classes=10, conv=_LARGEST, fc="1024*"),
+        *(Problem(f"digits{n}", "digits", n, _DIGITS, "64", epochs=30, batch=32) for n in range(2, 11)),
+        _stopped_early("vgg19", dataset="any", classes=10, network="vgg19_bn"),
+        _stopped_early("resnet18", dataset="any", classes=10, network="resnet18"),
+    )
+}
+
+
+def find_problem(name: str) -> Problem:
+    """The problem of that name: one of ``PROBLEMS``, or any torchvision classifier on an image folder.
+
+    ``ValueError`` for an unknown name, listing the choices.
+    """
+    if name in PROBLEMS:
+        return PROBLEMS[name]
+    networks = _torchvision_classifiers()
+    if name in networks:
+        return _stopped_early(name, dataset="any", classes=10, network=name)
+    close = difflib.get_close_matches(name, [*PROBLEMS, *networks], n=1)
+    hint = f" (did you mean '{close[0]}'?)" if close else ""
+    raise ValueError(
+        f"there is no problem '{name}'{hint}: choose cifar2, 4, 6, 8 or 10, digits2 to digits10, vgg19, resnet18, "
+        f"or any torchvision classifier such as mobilenet_v2"
+    )
+
+
+def build(
+    problem: str | Problem,
+    classes: int | None = None,
+    dropout: float | None = None,
+    *,
+    image_size: int = 32,
+    seed: int | None = None,
+) -> nn.Module:
+    """A new network for a problem, taking float32 images (N, 3, H, W) and returning logits (N, classes).
+
+    The paper's networks have modules ``conv1, conv2, pool1, ..., fc1, output``; convN and fcN include the activation.
+    Torchvision's VGGs and ResNets are adapted to images of less than 64 pixels a side; ``"vgg19"`` is torchvision's
+    ``vgg19_bn``. ``model.representation_layers`` names the layers that a comparison looks at, in order of depth; other
+    torchvision networks do not have it.
+
+    dropout: after the hidden linear layers; None: 0.5 in the paper's networks, torchvision's own in the others.
+    seed: parameters depend on it alone, and torch's global generator is left as it was; None: the global generator.
+    """
+    chosen = find_problem(problem) if isinstance(problem, str) else problem
+    classes = chosen.classes if classes is None else classes
+    if classes < 2:
+        raise ValueError(f"classes is {classes}; a classifier needs at least 2 classes")
+    if dropout is not None and not 0 <= dropout < 1:
+        raise ValueError(f"dropout is {dropout}; expected a probability in [0, 1)")
+    with _seeded(seed):
+        if chosen.network is not None:
+            return _torchvision_network(chosen.network, classes, dropout, image_size)
+        return ConvNet(chosen.conv, chosen.fc, classes, 0.5 if dropout is None else dropout, image_size)
+
+
+class ConvNet(nn.Module):
+    """The paper's family (section 4.2): blocks of 3x3 convolutions and max-pooling, hidden linear layers, an output.
+
+    conv, fc: the notation of ``Problem``, e.g. ``"16* 16 MP"`` and ``"256"``. Input (N, 3, image_size, image_size).
+    """
+
+    def __init__(self, conv: str, fc: str, classes: int, dropout: float = 0.5, image_size: int = 32) -> None:
+        super().__init__()
+        self.representation_layers: list[str] = []
+        channels, side, pools = 3, image_size, 0
+        for number, (width, norm) in enumerate(_parse(conv)):
+            if width == 0:
+                pools += 1
+                self._represent(f"pool{pools}", nn.MaxPool2d(2))
+                side //= 2
+            else:
+                convolution = nn.Conv2d(channels, width, 3, padding=1)
+                batch_norm = [nn.BatchNorm2d(width)] if norm else []
+                self._represent(f"conv{number + 1 - pools}", nn.Sequential(convolution, *batch_norm, nn.ReLU()))
+                channels = width
+        if side == 0:
+            raise ValueError(f"image_size is {image_size}; {pools} poolings need images of at least {2**pools} pixels")
+        self.add_module("flatten", nn.Flatten())
+        features = channels * side * side
+        for number, (width, norm) in enumerate(_parse(fc), start=1):
+            batch_norm_1d = [nn.BatchNorm1d(width)] if norm else []
+            self._represent(f"fc{number}", nn.Sequential(nn.Linear(features, width), *batch_norm_1d, nn.ReLU()))
+            self.add_module(f"dropout{number}", nn.Dropout(dropout))
+            features = width
+        self.add_module("output", nn.Linear(features, classes))
+
+    def forward(self, x: Tensor) -> Tensor:
+        for module in self.children():
+            x = module(x)
+        return x
+
+    def _represent(self, name: str, module: nn.Module) -> None:
+        self.add_module(name, module)
+        self.representation_layers.append(name)
+
+
+def _parse(layers: str) -> Iterator[tuple[int, bool]]:
+    """``"16* MP"`` -> (16, True), (0, False): the width, 0 for a pooling, and whether BatchNorm follows."""
+    for token in layers.split():
+        match = re.fullmatch(r"([1-9]\d*)(\*?)", token)
+        if match is None and token != "MP":
+            raise ValueError(
+                f"'{token}' is not a layer; expected a width such as 16, 16* (with BatchNorm) or MP (max-pooling)"
+            )
+        yield (int(match[1]), match[2] == "*") if match else (0, False)
+
+
+def _torchvision_classifiers() -> list[str]:
+    import torchvision
+
+    names: list[str] = torchvision.models.list_models(module=torchvision.models)
+    return names
+
+
+def _torchvision_network(name: str, classes: int, dropout: float | None, image_size: int) -> nn.Module:
+    import torchvision
+
+    if name not in _torchvision_classifiers():
+        raise ValueError(f"torchvision has no classifier '{name}'; torchvision.models.list_models() names them")
+    options: dict[str, Any] = {}
+    if name in ("googlenet", "inception_v3"):
+        options = {"aux_logits": False, "init_weights": True}
+    elif name.startswith("vit_"):
+        options = {"image_size": image_size}
+    model: nn.Module = torchvision.models.get_model(name, weights=None, num_classes=classes, **options)
+    small = image_size < 64
+    if isinstance(model, torchvision.models.VGG):
+        _adapt_vgg(model, classes, small)
+    elif isinstance(model, torchvision.models.ResNet):
+        _adapt_resnet(model, small)
+    if dropout is not None:
+        for module in model.modules():
+            if isinstance(module, nn.Dropout):
+                module.p = dropout
+    return model
+
+
+def _adapt_vgg(model: Any, classes: int, small: bool) -> None:
+    """Small images reach the classifier as 1x1, so one hidden layer of 512 replaces the two of 4096."""
+    if small:
+        model.avgpool = nn.Identity()
+        hidden = OrderedDict(fc1=nn.Sequential(nn.Linear(512, 512), nn.ReLU()), dropout1=nn.Dropout(0.5))
+        model.classifier = nn.Sequential(OrderedDict(**hidden, output=nn.Linear(512, classes)))
+    layers = [name for name, module in model.features.named_children() if isinstance(module, nn.ReLU | nn.MaxPool2d)]
+    hidden_layers = [name for name, module in model.classifier.named_children() if isinstance(module, nn.ReLU)]
+    model.representation_layers = [f"features.{name}" for name in layers] + (
+        ["classifier.fc1"] if small else [f"classifier.{name}" for name in hidden_layers]
+    )
+
+
+def _adapt_resnet(model: Any, small: bool) -> None:
+    """Small images keep their resolution: a 3x3 stem of stride 1, no pooling after it (He et al. 2016, 4.2)."""
+    if small:
+        stem = nn.Conv2d(3, 64, 3, padding=1, bias=False)
+        nn.init.kaiming_normal_(stem.weight, mode="fan_out", nonlinearity="relu")  # as torchvision does
+        model.conv1, model.maxpool = stem, nn.Identity()
+    blocks = [f"layer{n}.{name}" for n in (1, 2, 3, 4) for name, _ in model.get_submodule(f"layer{n}").named_children()]
+    model.representation_layers = ["relu", *([] if small else ["maxpool"]), *blocks, "avgpool"]
+
+
+@contextlib.contextmanager
+def _seeded(seed: int | None) -> Iterator[None]:
+    if seed is None:
+        yield
+        return
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(seed)  # torch.manual_seed would reseed the GPUs too
+        yield

@@ -1,0 +1,41 @@
+"""Pruning: which weights go (pools, criteria, masks), how the rest is trained (optimizers), and IMP itself."""
+
+from .criteria import CRITERIA
+from .imp import Level, imp, next_masks, next_weights
+from .masks import (
+    LayerCollapseWarning,
+    apply_masks,
+    density,
+    density_per_layer,
+    full_masks,
+    pack,
+    prune,
+    unpack,
+)
+from .optimizers import MaskedAdam, MaskedSGD
+from .pools import pools_by_type
+from .recipe import RECIPES, Recipe, recipe_named
+from .rewind import Snapshot
+
+__all__ = [
+    "CRITERIA",
+    "RECIPES",
+    "LayerCollapseWarning",
+    "Level",
+    "MaskedAdam",
+    "MaskedSGD",
+    "Recipe",
+    "Snapshot",
+    "apply_masks",
+    "density",
+    "density_per_layer",
+    "full_masks",
+    "imp",
+    "next_masks",
+    "next_weights",
+    "pack",
+    "pools_by_type",
+    "prune",
+    "recipe_named",
+    "unpack",
+]

@@ -1,0 +1,148 @@
+"""Iterative magnitude pruning, Algorithm 1 of the paper (Frankle and Carbin 2019), independent of how one trains.
+
+:func:`imp` is the loop. It is made of :func:`next_masks` and :func:`next_weights`, pure functions of named tensors,
+for those who train in pieces and store what lies between.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from .masks import Masks, Named, density, full_masks, named_tensors, prune
+from .pools import Pools, pools_by_type
+from .recipe import Recipe
+from .rewind import Snapshot
+
+Train = Callable[[nn.Module, torch.optim.Optimizer, int, int], object]
+MakeOptimizer = Callable[[nn.Module, Masks], torch.optim.Optimizer]
+
+
+@dataclass(frozen=True)
+class Level:
+    """The network has been trained with these masks; level 0 is the unpruned one."""
+
+    number: int
+    masks: Masks
+    density: float
+
+
+def imp(
+    model: nn.Module,
+    recipe: Recipe,
+    make_optimizer: MakeOptimizer,
+    train: Train,
+    *,
+    pools: Pools | None = None,
+    fresh: Callable[[int], Mapping[str, Tensor]] | None = None,
+) -> Iterator[Level]:
+    """Train, prune, rewind, train again; yields after each training, with ``model`` as trained at that level.
+
+    ``make_optimizer(model, masks)``: a new optimizer that keeps the masks, such as :class:`MaskedAdam` (with
+    ``pruned="frozen"`` if ``recipe.frozen``). ``train(model, optimizer, first, last)``: epochs [first, last).
+    ``pools``: by default :func:`pools_by_type`. ``fresh(level)``: the state of a new random network, for
+    ``survivors="reinitialize"``. Stop at a target density, or when performance falls, by leaving the loop.
+    """
+    pools = pools_by_type(model) if pools is None else pools
+    initial = Snapshot.capture(model)  # line 1
+    masks = full_masks(model, pools)  # line 2
+    optimizer = make_optimizer(model, masks)
+    train(model, optimizer, 0, recipe.rewind_epoch)
+    rewind = Snapshot.capture(model, optimizer, epoch=recipe.rewind_epoch)
+    train(model, optimizer, recipe.rewind_epoch, recipe.epochs)  # line 3
+    yield Level(0, masks, density(masks))
+
+    final = unpruned = Snapshot.capture(model, optimizer, epoch=recipe.epochs)
+    retraining = recipe.retraining
+    for number in range(1, recipe.levels + 1):  # line 7
+        trained = unpruned if recipe.one_shot else final
+        masks = next_masks(recipe, pools, trained.model, masks, number, initial.model)  # line 4
+        weights = next_weights(
+            recipe,
+            masks,
+            number,
+            initial=initial.model,
+            rewind=rewind.model,
+            final=trained.model,
+            fresh=fresh(number) if fresh else None,
+        )
+        model.load_state_dict(weights)  # line 5
+        source = trained if retraining.from_end else rewind
+        optimizer = make_optimizer(model, masks)
+        Snapshot(source.epoch, weights, source.optimizer).restore(
+            model, optimizer, masks=None if recipe.frozen else masks, optimizer_state=retraining.optimizer
+        )
+        train(model, optimizer, retraining.first, retraining.last)  # line 6
+        yield Level(number, masks, density(masks))
+        final = Snapshot.capture(model, optimizer, epoch=recipe.epochs)
+
+
+def next_masks(
+    recipe: Recipe,
+    pools: Pools,
+    final: Named,
+    previous: Mapping[str, Tensor] | None,
+    level: int,
+    initial: Named | None = None,
+) -> Masks:
+    """The masks of ``level`` (from 1), from the trained weights and the masks of the level before.
+
+    For one-shot pruning, ``final`` is the unpruned trained network and ``previous`` is not read: the same counts as
+    iterative pruning, in one go.
+    """
+    masks = None if recipe.one_shot else previous
+    trained = named_tensors(final)
+    for _ in range(level if recipe.one_shot else 1):
+        masks = prune(
+            trained,
+            pools,
+            recipe.rates,
+            masks,
+            criterion=recipe.criterion,
+            initial=initial,
+            scope=recipe.scope,
+            alpha=recipe.alpha,
+            seed=recipe.seed,
+        )
+    return dict(masks or {})
+
+
+def next_weights(
+    recipe: Recipe,
+    masks: Mapping[str, Tensor],
+    level: int,
+    *,
+    initial: Mapping[str, Tensor],
+    rewind: Mapping[str, Tensor],
+    final: Mapping[str, Tensor],
+    fresh: Mapping[str, Tensor] | None = None,
+) -> dict[str, Tensor]:
+    """The state from which ``level`` is trained: copies, masks applied. All states are those of ``model.state_dict()``.
+
+    initial: at initialisation. rewind: at the end of epoch k. final: trained, as pruned for this level. fresh: of a
+    new random network, for ``survivors="reinitialize"``.
+    """
+    if recipe.survivors == "reinitialize" and fresh is None:
+        raise ValueError("survivors='reinitialize' needs the state of a new random network; pass it as fresh")
+    base = {"keep": final, "reinitialize": fresh}.get(recipe.survivors) or rewind
+    weights = {name: tensor.detach().clone() for name, tensor in base.items()}
+    generator = torch.Generator().manual_seed(recipe.seed * 1_000_003 + level)
+    for name, mask in masks.items():
+        values = weights[name]
+        start, end = initial[name].to(values.device), final[name].to(values.device)
+        kept = mask.to(values.device)
+        if recipe.survivors == "shuffle":
+            survivors = values[kept]
+            values[kept] = survivors[torch.randperm(len(survivors), generator=generator).to(values.device)]
+        elif recipe.survivors == "signed_constant":
+            values = values.sign() * start.float().std(correction=0).to(values.dtype)
+        gone = torch.zeros_like(values)
+        if recipe.pruned == "init":
+            gone = start
+        elif recipe.pruned == "zero_if_shrunk":
+            gone = torch.where(end.abs() < start.abs(), gone, start)
+        weights[name] = torch.where(kept, values, gone)
+    return weights

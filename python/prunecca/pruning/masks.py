@@ -1,0 +1,255 @@
+"""Masks: ``{parameter name: torch.bool tensor}``, True where a weight is kept.
+
+One byte per weight in memory, one bit on disk (:func:`pack`, :func:`unpack`).
+"""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Iterable, Mapping, Sequence
+from fractions import Fraction
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from .. import _native
+from .._arrays import native, stream_of
+from .criteria import criterion_named, scores
+from .threshold import Pool, count_kept, prune_lowest
+
+Masks = dict[str, Tensor]
+Named = nn.Module | Mapping[str, Tensor] | Iterable[tuple[str, Tensor]]
+SCOPES = ("pool", "layer", "global")
+
+
+class LayerCollapseWarning(UserWarning):
+    """A layer has lost its last weight: nothing passes through it any more."""
+
+
+def prune(
+    parameters: Named,
+    pools: Mapping[str, Sequence[str]],
+    rates: float | Mapping[str, float],
+    previous: Mapping[str, Tensor] | None = None,
+    *,
+    criterion: str = "large_final",
+    initial: Named | None = None,
+    scope: str = "pool",
+    alpha: float = 1.0,
+    seed: int = 0,
+) -> Masks:
+    """Masks that prune ``floor(rate * survivors)`` more entries of each pool: those with the lowest scores.
+
+    ``parameters``: a model, or names with tensors (any floating dtype). ``pools``: as from :func:`pools_by_type`.
+    ``rates``: the fraction of each pool's survivors to prune, in [0, 1], taken as the decimal it is written as: 0.29 of
+    100 is 29. ``previous``: the masks so far; what they prune stays pruned, and survivors are counted from them, never
+    from the weights. Names outside the pools are carried over.
+
+    Ties are broken by the lowest flat (row-major) index, in the order in which the pool lists its parameters: the
+    result depends on nothing but the values. -0 equals 0; denormals count as what they are.
+
+    ``criterion``: see :mod:`prunecca.pruning.criteria`; some need ``initial``, the weights at initialisation.
+    ``scope``: ``"pool"`` ranks a pool's weights together, ``"layer"`` each module's weight and bias on their own,
+    ``"global"`` all pools together (one rate). ``seed``: of the ``random`` criterion.
+
+    Warns with :class:`LayerCollapseWarning` when a layer loses its last weight. Raises ``ValueError`` for a rate
+    outside [0, 1], a NaN (naming the parameter), an unknown name, or a mask that does not fit.
+    """
+    final = named_tensors(parameters)
+    start = None if initial is None else named_tensors(initial)
+    chosen = criterion_named(criterion)
+    generator = torch.Generator().manual_seed(seed)
+    pooled = _check_pools(pools, final)
+    before = {name: fitting_mask(name, mask, final.get(name)) for name, mask in (previous or {}).items()}
+    groups = [(names, _exact(rate)) for names, rate in _groups(pools, rates, scope) if names]
+    ranked = []
+    for names, _ in groups:
+        alive = [before[name] if name in before else torch.ones_like(final[name], dtype=torch.bool) for name in names]
+        alive = [mask.contiguous() for mask in alive]
+        masks = [torch.empty(mask.shape, dtype=torch.bool, device=mask.device) for mask in alive]
+        ranked.append(Pool(scores(chosen, names, final, start, alpha, generator), alive, masks))
+    nans = prune_lowest(ranked, chosen.signed, lambda group, survivors: math.floor(groups[group][1] * survivors))
+    after: Masks = {}
+    for (names, _), pool, nan in zip(groups, ranked, nans, strict=True):
+        if nan >= 0:
+            raise ValueError(f"parameter '{names[nan]}' has a NaN score; expected finite weights, check the training")
+        _warn_of_collapse(names, pool.alive, pool.masks)
+        after.update(zip(names, pool.masks, strict=True))
+    return {name: after[name] for name in pooled} | {n: m for n, m in before.items() if n not in after}
+
+
+def full_masks(parameters: Named, pools: Mapping[str, Sequence[str]]) -> Masks:
+    """The trivial masks, which keep everything, for all pooled parameters."""
+    final = named_tensors(parameters)
+    return {name: torch.ones_like(final[name], dtype=torch.bool) for name in _check_pools(pools, final)}
+
+
+def apply_masks(parameters: Named, masks: Mapping[str, Tensor]) -> None:
+    """Set pruned weights to exactly +0, in place. ``ValueError`` for a mask without parameter or of another shape."""
+    tensors = named_tensors(parameters)
+    zero_pruned([(tensors.get(name), name, mask) for name, mask in masks.items()])
+
+
+def density(masks: Mapping[str, Tensor]) -> float:
+    """The fraction of all masked entries that is kept; 1.0 where there are none."""
+    total = sum(mask.numel() for mask in masks.values())
+    return sum(count_kept(list(masks.values()))) / total if total else 1.0
+
+
+def density_per_layer(masks: Mapping[str, Tensor]) -> dict[str, float]:
+    """The fraction kept of each parameter; 1.0 for an empty one."""
+    counts = count_kept(list(masks.values()))
+    return {
+        name: count / mask.numel() if mask.numel() else 1.0
+        for (name, mask), count in zip(masks.items(), counts, strict=True)
+    }
+
+
+def pack(masks: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """One bit per entry, for files: uint8 tensors on the host, first entry in the lowest bit, row-major."""
+    packed = {}
+    for name, mask in masks.items():
+        flat = fitting_mask(name, mask, None).cpu().contiguous().view(-1)
+        packed[name] = torch.from_numpy(np.packbits(flat.numpy(), bitorder="little"))
+    return packed
+
+
+def unpack(packed: Mapping[str, Tensor], shapes: nn.Module | Mapping[str, Tensor | Sequence[int]]) -> Masks:
+    """Masks from :func:`pack`'s bits; ``shapes``: a model, or by name a tensor or a shape.
+
+    ``ValueError`` when the bits do not fit the shape or have a bit set past the end.
+    """
+    known = dict(shapes.named_parameters()) if isinstance(shapes, nn.Module) else dict(shapes)
+    masks = {}
+    for name, data in packed.items():
+        if name not in known:
+            raise ValueError(f"packed mask '{name}' has no parameter of that name; expected one of {_some(known)}")
+        like = known[name]
+        shape = torch.Size(like.shape if isinstance(like, Tensor) else like)
+        size = shape.numel()
+        if data.dtype != torch.uint8 or data.shape != (-(-size // 8),):
+            raise ValueError(
+                f"packed mask '{name}' is {data.dtype} {tuple(data.shape)}; expected uint8 of {-(-size // 8)} bytes for shape {tuple(shape)}"
+            )
+        bits = np.unpackbits(data.cpu().numpy(), bitorder="little")
+        if bits[size:].any():
+            raise ValueError(f"packed mask '{name}' has bits set past its {size} entries; the file is damaged")
+        masks[name] = torch.from_numpy(bits[:size].view(np.bool_)).reshape(shape).to(data.device)
+    return masks
+
+
+def named_tensors(parameters: Named) -> dict[str, Tensor]:
+    """Names with tensors, of a model, a mapping, or pairs."""
+    if isinstance(parameters, nn.Module):
+        return dict(parameters.named_parameters())
+    return dict(parameters)
+
+
+def fitting_mask(name: str, mask: Tensor, parameter: Tensor | None) -> Tensor:
+    """The mask on the parameter's device, or an error that names it."""
+    if not isinstance(mask, Tensor) or mask.dtype != torch.bool:
+        kind = mask.dtype if isinstance(mask, Tensor) else type(mask).__name__
+        raise TypeError(f"mask '{name}' is {kind}; expected a tensor of dtype torch.bool")
+    if parameter is None:
+        return mask
+    if mask.shape != parameter.shape:
+        raise ValueError(
+            f"mask '{name}' has shape {tuple(mask.shape)}; expected that of its parameter, {tuple(parameter.shape)}"
+        )
+    return mask.to(parameter.device)
+
+
+def in_memory_order(tensor: Tensor, like: Tensor) -> Tensor:
+    """``tensor``, or a copy of it, whose elements lie in memory in the order of ``like`` (channels_last, say)."""
+    if tensor.stride() == like.stride():
+        return tensor
+    return torch.empty_like(like, dtype=tensor.dtype, memory_format=torch.preserve_format).copy_(tensor)
+
+
+def zero_pruned(items: Iterable[tuple[Tensor | None, str, Tensor]]) -> None:
+    """Set entries outside each mask to +0 in place: (tensor, name for errors, mask), all in one native call."""
+    given, dense, masks = [], [], []
+    for tensor, name, mask in items:
+        if tensor is None:
+            raise ValueError(f"mask '{name}' has no parameter of that name; expected masks of existing parameters")
+        given.append(tensor)
+        dense.append(_without_gaps(tensor.detach()))
+        masks.append(in_memory_order(fitting_mask(name, mask, tensor), dense[-1]))
+    if not given:
+        return
+    threads, stream = torch.get_num_threads(), stream_of(dense[0])
+    _native.masked_copy(_all(dense), _all(dense), _all(masks), threads=threads, stream=stream)
+    with torch.no_grad():
+        for tensor, filled in zip(given, dense, strict=True):
+            if filled.data_ptr() != tensor.data_ptr():
+                tensor.copy_(filled)
+    torch.autograd.graph.increment_version(given)
+
+
+def _without_gaps(tensor: Tensor) -> Tensor:
+    if tensor.is_contiguous() or torch.empty_like(tensor, device="meta").stride() == tensor.stride():
+        return tensor
+    return tensor.contiguous()
+
+
+def _check_pools(pools: Mapping[str, Sequence[str]], final: Mapping[str, Tensor]) -> list[str]:
+    pooled = [name for names in pools.values() for name in names]
+    for name in pooled:
+        if name not in final:
+            raise ValueError(f"pooled parameter '{name}' does not exist; expected names among {_some(final)}")
+    if len(set(pooled)) < len(pooled):
+        twice = next(name for name in pooled if pooled.count(name) > 1)
+        raise ValueError(f"parameter '{twice}' is pooled twice; expected every name in one pool, once")
+    return pooled
+
+
+def _groups(
+    pools: Mapping[str, Sequence[str]], rates: float | Mapping[str, float], scope: str
+) -> list[tuple[list[str], float]]:
+    """The sets of parameters that are ranked together, each with its rate."""
+    if scope not in SCOPES:
+        raise ValueError(f"scope '{scope}' is unknown; expected one of {', '.join(SCOPES)}")
+    by_pool = dict(rates) if isinstance(rates, Mapping) else dict.fromkeys(pools, rates)
+    for pool in by_pool.keys() ^ pools.keys():
+        what = "no rate" if pool in pools else "a rate, but does not exist"
+        raise ValueError(f"pool '{pool}' has {what}; expected one rate for each of the pools {_some(pools)}")
+    for pool, rate in by_pool.items():
+        if not 0 <= rate <= 1:
+            raise ValueError(f"pruning rate of pool '{pool}' is {rate}; expected a fraction in [0, 1]")
+    if scope == "pool":
+        return [(list(names), by_pool[pool]) for pool, names in pools.items()]
+    if scope == "global":
+        if len(set(by_pool.values())) > 1:
+            raise ValueError(f"global scope was given the rates {by_pool}; expected one rate for all pools")
+        return [([n for names in pools.values() for n in names], rate) for rate in set(by_pool.values())]
+    modules: dict[tuple[str, str], list[str]] = {}
+    for pool, names in pools.items():
+        for name in names:
+            modules.setdefault((pool, name.rpartition(".")[0] or name), []).append(name)
+    return [(names, by_pool[pool]) for (pool, _), names in modules.items()]
+
+
+def _exact(rate: float) -> Fraction:
+    # As written: the double nearest to 0.29 lies below it, and floor would then lose one entry.
+    return Fraction(repr(float(rate)))
+
+
+def _warn_of_collapse(names: list[str], before: list[Tensor], after: list[Tensor]) -> None:
+    for name, had, has in zip(names, count_kept(before), count_kept(after), strict=True):
+        if had and not has and not name.endswith("bias"):
+            warnings.warn(
+                f"parameter '{name}' has lost its last weight; prune it less, or leave it out of the pools",
+                LayerCollapseWarning,
+                stacklevel=3,
+            )
+
+
+def _all(tensors: list[Tensor]) -> list[_native.Array]:
+    return [native(t) for t in tensors]
+
+
+def _some(names: Iterable[str]) -> str:
+    shown = list(names)
+    return ", ".join(map(str, shown[:6])) + (f" and {len(shown) - 6} more" if len(shown) > 6 else "")

@@ -1,0 +1,24 @@
+"""Random streams derived from a seed and from what they are for, so that nothing about them needs to be saved."""
+
+from __future__ import annotations
+
+import zlib
+
+import numpy as np
+import torch
+
+
+def derive(seed: int, purpose: str, epoch: int = 0) -> int:
+    """A 63-bit seed for one purpose (``"order"``, ``"dropout"``, ...) in one epoch; streams are independent.
+
+    ``seed`` and ``epoch`` must not be negative (``ValueError``).
+    """
+    if seed < 0 or epoch < 0:
+        raise ValueError(f"seed is {seed} and epoch is {epoch}; both must be 0 or more")
+    sequence = np.random.SeedSequence([seed, epoch, zlib.crc32(purpose.encode())])
+    return int(sequence.generate_state(1, np.uint64)[0] >> np.uint64(1))
+
+
+def generator(seed: int, purpose: str, epoch: int = 0) -> torch.Generator:
+    """A CPU generator in the state that ``derive`` gives."""
+    return torch.Generator().manual_seed(derive(seed, purpose, epoch))

@@ -1,0 +1,135 @@
+"""The paper's study (Ansuini et al. 2020, section 4): train, prune, retrain, compare; one network at a time.
+
+    run = prepare(["digits4"], Options(), Size(levels=5, replicates=2), "runs/digits4")
+    tables = execute(run)
+
+`prepare` settles what is asked for, `execute` makes the pieces that are not there yet (`schedule` shares them out, `maker`
+makes each), then the tables and figures. Both may be called again: what is finished stays.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import datetime
+import os
+import platform
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import torch
+
+from . import figures, schedule, tables
+from .configuration import FORMAT, ConfigurationError, Options, Size
+from .info import build_info
+from .progress import Reporter, Silent
+from .run_directory import RunDirectory
+from .setting import settle
+
+
+def prepare(
+    problems: Iterable[str],
+    options: Options,
+    size: Size,
+    out: str | os.PathLike[str],
+    *,
+    data: str | os.PathLike[str] | None = None,
+    short: bool = True,
+) -> RunDirectory:
+    """The configured run directory of a study; an existing one is continued or extended.
+
+    Args:
+        problems: names of `models.PROBLEMS`, or torchvision classifiers on an image folder.
+        options, size: see `configuration`.
+        out: the run directory.
+        data: folder of the images; None: the variable PRUNECCA_DATA. The digits need none.
+        short: at most 10 epochs where `options.epochs` is None, instead of the problem's own.
+
+    Raises:
+        ConfigurationError: an option is impossible, or differs from those the directory was made with.
+        ValueError, FileNotFoundError: an unknown problem, images that are not there or damaged.
+        StorageError: the directory cannot be written.
+    """
+    settings = {name: settle(name, options, data, short=short) for name in dict.fromkeys(problems)}
+    run = RunDirectory(out)
+    run.configure(
+        {
+            "format": FORMAT,
+            "options": options.as_json(),
+            "problems": {
+                name: {"size": dataclasses.asdict(size), "settings": setting.as_json()}
+                for name, setting in settings.items()
+            },
+        }
+    )
+    return run
+
+
+def execute(
+    run: RunDirectory,
+    *,
+    data: str | os.PathLike[str] | None = None,
+    device: str = "auto",
+    workers: int = 1,
+    threads: int | None = None,
+    reporter: Reporter | None = None,
+) -> dict[str, pd.DataFrame]:
+    """Make every piece that is not finished, then the tables and figures; return the tables.
+
+    On a CPU, with the same number of threads per process, the tables are the same bit by bit however often and wherever
+    the run was interrupted, and whoever made which piece.
+
+    Raises:
+        schedule.WorkerFailed: a worker process stopped with an error.
+    """
+    reporter = reporter or Silent()
+    chosen = choose_device(device)
+    threads = threads or max(1, torch.get_num_threads() // workers)
+    run.note_environment(_environment(chosen, workers, threads))
+    task = schedule.Task(run.root, None if data is None else Path(data), chosen, threads)
+    if workers > 1:
+        schedule.work_with(task, workers, reporter)
+    else:
+        task.run(reporter)
+    with run.claim_outputs():
+        made = tables.write(run)
+        _draw(made, run.root / "figures")
+    return made
+
+
+def choose_device(name: str) -> str:
+    """The torch device of that name; ``auto`` is a GPU where there is one, under torchrun that of the local rank.
+
+    Raises:
+        ConfigurationError: there is no such device.
+    """
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    if name == "cpu":
+        return name
+    kind, _, index = name.partition(":")
+    count = torch.cuda.device_count()
+    if kind != "cuda" or not (index.isdecimal() or not index) or int(index or 0) >= count:
+        raise ConfigurationError(f"device is {name!r}; expected auto, cpu or cuda:N, and {count} GPUs are seen here")
+    return f"cuda:{int(index or os.environ.get('LOCAL_RANK', '0')) % count}"
+
+
+def _environment(device: str, workers: int, threads: int) -> dict[str, Any]:
+    """What may matter for the numbers and is not decided by the options."""
+    return {
+        "time": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        "host": platform.node(),
+        "device": device,
+        "workers": workers,
+        "threads_per_worker": threads,
+        **build_info(),
+    }
+
+
+def _draw(made: dict[str, pd.DataFrame], folder: Path) -> None:
+    if made["levels"].empty:
+        return
+    figures.save(figures.accuracy_figure(made["levels"]), folder / "accuracy")
+    for metric in made["similarity"]["metric"].unique():
+        figures.save(figures.similarity_figure(made["similarity"], metric), folder / f"similarity-{metric}")

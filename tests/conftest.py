@@ -1,0 +1,77 @@
+"""Shared fixtures, and the summary that says which hardware or data tests were not run."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+
+_NEEDS = {
+    "cuda": ("a CUDA device", "PRUNECCA_REQUIRE_CUDA"),
+    "nvcc": ("the CUDA compiler nvcc", "PRUNECCA_REQUIRE_NVCC"),
+    "cifar10": ("CIFAR-10 in the folder named by PRUNECCA_DATA", "PRUNECCA_REQUIRE_DATA"),
+}
+_not_run: Counter[str] = Counter()
+
+
+def _has(need: str) -> bool:
+    if need == "cuda":
+        return torch.cuda.is_available()
+    if need == "nvcc":
+        return shutil.which("nvcc") is not None
+    data = os.environ.get("PRUNECCA_DATA", "")
+    return bool(data) and (Path(data) / "cifar-10-batches-py" / "data_batch_1").is_file()
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    # A test that was promised its hardware fails without it, instead of being skipped.
+    kept, dropped = [], []
+    missing = {
+        need for need, (_, promise) in _NEEDS.items() if not _has(need) and os.environ.get(promise, "") in ("", "0")
+    }
+    for item in items:
+        needs = missing.intersection(mark.name for mark in item.iter_markers())
+        for need in needs:
+            _not_run[need] += 1
+        (dropped if needs else kept).append(item)
+    if dropped:
+        config.hook.pytest_deselected(items=dropped)
+        items[:] = kept
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    for need, count in sorted(_not_run.items()):
+        what, promise = _NEEDS[need]
+        terminalreporter.write_line(
+            f"NOT RUN: {count} tests marked '{need}' need {what} ({promise}=1 makes them fail instead)"
+        )
+
+
+@pytest.fixture
+def cifar10_folder() -> Path:
+    return Path(os.environ["PRUNECCA_DATA"])
+
+
+@pytest.fixture(scope="session")
+def cuda_host_folder(request: pytest.FixtureRequest) -> Path:
+    """Where the emulated CUDA kernels are kept once they are built."""
+    return Path(request.config.cache.mkdir("cuda_host"))
+
+
+@pytest.fixture(autouse=True)
+def _seed() -> None:
+    torch.manual_seed(0)
+
+
+@pytest.fixture
+def one_thread() -> Iterator[None]:
+    """Small problems on one thread: on a busy machine, threads that wait for each other take most of the time."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)

@@ -1,0 +1,234 @@
+"""Files that are whole or absent."""
+
+import errno
+import json
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import threading
+
+import pytest
+import torch
+
+from prunecca import claims, files
+
+
+def some_state():
+    return {
+        "weight": torch.randn(3, 4),
+        "half": torch.randn(5).to(torch.bfloat16),
+        "step": torch.tensor(7),
+        "mask": torch.tensor([True, False]),
+        "empty": torch.zeros(0, 3),
+        "strided": torch.arange(6.0).reshape(2, 3).T,
+    }
+
+
+def test_state_round_trip(tmp_path):
+    state, metadata = some_state(), {"epoch": 3, "history": [{"loss": 0.1}]}
+    written = files.save_state(tmp_path / "state.safetensors", state, metadata)
+    tensors, read = files.load_state(tmp_path / "state.safetensors")
+    assert read == metadata
+    assert written == files.digest(state) == files.digest(tensors)
+    assert all(torch.equal(tensors[name], state[name]) and tensors[name].dtype == state[name].dtype for name in state)
+
+
+def test_same_state_gives_the_same_bytes(tmp_path):
+    state = {name: torch.ones(3) for name in "zyxabc"}
+    for name in ("one", "two", "three"):
+        files.save_state(tmp_path / name, dict(reversed(state.items())) if name == "two" else state, {"b": 1, "a": 2})
+    assert len({(tmp_path / name).read_bytes() for name in ("one", "two", "three")}) == 1
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        {"a": torch.tensor([1.0, 2.0, 3.0])},  # value
+        {"a": torch.tensor([[1.0, 2.0]])},  # shape
+        {"a": torch.tensor([1.0, 2.0], dtype=torch.float64)},  # dtype
+        {"b": torch.tensor([1.0, 2.0])},  # name
+        {"a": torch.tensor([1.0, -2.0])},
+        {"a": torch.tensor([1.0, 2.0]), "b": torch.zeros(0)},
+    ],
+)
+def test_digest_tells_states_apart(other):
+    assert files.digest({"a": torch.tensor([1.0, 2.0])}) != files.digest(other)
+
+
+def test_digest_does_not_depend_on_order_or_strides():
+    a, b = torch.randn(3, 4), torch.randn(2)
+    assert files.digest({"a": a, "b": b}) == files.digest({"b": b, "a": a.T.contiguous().T})
+
+
+def test_every_cut_of_a_state_is_detected(tmp_path):
+    path = tmp_path / "state.safetensors"
+    files.save_state(path, some_state(), {"epoch": 3})
+    whole = path.read_bytes()
+    for length in [*range(0, 64), *range(64, len(whole), 37), len(whole) - 1]:
+        path.write_bytes(whole[:length])
+        with pytest.raises(files.CorruptFile, match=r"state\.safetensors"):
+            files.load_state(path)
+
+
+def test_every_flipped_byte_of_the_content_is_detected(tmp_path):
+    path = tmp_path / "state.safetensors"
+    files.save_state(path, {"weight": torch.randn(4)}, {"epoch": 3, "accuracy": 0.75})
+    whole = path.read_bytes()
+    silent = []
+    for place in range(len(whole)):
+        path.write_bytes(whole[:place] + bytes([whole[place] ^ 1]) + whole[place + 1 :])
+        try:
+            tensors, metadata = files.load_state(path)
+        except files.CorruptFile:
+            continue
+        # The only bytes that may change unseen are paddings and spellings that do not reach the values.
+        if metadata != {"epoch": 3, "accuracy": 0.75} or list(tensors) != ["weight"]:
+            silent.append(place)
+    assert silent == []
+
+
+def test_missing_state_is_said_to_be_missing(tmp_path):
+    with pytest.raises(FileNotFoundError):
+        files.load_state(tmp_path / "none.safetensors")
+
+
+def test_json_round_trip_and_damage(tmp_path):
+    path = tmp_path / "level.json"
+    files.write_json(path, {"accuracy": 0.9, "levels": [1, 2]})
+    assert files.read_json(path) == {"accuracy": 0.9, "levels": [1, 2]}
+    text = path.read_text()
+    for damaged in (text[:-5], "", "[]", "{}", text.replace("0.9", "0.8")):
+        path.write_text(damaged)
+        with pytest.raises(files.CorruptFile):
+            files.read_json(path)
+
+
+def test_interrupted_write_keeps_the_old_file_and_leaves_nothing(tmp_path):
+    path = tmp_path / "table.csv"
+    files.write_atomic(path, b"old")
+
+    def interrupted(stream):
+        stream.write(b"new, but only h")
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        files.write_atomic(path, interrupted)
+    assert path.read_bytes() == b"old"
+    assert os.listdir(tmp_path) == ["table.csv"]
+
+
+def test_full_disk_is_one_sentence_and_keeps_the_old_file(tmp_path, monkeypatch):
+    path = tmp_path / "state.safetensors"
+    files.save_state(path, {"a": torch.ones(2)})
+
+    def full(descriptor):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(files.StorageError, match=r"cannot write .*state\.safetensors: the disk is full"):
+        files.save_state(path, {"a": torch.zeros(2)})
+    monkeypatch.undo()
+    assert torch.equal(files.load_state(path)[0]["a"], torch.ones(2))
+    assert os.listdir(tmp_path) == ["state.safetensors"]
+
+
+def test_read_only_folder_is_one_sentence(tmp_path, monkeypatch):
+    # The super-user may write everywhere, so the refusal is the file system's own error, put in its place.
+    def refuse(self, *_, **__):
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    monkeypatch.setattr("pathlib.Path.mkdir", refuse)
+    with pytest.raises(files.StorageError, match="read-only"):
+        files.write_atomic(tmp_path / "a" / "b.json", b"")
+    with pytest.raises(files.StorageError, match="read-only"):
+        claims.Claim.take(tmp_path / "a" / "b")
+
+
+def test_file_in_the_place_of_a_folder_is_one_sentence(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(files.StorageError, match="is a file, not a folder"):
+        files.write_atomic(tmp_path / "file" / "state", b"")
+
+
+def test_killed_writer_leaves_the_old_file_whole(tmp_path):
+    path = tmp_path / "state.safetensors"
+    files.save_state(path, {"a": torch.ones(2)})
+    program = f"""
+        import os, signal
+        from prunecca import files
+        def die(stream):
+            stream.write(b"half")
+            stream.flush()
+            os.kill(os.getpid(), signal.SIGKILL)
+        files.write_atomic({str(path)!r}, die)
+    """
+    code = subprocess.run([sys.executable, "-c", textwrap.dedent(program)]).returncode
+    assert code == -signal.SIGKILL
+    assert torch.equal(files.load_state(path)[0]["a"], torch.ones(2))
+    assert len(os.listdir(tmp_path)) == 2
+    files.remove_partial(tmp_path)
+    assert os.listdir(tmp_path) == ["state.safetensors"]
+
+
+def test_claim_is_exclusive_until_released(tmp_path):
+    first = claims.Claim.take(tmp_path / "piece")
+    assert first is not None
+    assert claims.Claim.take(tmp_path / "piece") is None
+    first.release()
+    with claims.Claim.take(tmp_path / "piece") as second:
+        second.check()
+    assert not (tmp_path / "piece").exists()
+
+
+def test_claim_of_a_dead_process_is_taken_over(tmp_path):
+    program = f"""
+        import os, signal
+        from pathlib import Path
+        from prunecca.claims import Claim
+        claim = Claim.take(Path({str(tmp_path / "piece")!r}))
+        os.kill(os.getpid(), signal.SIGKILL)
+    """
+    assert subprocess.run([sys.executable, "-c", textwrap.dedent(program)]).returncode == -signal.SIGKILL
+    assert (tmp_path / "piece").exists()
+    with claims.Claim.take(tmp_path / "piece") as claim:
+        claim.check()
+
+
+def test_claim_of_another_machine_is_taken_over_only_when_silent(tmp_path):
+    path = tmp_path / "piece"
+    path.write_text(json.dumps({"host": "elsewhere", "pid": 1, "space": "elsewhere", "token": "x"}))
+    assert claims.Claim.take(path) is None
+    silent = path.stat().st_mtime - claims.STALE_SECONDS - 5
+    os.utime(path, (silent, silent))
+    with claims.Claim.take(path) as claim:
+        claim.check()
+
+
+def test_claim_that_was_taken_over_is_noticed(tmp_path):
+    claim = claims.Claim.take(tmp_path / "piece")
+    (tmp_path / "piece").write_text(json.dumps({"host": "elsewhere", "token": "x"}))
+    with pytest.raises(claims.ClaimLost, match="piece was taken over"):
+        claim.check()
+    claim.release()
+    assert (tmp_path / "piece").exists(), "the new owner's claim is not ours to remove"
+
+
+def test_each_piece_is_taken_exactly_once(tmp_path):
+    taken = []
+
+    def take_all():
+        for number in range(30):
+            claim = claims.Claim.take(tmp_path / str(number))
+            if claim is not None:
+                taken.append((number, claim))
+
+    threads = [threading.Thread(target=take_all) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sorted(number for number, _ in taken) == list(range(30))
+    for _, claim in taken:
+        claim.release()

@@ -1,0 +1,109 @@
+"""The way from StreamingCovariance to the CUDA binding, walked on the host with the CPU kernels behind the binding's names."""
+
+import types
+
+import pytest
+import torch
+
+from prunecca import _native, gram_cuda
+from prunecca._arrays import native
+from prunecca.gram_cuda import Watch
+
+
+@pytest.fixture
+def calls(monkeypatch):
+    """The calls that reached the binding; each is done by the CPU kernels."""
+    seen = []
+
+    def update(views, axes, pairs, shifts, sums, grams, norms, exact, workspace, note, batch, stream):
+        seen.append(
+            types.SimpleNamespace(views=len(views), pairs=pairs, sums=sums, batch=batch, shapes=[v[1] for v in views])
+        )
+        scratch = torch.empty(
+            _native.covariance_workspace(views, axes, pairs, bool(norms), exact, 1) // 8 + 1, dtype=torch.float64
+        )
+        _native.covariance_update(views, axes, pairs, shifts, sums, grams, norms, exact, 1, native(scratch))
+
+    fake = types.SimpleNamespace(covariance_update_cuda=update, covariance_workspace_cuda=lambda *_: 64)
+    monkeypatch.setattr(gram_cuda, "_native", fake)
+    return seen
+
+
+def _update(views, pairs, norms=False):
+    channels = [v.shape[1] for v in views]
+    shifts = [torch.zeros(c, dtype=torch.float64) for c in channels]
+    sums = [torch.zeros_like(s) for s in shifts]
+    grams = [torch.zeros(channels[i], channels[j], dtype=torch.float64) for i, j in pairs]
+    kept = [torch.zeros(1 + channels[i] + channels[j], dtype=torch.float64) for i, j in pairs] if norms else []
+    watch, names = Watch(torch.device("cpu")), [f"view {v}" for v in range(len(views))]
+    gram_cuda.update(views, [1] * len(views), pairs, shifts, sums, grams, kept, True, watch, "here: ", names)
+    return sums, grams, kept
+
+
+def test_many_views_go_in_several_calls_and_each_sum_and_pair_once(calls):
+    views = [torch.randn(50, 3 + v) for v in range(21)]
+    pairs = [(k, k) for k in range(21)] + [(0, k) for k in range(1, 21)]
+    sums, grams, norms = _update(views, pairs, norms=True)
+    assert len(calls) > 1
+    assert max(call.views for call in calls) <= 8
+    assert [call.batch for call in calls] == list(range(len(calls)))
+    for view, total in zip(views, sums, strict=True):
+        torch.testing.assert_close(total, view.double().sum(0))
+    for (i, j), gram, norm in zip(pairs, grams, norms, strict=True):
+        want = views[i].double().T @ views[j].double()
+        torch.testing.assert_close(gram, want.triu() if i == j else want)
+        torch.testing.assert_close(
+            norm[0], (views[i].double().square().sum(1) * views[j].double().square().sum(1)).sum()
+        )
+
+
+def test_views_of_two_dtypes_are_brought_to_the_wider(calls):
+    x, y = torch.randn(20, 3).half(), torch.randn(20, 2)
+    _, grams, _ = _update([x, y], [(0, 1)])
+    torch.testing.assert_close(grams[0], x.double().T @ y.double())
+
+
+def test_views_that_the_kernels_cannot_nest_are_made_contiguous(calls, monkeypatch):
+    sizes = iter([0, 64])
+    monkeypatch.setattr(gram_cuda._native, "covariance_workspace_cuda", lambda *_: next(sizes))
+    x = torch.randn(4, 6, 5, 3).permute(2, 1, 3, 0)[:, ::2]
+    _, grams, _ = _update([x], [(0, 0)])
+    rows = x.movedim(1, -1).reshape(-1, 3).double()
+    torch.testing.assert_close(grams[0], (rows.T @ rows).triu())
+
+
+def test_a_build_without_cuda_says_so(monkeypatch):
+    monkeypatch.setattr(gram_cuda, "_native", types.SimpleNamespace())
+    with pytest.raises(RuntimeError, match="built without CUDA"):
+        _update([torch.zeros(3, 2)], [(0, 0)])
+
+
+@pytest.mark.parametrize(
+    ("code", "message"),
+    [
+        (1 << 40 | 1 << 32 | 41, r"^conv2, batch 1: NaN, .* y, first in channel 41$"),
+        (1 << 39 | 1 << 32, "^conv2, batch 0: NaN, .* x or y$"),
+    ],
+)
+def test_a_note_names_its_batch_and_view(code, message):
+    watch = Watch(torch.device("cpu"))
+    watch.check()
+    for batch in range(2):
+        assert watch.number(f"conv2, batch {batch}: ", ["x", "y"]) == batch
+    watch.note.fill_(code)
+    with pytest.raises(ValueError, match=message):
+        watch.check()
+
+
+def test_places_are_not_kept_for_ever(monkeypatch):
+    monkeypatch.setattr(gram_cuda, "_CHECK_EVERY", 3)
+    watch = Watch(torch.device("cpu"))
+    assert [watch.number("", ["x"]) for _ in range(7)] == [0, 1, 2, 0, 1, 2, 0]
+
+
+if hasattr(_native, "covariance_update_cuda"):
+
+    def test_the_binding_refuses_host_memory():
+        x = native(torch.zeros(3, 2))
+        with pytest.raises(ValueError, match="expected all on one CUDA device"):
+            _native.covariance_workspace_cuda([x], [1], [(0, 0)], [True], False, False)
