@@ -49,6 +49,7 @@ template <class T> struct Plan {
   const Problem& problem;
   int64_t rows = 0;
   int64_t tile = kTileRows;  // rows of a tile
+  int chunk = 0;             // rows of a partial sum
   int64_t unit = 1;          // threads and tiles begin at multiples of so many rows
   int threads = 1;
   bool by_rows = true;
@@ -79,6 +80,11 @@ template <class T> struct Plan {
       tile = parts == 1 ? kTileRows / unit * unit : std::min<int64_t>(kTileRows, ((view.inner + parts - 1) / parts + kPanel - 1) / kPanel * kPanel);
       break;
     }
+    // Shorter sums round less and cost more. Over many tiles rounding errors average out, so that longer sums do; less so
+    // those of half precision, where few different values repeat.
+    bool half = false;
+    for (int v = 0; v < p.n_views; ++v) half = half || size_of(p.views[v].dtype) == 2;
+    chunk = half || rows < 4096 ? 32 : rows < 32768 ? 64 : 128;
     by_rows = first_block.back() * kBlock * int64_t(sizeof(double)) <= kSharedStateBytes;
     const int64_t useful = by_rows ? (rows + kRowsPerThread - 1) / kRowsPerThread : p.threads;
     threads = int(std::max<int64_t>(1, std::min<int64_t>(p.threads, useful)));
@@ -119,7 +125,7 @@ template <class T> struct Part {
 // Blocks of one pair: rows of panels [p0, p1) times columns of panels [q0, q1); above the diagonal only when i == j.
 template <class T>
 void multiply_range(const Plan<T>& plan, const Kernels<T>& kernel, const Part<T>& part, int k, int64_t p0, int64_t p1,
-                    int64_t q0, int64_t q1, int rows, bool add, Prefetch* next) {
+                    int64_t q0, int64_t q1, int rows, bool add, Prefetch& next) {
   const Pair& pair = plan.problem.pairs[k];
   const T* a = part.packed + plan.first_panel[pair.i] * plan.panel_stride;
   const T* b = part.packed + plan.first_panel[pair.j] * plan.panel_stride;
@@ -129,8 +135,8 @@ void multiply_range(const Plan<T>& plan, const Kernels<T>& kernel, const Part<T>
     const int64_t q = symmetric ? std::max(p, q0) : q0;
     if (q >= q1) continue;
     const int64_t block = plan.first_block[k] + (symmetric ? p * width - p * (p - 1) / 2 + q - p : p * width + q);
-    kernel.multiply(a + p * plan.panel_stride, b + q * plan.panel_stride, plan.panel_stride, rows, int(q1 - q),
-                    symmetric && p == q, part.state + block * kBlock, add, next);
+    kernel.multiply(a + p * plan.panel_stride, b + q * plan.panel_stride, plan.panel_stride, rows, plan.chunk, int(q1 - q),
+                    symmetric && p == q, part.state + block * kBlock, add, next.at == next.end ? nullptr : &next);
   }
 }
 
@@ -164,38 +170,33 @@ void pack_range(const Plan<T>& plan, const Kernels<T>& kernel, const Part<T>& pa
   }
 }
 
-// While pair k is multiplied, the next tile of one view is fetched: of the view for which the pair is the first to use it.
-template <class T> Prefetch ahead_of(const Plan<T>& plan, int k, int64_t begin, int64_t count) {
-  Prefetch next;
-  if (count <= 0) return next;
-  const auto first_use = [&](int view) {
-    for (int e = 0; e < k; ++e)
-      if (plan.problem.pairs[e].i == view || plan.problem.pairs[e].j == view) return false;
-    return true;
-  };
-  const Pair& pair = plan.problem.pairs[k];
-  const int chosen = first_use(pair.j) ? pair.j : first_use(pair.i) ? pair.i : -1;
-  if (chosen < 0) return next;
-  const View& v = plan.problem.views[chosen];
+// Where rows [begin, begin + count) of a view lie; no runs where they are scattered.
+inline Stretch stretch_of(const View& v, int64_t begin, int64_t count) {
   const int64_t size = size_of(v.dtype), i = begin % v.inner, m = begin / v.inner % v.middle, o = begin / v.inner / v.middle;
-  next.base = static_cast<const char*>(v.data) + (i * v.inner_stride + m * v.middle_stride + o * v.outer_stride) * size;
+  const char* base = static_cast<const char*>(v.data) + (i * v.inner_stride + m * v.middle_stride + o * v.outer_stride) * size;
   const bool one_run = i + count <= v.inner;
   const auto lines = [&](int64_t elements) { return (elements * size + 63) / 64; };
-  if (one_run && v.channel_stride == 1 && v.inner_stride == v.channels) {  // rows follow each other
-    next.runs = 1, next.lines = lines(count * v.channels);
-  } else if (one_run && v.channel_stride == 1) {  // rows apart
-    next.runs = count, next.lines = lines(v.channels), next.stride = v.inner_stride * size;
-  } else if (one_run && v.inner_stride == 1) {  // planes
-    next.runs = v.channels, next.lines = lines(count) + 1, next.stride = v.channel_stride * size;
-  } else if (v.inner_stride == 1 && v.outer == 1 && v.channel_stride == v.inner && v.middle_stride == v.inner * v.channels && i == 0) {
-    next.runs = 1, next.lines = lines(count / v.inner * v.middle_stride);  // small images follow each other
+  if (one_run && v.channel_stride == 1 && v.inner_stride == v.channels) return {base, 1, lines(count * v.channels), 0};
+  if (one_run && v.channel_stride == 1) return {base, count, lines(v.channels), v.inner_stride * size};  // rows apart
+  if (one_run && v.inner_stride == 1) return {base, v.channels, lines(count) + 1, v.channel_stride * size};  // planes
+  if (v.inner_stride == 1 && v.outer == 1 && v.channel_stride == v.inner && v.middle_stride == v.inner * v.channels && i == 0)
+    return {base, 1, lines(count / v.inner * v.middle_stride), 0};  // small images follow each other
+  return {base, 0, 0, 0};
+}
+
+// While one tile is multiplied, the next one is fetched; of several threads that share it, each fetches its part of the rows.
+template <class T>
+Prefetch ahead(const Plan<T>& plan, const Kernels<T>& kernel, std::vector<Stretch>& stretches, int64_t begin, int64_t count,
+               int rows, int threads) {
+  stretches.clear();
+  int64_t lines = 0;
+  for (int v = 0; v < plan.problem.n_views && count > 0; ++v) {
+    const Stretch next = stretch_of(plan.problem.views[v], begin, count);
+    if (next.runs * next.lines) stretches.push_back(next);
+    lines += next.runs * next.lines;
   }
-  const int64_t pi = plan.problem.views[pair.i].panels(), pj = plan.problem.views[pair.j].panels();
-  const int64_t blocks = pair.i == pair.j ? pi * (pi + 1) / 2 : pi * pj;
-  // A block is at least one register tile of 8 x 32, in chunks of 32 rows.
-  const int64_t chances = std::max<int64_t>(1, blocks * (kTileRows / 32));
-  next.at_once = (next.runs * next.lines + chances - 1) / chances;
-  return next;
+  const int64_t chances = std::max<int64_t>(1, plan.first_block.back() / threads * kernel.passes * rows / kPrefetchRows);
+  return {stretches.data(), stretches.data() + stretches.size(), 0, 0, (lines + chances - 1) / chances};
 }
 
 template <class T> void run_by_rows(const Plan<T>& plan, const Kernels<T>& kernel, const T* shift, char* base) {
@@ -208,15 +209,15 @@ template <class T> void run_by_rows(const Plan<T>& plan, const Kernels<T>& kerne
     Range mine = share((plan.rows + plan.unit - 1) / plan.unit, t, plan.threads);
     mine = {std::min(plan.rows, mine.begin * plan.unit), std::min(plan.rows, mine.end * plan.unit)};
     if (mine.begin == mine.end) std::memset(part.state, 0, plan.state_bytes());
+    std::vector<Stretch> stretches;
     for (int64_t r = mine.begin; r < mine.end; r += plan.tile) {
       const int count = int(std::min(plan.tile, mine.end - r));
       pack_range(plan, kernel, part, shift, {0, plan.panels()}, r, count);
-      const int64_t coming = std::min(plan.tile, mine.end - r - count);
+      Prefetch next = ahead(plan, kernel, stretches, r + count, std::min(plan.tile, mine.end - r - count), count, 1);
       for (int k = 0; k < plan.problem.n_pairs; ++k) {
         const Pair& pair = plan.problem.pairs[k];
-        Prefetch next = ahead_of(plan, k, r + count, coming);
         multiply_range(plan, kernel, part, k, 0, plan.problem.views[pair.i].panels(), 0,
-                       plan.problem.views[pair.j].panels(), count, r > mine.begin, next.runs ? &next : nullptr);
+                       plan.problem.views[pair.j].panels(), count, r > mine.begin, next);
       }
       if (plan.with_norms) add_norms(plan, kernel, part, count);
     }
@@ -244,18 +245,23 @@ template <class T> void run_by_blocks(const Plan<T>& plan, const Kernels<T>& ker
   if (!plan.rows) std::memset(part.state, 0, plan.state_bytes());
   const std::vector<Task> tasks = tasks_of(plan);
 #pragma omp parallel num_threads(plan.threads)
-  for (int64_t r = 0; r < plan.rows; r += plan.tile) {
-    const int count = int(std::min(plan.tile, plan.rows - r));
-    pack_range(plan, kernel, part, shift, share(plan.panels(), omp_get_thread_num(), plan.threads), r, count);
+  {
+    std::vector<Stretch> stretches;
+    for (int64_t r = 0; r < plan.rows; r += plan.tile) {
+      const int count = int(std::min(plan.tile, plan.rows - r)), t = omp_get_thread_num();
+      pack_range(plan, kernel, part, shift, share(plan.panels(), t, plan.threads), r, count);
+      const Range coming = share(std::min(plan.tile, plan.rows - r - count), t, plan.threads);
+      Prefetch next = ahead(plan, kernel, stretches, r + count + coming.begin, coming.end - coming.begin, count, plan.threads);
 #pragma omp barrier
-    // Whoever takes a block, its sum over the tiles is taken in the order of the tiles.
+      // Whoever takes a block, its sum over the tiles is taken in the order of the tiles.
 #pragma omp for schedule(dynamic) nowait
-    for (int64_t i = 0; i < int64_t(tasks.size()); ++i) {
-      const Task& task = tasks[i];
-      multiply_range(plan, kernel, part, task.pair, task.p0, task.p1, task.q0, task.q1, count, r > 0, nullptr);
-    }
+      for (int64_t i = 0; i < int64_t(tasks.size()); ++i) {
+        const Task& task = tasks[i];
+        multiply_range(plan, kernel, part, task.pair, task.p0, task.p1, task.q0, task.q1, count, r > 0, next);
+      }
 #pragma omp single
-    if (plan.with_norms) add_norms(plan, kernel, part, count);  // ends in a barrier: the tile may be packed anew
+      if (plan.with_norms) add_norms(plan, kernel, part, count);  // ends in a barrier: the tile may be packed anew
+    }
   }
 }
 

@@ -136,10 +136,11 @@ template <class T> inline void transpose(const T* in, int64_t stride, int rows, 
 }
 #if defined(__AVX2__)
 // Four rows (4 * q ...) at a time: 128-bit loads bring every fourth channel together, which saves half of the shuffles.
+// As many rows are read as the next multiple of four.
 inline void transpose(const float* in, int64_t stride, int rows, Shifter<float>& shifter, float* out) {
+#if defined(__AVX512F__)
   for (int q = 0; 4 * q < rows; ++q) {
     const float* p = in + 4 * q;
-#if defined(__AVX512F__)
     __m512 b[4];
     for (int c = 0; c < 4; ++c) {
       b[c] = _mm512_castps128_ps512(_mm_loadu_ps(p + c * stride));
@@ -152,8 +153,13 @@ inline void transpose(const float* in, int64_t stride, int rows, Shifter<float>&
     const __m512 row[4] = {_mm512_shuffle_ps(t0, t2, 0x44), _mm512_shuffle_ps(t0, t2, 0xee),
                            _mm512_shuffle_ps(t1, t3, 0x44), _mm512_shuffle_ps(t1, t3, 0xee)};
     for (int r = 0; r < 4 && 4 * q + r < rows; ++r) shifter.put(0, row[r], out + (4 * q + r) * kPanel);
+  }
 #else
-    for (int half = 0; half < 2; ++half) {
+  // Eight channels after the other eight: where planes lie a power of two apart, their lines share one cache set, and a
+  // set holds eight.
+  for (int half = 0; half < 2; ++half)
+    for (int q = 0; 4 * q < rows; ++q) {
+      const float* p = in + 4 * q;
       __m256 b[4];
       for (int c = 0; c < 4; ++c)
         b[c] = _mm256_insertf128_ps(_mm256_castps128_ps256(_mm_loadu_ps(p + (8 * half + c) * stride)),
@@ -165,7 +171,6 @@ inline void transpose(const float* in, int64_t stride, int rows, Shifter<float>&
       for (int r = 0; r < 4 && 4 * q + r < rows; ++r) shifter.put(half, row[r], out + (4 * q + r) * kPanel);
     }
 #endif
-  }
 }
 #endif
 
@@ -176,13 +181,18 @@ struct Run { int64_t offset; int length; };
 // rows from `begin`, so that each group of kPanel rows is a whole number of runs.
 inline int find_runs(const View& v, int64_t begin, int count, int longest, Run* runs) {
   int n = 0;
-  for (int done = 0; done < count;) {
-    const int64_t r = begin + done, i = r % v.inner, m = r / v.inner % v.middle, o = r / v.inner / v.middle;
-    int length = longest - done % longest;
+  int64_t i = begin % v.inner, m = begin / v.inner % v.middle, o = begin / v.inner / v.middle;
+  for (int done = 0, room = longest; done < count;) {  // room: rows up to the next multiple of `longest`
+    int length = room;
     if (v.inner - i < length) length = int(v.inner - i);
     if (count - done < length) length = count - done;
     runs[n++] = {i * v.inner_stride + m * v.middle_stride + o * v.outer_stride, length};
     done += length;
+    if ((room -= length) == 0) room = longest;
+    if ((i += length) == v.inner) {
+      i = 0;
+      if (++m == v.middle) m = 0, ++o;
+    }
   }
   return n;
 }
@@ -217,14 +227,14 @@ inline void pack_planes(const In* p, int64_t channel_stride, const Run* runs, in
   if (n < kPanel) std::memset(side, 0, sizeof side);
   for (int k = 0; k < n_runs;) {
     if constexpr (sizeof(In) == sizeof(T))
-      if (runs[k].length == kPanel && n == kPanel) {
-        transpose(reinterpret_cast<const T*>(p + runs[k].offset), channel_stride, kPanel, shifter, out);
-        out += kPanel * kPanel;
+      if (runs[k].length % 4 == 0 && n == kPanel) {
+        transpose(reinterpret_cast<const T*>(p + runs[k].offset), channel_stride, runs[k].length, shifter, out);
+        out += runs[k].length * kPanel;
         ++k;
         continue;
       }
     int rows = 0;
-    for (; k < n_runs && rows < kPanel; rows += runs[k++].length)
+    for (; k < n_runs && rows + runs[k].length <= kPanel; rows += runs[k++].length)
       for (int c = 0; c < n; ++c) {
         const In* q = p + c * channel_stride + runs[k].offset;
         if (runs[k].length == kPanel) load_panel(q, side + c * 2 * kPanel);
@@ -277,32 +287,38 @@ void pack(const View& v, int64_t begin, int count, int64_t first_panel, int64_t 
 
 // ---- Products -----------------------------------------------------------------------------------------------------
 // kRows channels of A (from `a` on) times kVectors vectors of each of N panels of B (from `b` on), held in registers over
-// kChunk rows. Chunks join a float32 tile, then the float64 block: sums of sums keep the rounding error of a tile near
-// that of one chunk. Between chunks, the memory of the next tile is asked for.
-template <class T, int kRows, int N, int kVectors = kPerPanel<T>, class V = typename Vec<T>::type>
-inline void micro(const T* a, const T* b, int64_t panel_stride, int rows, double* block, bool add, Prefetch* next) {
-  constexpr int kChunk = 32, kColumns = kVectors * int(sizeof(V) / sizeof(T));
+// `chunk` rows; of the rows after the first kWhole, only the last vector is computed. Chunks join a float32 tile, then the
+// float64 block: sums of sums keep the rounding error of a tile near that of one chunk. Every kPrefetchRows rows, some
+// memory of the next tile is asked for.
+template <class T, int kRows, int N, int kVectors = kPerPanel<T>, class V = typename Vec<T>::type, int kWhole = kRows>
+inline void micro(const T* a, const T* b, int64_t panel_stride, int rows, int chunk, double* block, bool add, Prefetch* next) {
+  constexpr int kLanesHere = int(sizeof(V) / sizeof(T));
+  static_assert(kWhole == kRows || N == 1);
+  constexpr auto first = [](int m) { return m < kWhole ? 0 : kVectors - 1; };
   V held[kRows][N * kVectors];
-  for (int begin = 0; begin < rows; begin += kChunk) {
-    const int end = rows - begin < kChunk ? rows : begin + kChunk;
-    if (next) next->some();
+  for (int begin = 0; begin < rows; begin += chunk) {
+    const int end = rows - begin < chunk ? rows : begin + chunk;
     V acc[kRows][N * kVectors] = {};
-    for (int r = begin; r < end; ++r) {
-      V x[N * kVectors];
-      for (int n = 0; n < N; ++n)
-        for (int v = 0; v < kVectors; ++v)
-          x[n * kVectors + v] = *(reinterpret_cast<const V*>(b + n * panel_stride + r * kPanel) + v);
+    for (int r = begin; r < end;) {
+      const int stop = end - r < kPrefetchRows ? end : r + kPrefetchRows;
+      if (next) next->some();
+      for (; r < stop; ++r) {
+        V x[N * kVectors];
+        for (int n = 0; n < N; ++n)
+          for (int v = 0; v < kVectors; ++v)
+            x[n * kVectors + v] = *(reinterpret_cast<const V*>(b + n * panel_stride + r * kPanel) + v);
 #pragma GCC unroll 16
-      for (int m = 0; m < kRows; ++m) {
-        const T s = a[r * kPanel + m];
+        for (int m = 0; m < kRows; ++m) {
+          const T s = a[r * kPanel + m];
 #pragma GCC unroll 8
-        for (int n = 0; n < N * kVectors; ++n) acc[m][n] += s * x[n];
+          for (int n = first(m); n < N * kVectors; ++n) acc[m][n] += s * x[n];
+        }
       }
     }
 #pragma GCC unroll 16
     for (int m = 0; m < kRows; ++m)
 #pragma GCC unroll 8
-      for (int n = 0; n < N * kVectors; ++n) held[m][n] = begin ? held[m][n] + acc[m][n] : acc[m][n];
+      for (int n = first(m); n < N * kVectors; ++n) held[m][n] = begin ? held[m][n] + acc[m][n] : acc[m][n];
   }
 #pragma GCC unroll 16
   for (int m = 0; m < kRows; ++m)
@@ -310,46 +326,55 @@ inline void micro(const T* a, const T* b, int64_t panel_stride, int rows, double
     for (int n = 0; n < N; ++n) {
       const T* from = reinterpret_cast<const T*>(&held[m][n * kVectors]);
       double* d = block + n * (kPanel * kPanel) + m * kPanel;
-      if (add) for (int c = 0; c < kColumns; ++c) d[c] += double(from[c]);
-      else for (int c = 0; c < kColumns; ++c) d[c] = double(from[c]);
+      constexpr int kColumns = kVectors * kLanesHere;
+      const int c0 = first(m) * kLanesHere;
+      if (add) for (int c = c0; c < kColumns; ++c) d[c] += double(from[c]);
+      else for (int c = c0; c < kColumns; ++c) d[c] = double(from[c]);
     }
 }
 
 // kRows rows of output times `n` panels of B, as many panels at once as the registers hold.
 template <class T, int kRows, int kWide>
-inline void strip(const T* a, const T* b, int64_t panel_stride, int rows, int n, double* block, bool add, Prefetch* next) {
+inline void strip(const T* a, const T* b, int64_t panel_stride, int rows, int chunk, int n, double* block, bool add, Prefetch* next) {
   int q = 0;
   for (; q + kWide <= n; q += kWide)
-    micro<T, kRows, kWide>(a, b + q * panel_stride, panel_stride, rows, block + q * kPanel * kPanel, add, next);
+    micro<T, kRows, kWide>(a, b + q * panel_stride, panel_stride, rows, chunk, block + q * kPanel * kPanel, add, next);
   if constexpr (kWide > 1)
-    if (q < n) micro<T, kRows, 1>(a, b + q * panel_stride, panel_stride, rows, block + q * kPanel * kPanel, add, next);
+    if (q < n) micro<T, kRows, 1>(a, b + q * panel_stride, panel_stride, rows, chunk, block + q * kPanel * kPanel, add, next);
 }
 
 // One panel of A times `n` panels of B. On the diagonal, where the first panel of B is A itself, the lower left quarter
 // of the first block is not computed where the vectors allow it.
 template <class T>
-void multiply(const T* a, const T* b, int64_t panel_stride, int rows, int n, bool diagonal, double* blocks, bool add, Prefetch* next) {
+void multiply(const T* a, const T* b, int64_t panel_stride, int rows, int chunk, int n, bool diagonal,
+              double* blocks, bool add, Prefetch* next) {
 #if defined(__AVX512F__)
   constexpr int kHalf = kPanel / 2, kWide = sizeof(T) == 4 ? 2 : 1;
-  strip<T, kHalf, kWide>(a, b, panel_stride, rows, n, blocks, add, next);
+  strip<T, kHalf, kWide>(a, b, panel_stride, rows, chunk, n, blocks, add, next);
   double* lower = blocks + kHalf * kPanel;
-  if (!diagonal) return strip<T, kHalf, kWide>(a + kHalf, b, panel_stride, rows, n, lower, add, next);
+  if (!diagonal) return strip<T, kHalf, kWide>(a + kHalf, b, panel_stride, rows, chunk, n, lower, add, next);
   typedef T Corner __attribute__((vector_size(kHalf * sizeof(T))));
-  micro<T, kHalf, 1, 1, Corner>(a + kHalf, b + kHalf, panel_stride, rows, lower + kHalf, add, next);
-  strip<T, kHalf, kWide>(a + kHalf, b + panel_stride, panel_stride, rows, n - 1, lower + kPanel * kPanel, add, next);
+  micro<T, kHalf, 1, 1, Corner>(a + kHalf, b + kHalf, panel_stride, rows, chunk, lower + kHalf, add, next);
+  strip<T, kHalf, kWide>(a + kHalf, b + panel_stride, panel_stride, rows, chunk, n - 1, lower + kPanel * kPanel, add, next);
 #elif defined(__AVX2__)
-  (void)diagonal;
   if constexpr (sizeof(T) == 4) {  // 16 = 6 + 5 + 5 rows: 12 accumulators, a row of B and a broadcast in 16 registers
-    strip<T, 6, 1>(a, b, panel_stride, rows, n, blocks, add, next);
-    strip<T, 5, 1>(a + 6, b, panel_stride, rows, n, blocks + 6 * kPanel, add, next);
-    strip<T, 5, 1>(a + 11, b, panel_stride, rows, n, blocks + 11 * kPanel, add, next);
+    for (int q = 0; q < n; ++q, b += panel_stride, blocks += kPanel * kPanel) {  // one panel of A and of B fill L1
+      micro<T, 6, 1>(a, b, panel_stride, rows, chunk, blocks, add, next);
+      if (diagonal && q == 0) {
+        micro<T, 10, 1, 2, typename Vec<T>::type, 2>(a + 6, b, panel_stride, rows, chunk, blocks + 6 * kPanel, add, next);
+        continue;
+      }
+      micro<T, 5, 1>(a + 6, b, panel_stride, rows, chunk, blocks + 6 * kPanel, add, next);
+      micro<T, 5, 1>(a + 11, b, panel_stride, rows, chunk, blocks + 11 * kPanel, add, next);
+    }
   } else {
-    for (int m = 0; m < kPanel; m += 2) strip<T, 2, 1>(a + m, b, panel_stride, rows, n, blocks + m * kPanel, add, next);
+    (void)diagonal;
+    for (int m = 0; m < kPanel; m += 2) strip<T, 2, 1>(a + m, b, panel_stride, rows, chunk, n, blocks + m * kPanel, add, next);
   }
 #else
   (void)diagonal;
   constexpr int kRows = sizeof(T) == 4 ? 2 : 1;
-  for (int m = 0; m < kPanel; m += kRows) strip<T, kRows, 1>(a + m, b, panel_stride, rows, n, blocks + m * kPanel, add, next);
+  for (int m = 0; m < kPanel; m += kRows) strip<T, kRows, 1>(a + m, b, panel_stride, rows, chunk, n, blocks + m * kPanel, add, next);
 #endif
 }
 
@@ -373,7 +398,14 @@ template <class T> void weigh_rows(const T* packed, int64_t panel_stride, int64_
   }
 }
 
-template <class T> constexpr Kernels<T> kTable{&pack<T>, &multiply<T>, &row_norms<T>, &weigh_rows<T>};
+#if defined(__AVX512F__)
+template <class T> constexpr int kPasses = sizeof(T) == 4 ? 1 : 2;
+#elif defined(__AVX2__)
+template <class T> constexpr int kPasses = sizeof(T) == 4 ? 2 : 8;
+#else
+template <class T> constexpr int kPasses = sizeof(T) == 4 ? 8 : 16;
+#endif
+template <class T> constexpr Kernels<T> kTable{&pack<T>, &multiply<T>, kPasses<T>, &row_norms<T>, &weigh_rows<T>};
 
 }  // namespace
 }  // namespace prunecca::cpu
