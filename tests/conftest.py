@@ -14,6 +14,7 @@ import torch
 _NEEDS = {
     "cuda": ("a CUDA device", "PRUNECCA_REQUIRE_CUDA"),
     "nvcc": ("the CUDA compiler nvcc", "PRUNECCA_REQUIRE_NVCC"),
+    "chromium": ("the browser Chromium (Debian's package chromium)", "PRUNECCA_REQUIRE_CHROMIUM"),
     "cifar10": ("CIFAR-10 in the folder named by PRUNECCA_DATA", "PRUNECCA_REQUIRE_DATA"),
 }
 _not_run: Counter[str] = Counter()
@@ -22,8 +23,8 @@ _not_run: Counter[str] = Counter()
 def _has(need: str) -> bool:
     if need == "cuda":
         return torch.cuda.is_available()
-    if need == "nvcc":
-        return shutil.which("nvcc") is not None
+    if need in ("nvcc", "chromium"):
+        return shutil.which(need) is not None
     data = os.environ.get("PRUNECCA_DATA", "")
     return bool(data) and (Path(data) / "cifar-10-batches-py" / "data_batch_1").is_file()
 

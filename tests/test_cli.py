@@ -21,7 +21,7 @@ def shell(*arguments, **environment):
     return subprocess.run(command, capture_output=True, text=True, env={**os.environ, **environment}, timeout=120)
 
 
-@pytest.mark.parametrize("command", ["", "reproduce", "compare", "info"])
+@pytest.mark.parametrize("command", ["", "reproduce", "compare", "report", "info"])
 def test_every_command_has_help(command):
     result = invoke(*command.split(), "--help")
     assert result.exit_code == 0

@@ -11,6 +11,7 @@ import pandas as pd
 import pytest
 import reference
 import torch
+import waiting
 from torch import Tensor, nn
 
 import prunecca as pc
@@ -318,10 +319,64 @@ def test_nan_is_traced_to_layer_model_and_batch() -> None:
         pc.compare(bad, {"good": good}, loader, "conv")
 
 
+def test_autocast_is_the_precision_of_the_forward_passes() -> None:
+    model, others = network(), [network(1)]
+    expected = pc.compare(model, others, IMAGES, metrics="linear_cka").table
+    with torch.autocast("cpu", torch.bfloat16):
+        found = pc.compare(model, others, IMAGES, metrics="linear_cka").table
+    assert 0 < (found["value"] - expected["value"]).abs().max() < 0.02
+
+
+@pytest.fixture
+def ieee_convolutions() -> Iterator[None]:
+    """Of float32 in full: by default cuDNN rounds to TF32."""
+    before = torch.backends.cudnn.conv.fp32_precision
+    torch.backends.cudnn.conv.fp32_precision = "ieee"
+    yield
+    torch.backends.cudnn.conv.fp32_precision = before
+
+
 @pytest.mark.cuda
-def test_cuda_agrees_with_the_host() -> None:
+@pytest.mark.usefixtures("ieee_convolutions")
+@pytest.mark.parametrize("memory", [torch.contiguous_format, torch.channels_last])
+def test_cuda_agrees_with_the_host(memory: torch.memory_format) -> None:
     model, others = network(), [network(1), network(2)]
     expected = pc.compare(model, others, IMAGES, metrics=list(pc.METRICS)).table
+    for each in (model, *others):
+        each.to(memory_format=memory)
     found = pc.compare(model, others, IMAGES, metrics=list(pc.METRICS), device="cuda").table
     assert (found["value"] - expected["value"]).abs().max() < 1e-4
     assert next(model.parameters()).device.type == "cpu"
+
+
+@pytest.mark.cuda
+@pytest.mark.parametrize("half", [False, True])
+def test_on_the_gpu_nothing_waits_between_batches(half: bool) -> None:
+    model, others = network().cuda(), [network(k).cuda() for k in (1, 2)]
+
+    def after_a_batch(done: int, total: int | None) -> None:
+        waiting.forbid(0 < done < len(IMAGES))
+
+    try:
+        with torch.autocast("cuda", torch.bfloat16, enabled=half):
+            table = pc.compare(model, others, IMAGES.cuda().split(10), progress=after_a_batch).table
+    finally:
+        waiting.forbid(False)
+    assert table["value"].between(0, 1).all()
+
+
+@pytest.mark.cuda
+def test_on_the_gpu_nan_is_traced_to_layer_model_and_batch() -> None:
+    good, bad = nn.Sequential(), _Poisoned()
+    good.add_module("conv", nn.Conv2d(3, 4, 3))
+    good.add_module("output", nn.Flatten())
+    loader = [IMAGES[:8], IMAGES[8:13]]
+    with pytest.raises(ValueError, match=r"layer 'conv' of candidate 'bad', batch 1.*NaN"):
+        pc.compare(good, {"good": copy.deepcopy(good), "bad": bad}, loader, "conv", device="cuda")
+
+
+@pytest.mark.cuda
+def test_a_comparison_on_the_last_device() -> None:
+    last = f"cuda:{torch.cuda.device_count() - 1}"
+    table = pc.compare(network(), [network(1)], IMAGES, device=last).table
+    assert table["value"].between(0, 1).all()

@@ -75,14 +75,15 @@ def test_adam(adam, dtype, order):
                     assert not np.signbit(moved[offset:][~tensor[4]]).any()
 
 
-def test_schedule_on_the_device(adam):
+@pytest.mark.parametrize("order", ORDERS[:3])
+def test_schedule_on_the_device(adam, order):
     rng = np.random.default_rng(1)
     beta1, beta2, rate, decay = 0.9, 0.999, 1e-3, 0.01
     for step in (1, 2, 1000, 100000):
         (tensor,) = _tensors(rng, np.float32, [300], moments=2)
         scalars = [0, 0, beta1, beta2, 1e-8, 0.0, 7.0, False, True, decay, 1, 9.0, 9.0, 300, 0, True]
         arrays = [*tensor, np.array([step - 1], np.float32), np.array([rate], np.float32)]
-        got = run(adam, scalars, arrays)
+        got = run(adam, scalars, arrays, order)
         assert got[5] == step
         shrink = 1 - np.float32(rate) * decay
         step_size, root_scale = np.float32(rate) / (1 - beta1**step), 1 / np.sqrt(1 - beta2**step)
@@ -91,13 +92,15 @@ def test_schedule_on_the_device(adam):
             _assert_close(got[place], reference, np.float32)
 
 
-def test_bfloat16_weights_are_rounded_to_nearest(adam):
+@pytest.mark.parametrize("order", ORDERS[:3])
+def test_bfloat16_weights_are_rounded_to_nearest(adam, order):
     rng = np.random.default_rng(2)
     (tensor,) = _tensors(rng, np.float32, [5000], moments=2)
     bits = [(np.nan_to_num(a).view(np.uint32) >> 16).astype(np.uint16) for a in tensor[:2]]
     wide = [(b.astype(np.uint32) << 16).view(np.float32) for b in bits]
     rule = (0.9, 0.99, 1e-8, 0.0, 1.0)
-    got = run(adam, [0, 3, *rule, False, False, 0, 1, 0.1, 1.0, 5000, 0, True], [*bits, *tensor[2:]])
+    scalars = [0, 3, *rule, False, False, 0, 1, 0.1, 1.0, 5000, 0, True]
+    got = run(adam, scalars, [*bits, *tensor[2:]], order)
     expected = _adam([*wide, *tensor[2:]], rule, 0.1, 1.0, False, True)
     moved = (got[0].astype(np.uint32) << 16).view(np.float32)
     np.testing.assert_allclose(moved, expected[0], rtol=2.0**-8, atol=1e-6)

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import importlib
-import warnings
 
 import numpy as np
 import pytest
 import torch
+import waiting
 
 import prunecca as pc
 
@@ -140,13 +140,8 @@ def test_no_host_synchronisation(device):
     x, y = (t.to(device) for t in pair((64, 32, 16, 16), (64, 32, 16, 16)))
     acc = pc.StreamingCovariance()
     acc.update(x, y)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # torch calls this mode a prototype
-        torch.cuda.set_sync_debug_mode("error")
-    try:
+    with waiting.forbidden():
         acc.update(x, y)
-    finally:
-        torch.cuda.set_sync_debug_mode("default")
     assert acc.count == 2 * 64 * 256
 
 
@@ -170,6 +165,7 @@ def test_the_last_device(device):
     assert_close(got, accumulate(x, y), 2e-7)
 
 
+@pytest.mark.filterwarnings("ignore")  # what these packages say of themselves is theirs
 @pytest.mark.parametrize("framework", ["cupy", "numba"])
 def test_arrays_of_other_frameworks_are_read_in_place(device, framework):
     module = importlib.import_module("cupy" if framework == "cupy" else "numba.cuda")
@@ -181,6 +177,42 @@ def test_arrays_of_other_frameworks_are_read_in_place(device, framework):
     got = pc.StreamingCovariance()
     got.update(a, b)
     assert_close(got.finalize(), accumulate(x, y), 2e-7)
+    assert pc.svcca(a, b).mean == pytest.approx(pc.svcca(x, y).mean, abs=1e-5)
+    assert pc.linear_cka(a, b) == pytest.approx(pc.linear_cka(x, y), abs=1e-6)
+
+
+class _Exported:
+    """Only the interface of numba and CuPy, without DLPack; on a stream, if one is given."""
+
+    def __init__(self, tensor, stream=None):
+        interface = tensor.__cuda_array_interface__
+        self.__cuda_array_interface__ = interface if stream is None else {**interface, "version": 3, "stream": stream}
+        self._owner = tensor
+
+
+def test_an_array_of_another_device_than_the_current_one_is_read_there(device):
+    last = torch.device("cuda", torch.cuda.device_count() - 1)
+    x = torch.randn(30, 4).to(last)
+    seen = pc._arrays.as_tensor(_Exported(x))
+    assert seen.device == last
+    assert seen.data_ptr() == x.data_ptr()
+
+
+def test_an_array_is_read_after_the_stream_that_makes_it(device):
+    x = torch.zeros(1000, 8, device=device)
+    made = torch.randn(1000, 8, device=device)
+    producer = torch.cuda.Stream()
+    torch.cuda.synchronize()
+    with torch.cuda.stream(producer):
+        torch.cuda._sleep(100_000_000)
+        x.copy_(made)
+    consumer = torch.cuda.Stream()
+    with torch.cuda.stream(consumer):
+        got = pc.StreamingCovariance()
+        got.update(_Exported(x, producer.cuda_stream), made)
+        found = got.finalize()
+    consumer.synchronize()
+    assert_close(found, accumulate(made.cpu(), made.cpu()), 2e-7)
 
 
 def test_metrics_of_a_covariance_on_the_device(device):

@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from cuda_host.build import ORDERS, EmulationError, build, run
+from cuda_host.build import ORDERS, EmulationError, build, close_all, run
 
 BUGS = {
     "MISSING_BARRIER": None,  # no crash, but a result that depends on the order
@@ -71,3 +71,13 @@ def test_sixteen_bit_floats_convert_as_numpy_does(planted):
         expected = x.astype(np.float16)
     np.testing.assert_array_equal(half, expected.view(np.uint16))
     np.testing.assert_array_equal(back, expected.astype(np.float32))
+
+
+def test_static_shared_memory_counts_beside_dynamic(planted):
+    # 8 KiB of it. launch() asks in time; a kernel that was not asked for has 48 KiB in all.
+    for kib in (1, 36, 44, 48, 100):
+        run(planted, [-2, kib << 10], [np.zeros(1, np.float32)] * 2)
+    for kib, words in ((44, "more than was asked for"), (49, "cuda error 1")):
+        close_all()  # what was granted is remembered as long as the program runs
+        with pytest.raises(EmulationError, match=words):
+            run(planted, [-2, -(kib << 10)], [np.zeros(1, np.float32)] * 2)

@@ -49,11 +49,13 @@ def test_eigenvalues_and_vectors(linalg, n, order):
     _check_eigh(covariances, *_eigh(linalg, covariances, order))
 
 
-def test_every_size_of_tile_up_to_the_largest(linalg):
+@pytest.mark.parametrize(("n", "order"), [(64, 0), (63, -1), (64, 1), (128, 0), (127, -1), (128, 1)])
+def test_every_size_of_tile_up_to_the_largest(linalg, n, order):
     rng = np.random.default_rng(0)
-    for n in (64, 127, 128):
-        covariances = _covariances(rng, 1, n, 2 * n)
-        _check_eigh(covariances, *_eigh(linalg, covariances))
+    covariances = _covariances(rng, 1, n, 2 * n)
+    _check_eigh(covariances, *_eigh(linalg, covariances, order))
+    values, _ = _singular_values(linalg, covariances, order)
+    np.testing.assert_allclose(values[0], np.linalg.svd(covariances[0], compute_uv=False), atol=1e-14 * values.max())
 
 
 @pytest.mark.parametrize("n", [5, 20])

@@ -19,11 +19,10 @@ BUDGETS = {
     r"^void adam_kernel": (84, 0, 3),
     r"^void (copy|sgd)_kernel": (64, 0, 4),
     r"^void (cut|ties|histogram)_kernel": (84, 8192, 3),
-    r"^void (eigh|singular_values)_kernel": (
-        112,
-        0,
-        2,
-    ),  # float64 columns in registers; at most 512 threads share an SM
+    r"^advance_kernel": (64, 0, 16),
+    # float64 columns in registers, a whole matrix in shared memory: the largest tile has an SM to itself
+    r"^void (eigh|singular_values)_kernel<128>": (112, 138 << 10, 1),
+    r"^void (eigh|singular_values)_kernel": (112, 39 << 10, 2),
     r"": (64, 8192, 4),
 }
 
@@ -59,3 +58,9 @@ def test_shared_memory_is_what_the_kernels_ask_for(cuda_host_folder):
     (sizes,) = run(program, [2], [np.zeros(12, np.int64)])
     shapes = [(e, r, p) for e in ("float", "double", "__half") for r in (False, True) for p in (32, 64)]
     assert sizes.tolist() == [resources.products_shared(*shape) for shape in shapes]
+
+
+def test_shared_memory_of_small_matrices_is_what_the_kernels_ask_for(cuda_host_folder):
+    program = build(cuda_host_folder, "linalg")
+    (sizes,) = run(program, [2], [np.zeros(4, np.int64)])
+    assert sizes.tolist() == [resources.tile_shared(side) for side in (16, 32, 64, 128)]

@@ -134,6 +134,45 @@ def test_full_disk_is_one_sentence_and_keeps_the_old_file(tmp_path, monkeypatch)
     assert os.listdir(tmp_path) == ["state.safetensors"]
 
 
+LIMITED = """
+    import resource, signal, sys
+    from prunecca import claims, files
+    from pathlib import Path
+    folder = Path(sys.argv[1])
+    signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (0, resource.RLIM_INFINITY))
+    for write in (lambda: files.write_json(folder / "level.json", {"a": 2}), lambda: claims.Claim.take(folder / "claim")):
+        try:
+            write()
+        except files.StorageError as error:
+            print(error)
+"""
+
+
+def test_not_one_byte_can_be_written_is_one_sentence_and_leaves_nothing(tmp_path):
+    files.write_json(tmp_path / "level.json", {"a": 1})
+    command = [sys.executable, "-c", textwrap.dedent(LIMITED), str(tmp_path)]
+    said = subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()
+    for line, name in zip(said, ("level.json", "claim"), strict=True):
+        assert line.startswith(f"cannot write {tmp_path / name}: it is larger than this process may write; raise")
+    assert files.read_json(tmp_path / "level.json") == {"a": 1}
+    assert sorted(os.listdir(tmp_path)) == [".lock", "level.json"], "a claim without a name would hold the piece"
+
+
+@pytest.mark.parametrize(
+    ("number", "words"),
+    [(errno.EDQUOT, "the disk is full"), (errno.EIO, "the disk reports an error"), (errno.EROFS, "is read-only")],
+)
+def test_refusals_of_the_disk_are_one_sentence(tmp_path, monkeypatch, number, words):
+    def refuse(descriptor):
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(os, "fsync", refuse)
+    with pytest.raises(files.StorageError, match=words):
+        files.write_json(tmp_path / "level.json", {})
+    assert os.listdir(tmp_path) == []
+
+
 def test_read_only_folder_is_one_sentence(tmp_path, monkeypatch):
     # The super-user may write everywhere, so the refusal is the file system's own error, put in its place.
     def refuse(self, *_, **__):
@@ -194,6 +233,28 @@ def test_claim_of_a_dead_process_is_taken_over(tmp_path):
     assert (tmp_path / "piece").exists()
     with claims.Claim.take(tmp_path / "piece") as claim:
         claim.check()
+
+
+def test_claim_whose_maker_was_killed_before_it_had_written_its_name_is_soon_taken_over(tmp_path):
+    path = tmp_path / "piece"
+    path.touch()
+    assert claims.Claim.take(path) is None, "it may be being written on a disk that is shared"
+    assert claims.holder(path) == "another process"
+    before = path.stat().st_mtime - 11
+    os.utime(path, (before, before))
+    with claims.Claim.take(path) as claim:
+        claim.check()
+
+
+def test_siblings_are_the_children_of_the_same_process(tmp_path):
+    path = tmp_path / "piece"
+    assert not claims.held_by_sibling(path)
+    with claims.Claim.take(path):
+        assert claims.held_by_sibling(path), "this process has the same parent as itself"
+        owner = claims.read_owner(path)
+        path.write_text(json.dumps({**owner, "pid": 1}))
+        assert not claims.held_by_sibling(path)
+        path.write_text(json.dumps(owner))
 
 
 def test_claim_of_another_machine_is_taken_over_only_when_silent(tmp_path):

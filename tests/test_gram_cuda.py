@@ -5,6 +5,7 @@ import types
 import pytest
 import torch
 
+import prunecca as pc
 from prunecca import _native, gram_cuda
 from prunecca._arrays import native
 from prunecca.gram_cuda import Watch
@@ -93,6 +94,31 @@ def test_a_note_names_its_batch_and_view(code, message):
     watch.note.fill_(code)
     with pytest.raises(ValueError, match=message):
         watch.check()
+
+
+def test_many_watches_are_read_at_once():
+    watches = [Watch(torch.device("cpu")) for _ in range(3)]
+    Watch.check_all([])
+    Watch.check_all(watches)
+    for k, watch in enumerate(watches):
+        watch.number(f"candidate {k}: ", ["x", "y"])
+    watches[2].note.fill_(1 << 32 | 5)
+    with pytest.raises(ValueError, match=r"^candidate 2: NaN, .* y, first in channel 5$"):
+        Watch.check_all(watches)
+
+
+def test_a_result_asks_the_device_once_for_all_candidates(monkeypatch):
+    asked = []
+    monkeypatch.setattr(Watch, "check_all", staticmethod(asked.append))
+    accumulator = pc.StreamingCovariance()
+    for _ in range(2):
+        accumulator.update(torch.randn(300, 3), [torch.randn(300, 2) for _ in range(4)])
+    members = [accumulator._reference, *accumulator._candidates]
+    shared = Watch(torch.device("cpu"))
+    for member, watch in zip(members, [shared, shared, Watch(torch.device("cpu")), None, None], strict=True):
+        member.watch = watch
+    assert len(accumulator.finalize()) == 4
+    assert asked == [[members[0].watch, members[2].watch]]
 
 
 def test_places_are_not_kept_for_ever(monkeypatch):

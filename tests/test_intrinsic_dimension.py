@@ -95,6 +95,22 @@ def test_a_dead_layer_has_none(x: np.ndarray) -> None:
     assert result.count + result.duplicates == len(x)
 
 
+def test_a_nearly_dead_layer_has_the_dimension_of_what_is_alive() -> None:
+    alive = uniform(2, 3, 300)
+    x = np.concatenate([alive, 1e-30 * uniform(1, 3, 100)]).astype(np.float32)
+    result = pc.intrinsic_dimension(x)
+    assert result.count + result.duplicates == 400
+    assert result.duplicates >= 99, "numbers that vanish beside the mean are one datapoint"
+    assert result.dimension == pytest.approx(pc.intrinsic_dimension(alive).dimension, rel=0.05)
+
+
+@pytest.mark.parametrize("scale", [1e-20, 1e25])
+def test_huge_and_tiny_activations_have_the_same_dimension(scale: float) -> None:
+    x = uniform(3, 6, 300).astype(np.float32)
+    scaled = x * np.float32(scale)
+    assert pc.intrinsic_dimension(scaled).dimension == pytest.approx(pc.intrinsic_dimension(x).dimension, rel=1e-3)
+
+
 def test_equidistant_points_have_none() -> None:
     assert math.isnan(pc.intrinsic_dimension(np.eye(8)).dimension)
 

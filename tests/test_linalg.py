@@ -1,7 +1,10 @@
 """Batched eigenvalues and singular values: the block method on any device, and the whole on a CUDA device."""
 
+import types
+
 import pytest
 import torch
+import waiting
 
 from prunecca import linalg
 
@@ -62,6 +65,28 @@ def test_the_host_uses_torch():
     torch.testing.assert_close(linalg.svdvals_batched(matrices[..., :4]), torch.linalg.svdvals(matrices[..., :4]))
 
 
+@pytest.mark.parametrize(("granted", "largest"), [(227 << 10, 128), (163 << 10, 128), (99 << 10, 64)])
+def test_the_largest_side_in_shared_memory_is_what_the_device_grants(monkeypatch, granted, largest):
+    properties = types.SimpleNamespace(shared_memory_per_block_optin=granted)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: properties)
+
+    def method(count, n):
+        shape = torch.Size([count, n, n])
+        return linalg._method(types.SimpleNamespace(is_cuda=True, dtype=torch.float64, shape=shape, device="cuda:0"))
+
+    assert [method(2, largest), method(4, largest + 1), method(2, largest + 1)] == ["shared", "blocks", "torch"]
+
+
+@pytest.mark.cuda
+def test_problems_of_the_last_device_are_solved_there():
+    last = f"cuda:{torch.cuda.device_count() - 1}"
+    matrices = _covariances(5, 200, 500)
+    values, vectors = linalg.eigh_batched(matrices.to(last))
+    assert str(values.device) == last
+    _check_eigh(matrices, values.cpu(), vectors.cpu())
+    assert str(linalg.svdvals_batched(matrices[:, :30, :60].to(last)).device) == last
+
+
 @pytest.mark.cuda
 @pytest.mark.parametrize("n", [1, 2, 16, 17, 33, 64, 100, 128, 129, 256, 300])
 def test_eigensystems_on_the_device(n):
@@ -87,13 +112,9 @@ def test_small_problems_neither_wait_nor_depend_on_the_stream():
     expected = linalg.eigh_batched(matrices)[0]
     stream = torch.cuda.Stream()
     stream.wait_stream(torch.cuda.current_stream())
-    with torch.cuda.stream(stream):
-        torch.cuda.set_sync_debug_mode("error")
-        try:
-            values = linalg.eigh_batched(matrices)[0]
-            linalg.svdvals_batched(matrices)
-        finally:
-            torch.cuda.set_sync_debug_mode("default")
+    with torch.cuda.stream(stream), waiting.forbidden():
+        values = linalg.eigh_batched(matrices)[0]
+        linalg.svdvals_batched(matrices)
     stream.synchronize()
     torch.testing.assert_close(values, expected, rtol=0, atol=0)
     graph = torch.cuda.CUDAGraph()

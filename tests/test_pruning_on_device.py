@@ -10,6 +10,7 @@ from torch import nn
 import prunecca as pc
 from prunecca import _native
 from prunecca._arrays import native, stream_of
+from prunecca.ops import masked_weight
 from prunecca.pruning import threshold
 
 pytestmark = pytest.mark.cuda
@@ -134,3 +135,101 @@ def test_the_current_stream_is_the_one_that_works():
     stream.synchronize()
     assert any(not torch.equal(p, before[name]) for name, p in model.named_parameters())
     assert all(not model.get_parameter(name)[~mask].any() for name, mask in masks.items())
+
+
+def _gradients(model, number):
+    """The same gradients of a step, in the same memory, as a captured graph needs them."""
+    generator = torch.Generator().manual_seed(number)
+    for p in model.parameters():
+        values = (torch.randn(p.shape, generator=generator) * 0.1).to(p)
+        p.grad = values if p.grad is None else p.grad.copy_(values)
+
+
+def _small():
+    model = nn.Sequential(nn.Linear(70, 60), nn.Linear(60, 5)).cuda()
+    with torch.no_grad():
+        for k, p in enumerate(model.parameters()):
+            p.copy_(torch.randn(p.shape, generator=torch.Generator().manual_seed(k)) * 0.1)
+    masks = {
+        name: torch.rand(p.shape, generator=torch.Generator().manual_seed(9)).cuda() < 0.5
+        for name, p in model.named_parameters()
+    }
+    return model, masks
+
+
+@pytest.mark.parametrize(
+    ("make", "options"),
+    [
+        (pc.pruning.MaskedAdam, {"weight_decay": 5e-4}),
+        (pc.pruning.MaskedAdam, {"weight_decay": 0.1, "decoupled_weight_decay": True}),
+        (pc.pruning.MaskedSGD, {"momentum": 0.9}),
+    ],
+)
+@pytest.mark.parametrize("rate_on_device", [False, True])
+def test_a_step_in_a_graph_is_a_step(make, options, rate_on_device):
+    rates = [0.01, 0.01, 0.02, 0.005] if rate_on_device else [0.01] * 4
+    plain, masks = _small()
+    stepwise = make(plain.named_parameters(), masks, lr=rates[0], **options)
+    for number, rate in enumerate(rates):
+        stepwise.param_groups[0]["lr"] = rate
+        _gradients(plain, number)
+        stepwise.step()
+
+    model, masks = _small()
+    lr = torch.tensor(rates[0], device="cuda") if rate_on_device else rates[0]
+    optimizer = make(model.named_parameters(), masks, lr=lr, capturable=True, **options)
+    _gradients(model, 0)
+    optimizer.step()
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        optimizer.step()
+    for number, rate in enumerate(rates[1:], 1):
+        if rate_on_device:
+            lr.fill_(rate)
+        _gradients(model, number)
+        graph.replay()
+    for (name, got), expected in zip(model.named_parameters(), plain.parameters(), strict=True):
+        torch.testing.assert_close(got, expected, rtol=1e-5, atol=1e-6)
+        assert not got[~masks[name]].any()
+    if make is pc.pruning.MaskedAdam:
+        assert all(int(state["step"]) == len(rates) for state in optimizer.state.values())
+
+
+def test_what_a_graph_would_repeat_wrongly_is_refused():
+    model, masks = _small()
+    _gradients(model, 0)
+    for make, capturable, words in (
+        (pc.pruning.MaskedAdam, False, "capturable=True"),
+        (pc.pruning.MaskedAdam, True, "one step before"),
+        (lambda *a, **o: pc.pruning.MaskedSGD(*a, momentum=0.9, **o), True, "one step before"),
+    ):
+        optimizer = make(model.named_parameters(), masks, lr=0.1, capturable=capturable)
+        torch.cuda.synchronize()
+        with pytest.raises(RuntimeError, match=words), torch.cuda.graph(torch.cuda.CUDAGraph()):
+            optimizer.step()
+
+
+def test_masked_weight_forward_and_backward():
+    weight = torch.randn(300, 70, device="cuda", requires_grad=True)
+    mask = torch.rand(300, 70, device="cuda") < 0.5
+    out = masked_weight(weight, mask)
+    gradient = torch.randn_like(out)
+    out.backward(gradient)
+    assert torch.equal(out.detach(), torch.where(mask, weight.detach(), 0.0))
+    assert torch.equal(weight.grad, torch.where(mask, gradient, 0.0))
+
+
+def test_the_last_device():
+    last = f"cuda:{torch.cuda.device_count() - 1}"  # another than the current one where there are several
+    model = nn.Linear(70, 60).to(last)
+    pools = pc.pruning.pools_by_type(model, include_output=True)
+    masks = pc.pruning.prune(model, pools, 0.5)
+    here = pc.pruning.prune({n: p.detach().cpu() for n, p in model.named_parameters()}, pools, 0.5)
+    assert all(torch.equal(mask.cpu(), here[name]) for name, mask in masks.items())
+    for capturable in (False, True):
+        optimizer = pc.pruning.MaskedAdam(model.named_parameters(), masks, capturable=capturable)
+        for p in model.parameters():
+            p.grad = torch.ones_like(p)
+        optimizer.step()
+        assert not model.weight[~masks["weight"]].any()
+    assert torch.cuda.current_device() == 0

@@ -1,7 +1,10 @@
 """Run directories: what is finished, what is made again, and who makes it."""
 
 import dataclasses
+import os
+import socket
 import threading
+import time
 
 import pandas as pd
 import pytest
@@ -138,6 +141,14 @@ def test_latest_epoch_goes_when_the_piece_is_finished(run):
     ]  # fmt: skip
 
 
+def test_latest_epoch_goes_also_when_its_process_was_killed_before_it_could_remove_it(run):
+    work(run, Maker(run))
+    latest = run.path(Piece("digits2", 0, 1), TRAINING)
+    files.save_state(latest, {"weight": torch.ones(2)})
+    work(run, Maker(run))
+    assert not latest.exists()
+
+
 def test_half_written_files_of_killed_processes_are_removed(run):
     leftover = run.path(Piece("digits2"), f".{STATE}.1-ab.partial")
     leftover.parent.mkdir(parents=True)
@@ -159,6 +170,7 @@ def test_worker_that_lost_its_claim_goes_on_with_other_pieces(run):
     maker = Slow(run)
     work(run, maker, pause=0.01)
     assert len(maker.made) == 6
+    assert run.messages == ["taken over"]
 
 
 def test_one_shot_levels_start_from_the_unpruned_network(tmp_path):
@@ -204,10 +216,75 @@ def test_folder_with_other_things_is_refused(tmp_path):
         RunDirectory(tmp_path).configuration()
 
 
-def test_damaged_configuration_is_one_sentence(run):
+@pytest.mark.parametrize("damage", ["cut", "edited", "gone"])
+def test_damaged_configuration_is_restored_from_its_copy(run, damage):
+    path, maker = run.root / "config.json", Maker(run)
+    run.note_environment({"device": "cpu"})
+    work(run, maker)
+    whole = path.read_text()
+    path.unlink()
+    if damage != "gone":
+        path.write_text(whole[:50] if damage == "cut" else whole.replace("0.0005", "0.0001"))
+    with pytest.raises(ConfigurationError, match=r"made with weight-decay = 0.0005, and now weight-decay = 0.0001"):
+        run.configure(configuration(weight_decay=1e-4))
+    run.configure(configuration())
+    assert path.read_text() == whole
+    assert len(run.messages) == 1
+    assert run.messages[0].startswith(f"{path} is ")
+    assert run.messages[0].endswith(": it is restored from environment.json")
+    work(run, maker)
+    assert len(maker.made) == 6
+
+
+def test_networks_of_unknown_options_are_not_mixed_with_new_ones(run):
+    work(run, Maker(run))
+    for damage in (lambda path: path.write_text("{"), lambda path: path.unlink()):
+        damage(run.root / "config.json")
+        with pytest.raises(ConfigurationError, match="no other file says with which options the networks there were"):
+            run.configure(configuration())
+
+
+def test_damaged_configuration_of_no_networks_is_written_again(run):
     (run.root / "config.json").write_text("{")
-    with pytest.raises(files.CorruptFile, match=r"config\.json"):
-        run.configure(configuration())
+    with pytest.raises(files.CorruptFile, match=r"config\.json is not a whole record; remove it and run again"):
+        run.pieces()
+    run.configure(configuration())
+    assert len(run.pieces()) == 6
+
+
+def test_what_killed_processes_left_of_the_configuration_is_removed(run):
+    leftovers = [run.root / f".{name}.json.1-ab.partial" for name in ("config", "environment")]
+    other = run.root / ".report.html.1-ab.partial"
+    for path in (*leftovers, other):
+        path.write_bytes(b"half")
+    run.configure(configuration())
+    assert [path.exists() for path in (*leftovers, other)] == [False, False, True]
+
+
+def test_damaged_record_is_told_without_asking_for_anything(run):
+    work(run, Maker(run))
+    path = run.path(Piece("digits2", 0, 1), "piece.json")
+    path.write_text("{")
+    run.record(Piece("digits2", 0, 1))
+    assert run.messages == [f"{path} is not a whole record: digits2 replicate 0 level 1 is made again"]
+
+
+def test_process_that_waits_for_another_says_for_whom(run):
+    piece = Piece("digits2")
+    claim = run.claim(piece)
+    maker = Maker(RunDirectory(run.root, run.messages.append))
+    waiting = threading.Thread(target=work, args=(maker.run, maker), kwargs={"pause": 0.01})
+    waiting.start()
+    for _ in range(500):
+        if run.messages:
+            break
+        time.sleep(0.01)
+    time.sleep(0.05)
+    claim.release()
+    waiting.join()
+    who = f"process {os.getpid()} on {socket.gethostname()}"
+    assert run.messages == [f"waiting for {piece}: {who} works on it; should that stop, this one takes over"]
+    assert maker.made == run.pieces()
 
 
 @pytest.mark.parametrize(

@@ -304,15 +304,6 @@ ONE = Size(levels=1, replicates=1, controls=0)
 @pytest.mark.parametrize(
     "changes",
     [
-        {"rewind_optimizer": "fresh"},
-        {"rewind_epoch": 0},
-        {"retrain": "lr_rewind"},
-        {"retrain": "finetune"},
-        {"criterion": "random"},
-        {"criterion": "movement"},
-        {"scope": "layer"},
-        {"scope": "global", "conv_rate": 0.2},
-        {"prune_output_layer": True},
         {"conv_rate": 0.5},
         {"weight_decay": 0.0},
         {"dropout": 0.0},
@@ -403,19 +394,5 @@ def test_workers_share_the_pieces_and_one_may_be_killed(finished, tmp_path):
     killer = Killer()
     execute(run, workers=2, reporter=killer)
     assert killer.killed
-    assert digests(run) == digests(finished)
-    assert table_bytes(run) == table_bytes(finished)
-
-
-@pytest.mark.slow
-def test_ranks_share_the_run_directory_and_one_may_be_killed(finished, tmp_path):
-    run = start(tmp_path / "run")
-    program = KILLED.format(at=100000, root=str(run.root))
-    ranks = []
-    for rank in range(2):
-        text = textwrap.dedent(program if rank else program.replace("100000", "9"))
-        environment = {**os.environ, "RANK": str(rank), "WORLD_SIZE": "2", "LOCAL_RANK": str(rank)}
-        ranks.append(subprocess.Popen([sys.executable, "-c", text], env=environment))
-    assert [process.wait(timeout=120) for process in ranks] == [-signal.SIGKILL, 0]
     assert digests(run) == digests(finished)
     assert table_bytes(run) == table_bytes(finished)

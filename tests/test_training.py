@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+import waiting
 
 from prunecca import files, models
 from prunecca.augmentation import Augmentation
@@ -385,20 +386,21 @@ def test_cifar2_is_learnt_from_real_images(cifar10_folder):
 
 
 @pytest.mark.cuda
-def test_on_the_gpu_nothing_waits_for_the_device_between_batches(splits):
-    training = start(splits, model=tiny().cuda(), epochs=8)
+@pytest.mark.parametrize("changes", [{}, {"precision": "bfloat16"}, {"channels_last": False}])
+def test_on_the_gpu_nothing_waits_for_the_device_between_batches(splits, changes):
+    training = start(splits, model=tiny().cuda(), epochs=8, **changes)
 
     def forbid_waiting(done, batches):
-        torch.cuda.set_sync_debug_mode("error" if 1 <= done < batches else "default")
+        waiting.forbid(1 <= done < batches)
 
     try:
         history = [training.run_epoch(forbid_waiting) for _ in range(8)]
     finally:
-        torch.cuda.set_sync_debug_mode("default")
+        waiting.forbid(False)
     assert history[-1]["test_accuracy"] > 0.8
     tensors, metadata = training.state()
     assert not any(tensor.is_cuda for tensor in tensors.values())
-    again = start(splits, model=tiny(seed=4).cuda(), epochs=8)
+    again = start(splits, model=tiny(seed=4).cuda(), epochs=8, **changes)
     again.load(tensors, metadata)
     assert everything(again) == everything(training)
 
@@ -415,3 +417,24 @@ def test_on_the_gpu_a_loss_that_is_not_finite_is_found_at_the_end_of_the_epoch(s
     with pytest.raises(Diverged, match="the loss is nan in epoch 1, batch 3 of 4"):
         training.run_epoch(poison)
     assert everything(training) == before
+
+
+@pytest.mark.cuda
+def test_on_the_gpu_a_masked_network_is_trained_as_on_the_host(splits):
+    before = torch.backends.cudnn.conv.fp32_precision
+    torch.backends.cudnn.conv.fp32_precision = "ieee"
+    try:
+        ends = []
+        for place in ("cpu", "cuda"):
+            mask = torch.rand(4, 4, 3, 3, generator=torch.Generator().manual_seed(1)) < 0.5
+            masks = {"conv2.0.weight": mask.to(place)}
+            config = TrainingConfig(epochs=1, batch=16, lr=1e-3)
+            training = Training(tiny(dropout=0.0).to(place), splits, config, seed=7, masks=masks)
+            training.run_epoch()
+            ends.append(training.state()[0])
+    finally:
+        torch.backends.cudnn.conv.fp32_precision = before
+    for name, here in ends[0].items():
+        if name.startswith("model."):
+            torch.testing.assert_close(ends[1][name], here, rtol=0.05, atol=5e-3)
+    assert not ends[1]["model.conv2.0.weight"][~mask].any()

@@ -70,6 +70,8 @@ struct Targets {  // where sums and grams of the state are
   int64_t batch;
 };
 
+static_assert(sizeof(Plan) + sizeof(Targets) + 32 <= 4096, "kernel parameters beyond 4 KiB need newer drivers");
+
 constexpr int kEntries = 32, kGroups = 8;  // entries per block; threads that share an entry's pieces
 
 // Adds the pieces of each entry in a fixed order: kGroups interleaved sums, then those one after another.

@@ -1,7 +1,7 @@
 // What every kernel file needs of CUDA, or of its emulation on the host (tests/cuda_host), and the way to launch.
 //
-// Shared memory is taken with static_shared<T>() (T: a struct, up to 48 KiB in all) or dynamic_shared<T>(), never
-// with __shared__, so that the emulation can poison it before every block.
+// Shared memory is taken with static_shared<T>() (T: a struct, up to 16 KiB in all) or dynamic_shared<T>(), never
+// with __shared__, so that the emulation can poison it before every block, and count it.
 #pragma once
 #include <cstdint>
 
@@ -27,7 +27,9 @@ struct Launch {
 // Starts a kernel. Nothing here allocates, synchronises or breaks a stream capture.
 template <class... Parameters, class... Arguments>
 cudaError_t launch(const Launch& where, void (*kernel)(Parameters...), Arguments&&... arguments) {
-  if (where.shared > (48 << 10)) {  // more than 48 KiB is granted per kernel, and per device
+  // More than 48 KiB is granted per kernel and per device. A kernel's static shared memory counts as well: no kernel
+  // here has more than 16 KiB of that.
+  if (where.shared > (32 << 10)) {
     const cudaError_t error = cudaFuncSetAttribute(reinterpret_cast<const void*>(kernel),
                                                    cudaFuncAttributeMaxDynamicSharedMemorySize, int(where.shared));
     if (error != cudaSuccess) return error;
@@ -53,6 +55,7 @@ template <class T> __device__ __forceinline__ T& static_shared() {
 #ifdef PRUNECCA_CUDA_EMULATION
   return emu::static_shared<T>();
 #else
+  static_assert(sizeof(T) <= (16 << 10), "launch() leaves no more beside dynamic shared memory");
   __shared__ T memory;
   return memory;
 #endif

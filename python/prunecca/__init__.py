@@ -4,7 +4,10 @@ Layers are compared by SVCCA and its relatives from one streaming pass over the 
 grow with the number of datapoints. See the README for the two-minute tour.
 """
 
-import torch  # first: its OpenMP runtime must be in the process before the extension asks for one  # noqa: F401
+from . import _start  # before the seconds that torch takes  # noqa: F401
+
+# isort: split
+import torch  # before the extension: its OpenMP runtime must be in the process before the extension asks for one  # noqa: F401
 
 from . import data, models, ops, pruning, training
 from ._arrays import cpu_level, set_cpu_level

@@ -46,10 +46,10 @@ def as_tensor(x: Any, name: str = "array") -> torch.Tensor:
         tensor = x.detach()
     elif isinstance(x, np.ndarray):
         tensor = _from_numpy(x, name)
-    elif hasattr(x, "__cuda_array_interface__"):
-        tensor = torch.as_tensor(x, device="cuda")
-    elif hasattr(x, "__dlpack__"):
+    elif hasattr(x, "__dlpack__"):  # CuPy too: DLPack names the device and orders the streams
         tensor = torch.utils.dlpack.from_dlpack(x)
+    elif hasattr(x, "__cuda_array_interface__"):
+        tensor = _from_cuda(x, name)
     else:
         raise TypeError(
             f"{name} is a {type(x).__name__}; expected a torch tensor, a NumPy array or memory map, or a CuPy or numba array"
@@ -57,6 +57,31 @@ def as_tensor(x: Any, name: str = "array") -> torch.Tensor:
     if tensor.dtype not in _TORCH_CODES or not tensor.dtype.is_floating_point:
         raise TypeError(f"{name} has dtype {tensor.dtype}; expected float16, bfloat16, float32 or float64")
     return tensor
+
+
+def _from_cuda(x: Any, name: str) -> torch.Tensor:
+    """A view of a device array (numba's, say), ready for use on the current stream of the device that has it."""
+    interface = x.__cuda_array_interface__
+    address = interface["data"][0]
+    if interface.get("mask") is not None:
+        raise TypeError(f"{name} is a masked array; expected one without a mask")
+    index = _native.device_of(address) if address else 0  # an empty array may have no address
+    if index < 0:
+        raise ValueError(f"{name} has an address of no CUDA device; expected device memory, and a build with CUDA")
+    # With its index: torch would copy an array of another device than the current one.
+    tensor = torch.as_tensor(x, device=f"cuda:{index}")
+    producer = interface.get("stream")  # from version 3 on: the stream whose work must be done before the data is read
+    if producer is not None:
+        _wait_for(producer, index)
+    return tensor
+
+
+def _wait_for(producer: int, index: int) -> None:
+    """Order the current stream of device ``index`` after what is queued on ``producer`` (1: the default stream)."""
+    current = torch.cuda.current_stream(index)
+    if producer in (current.cuda_stream, 1 if current.cuda_stream == 0 else None):
+        return
+    current.wait_stream(torch.cuda.ExternalStream(producer, device=index))  # type: ignore[no-untyped-call]
 
 
 def _from_numpy(x: np.ndarray[Any, Any], name: str) -> torch.Tensor:

@@ -26,6 +26,7 @@ from .files import storage_error
 
 HEARTBEAT_SECONDS = 15.0
 STALE_SECONDS = 180.0
+_WRITING_SECONDS = 10.0  # a claim without an owner's name is being written, or its writer was killed just then
 
 
 class ClaimLost(RuntimeError):
@@ -73,10 +74,8 @@ class Claim:
         end = time.monotonic() + seconds
         while (claim := cls.take(path)) is None:
             if time.monotonic() > end:
-                owner = read_owner(path) or {}
-                who = f"process {owner.get('pid')} on {owner.get('host')}"
                 raise TimeoutError(
-                    f"{path} has been held by {who} for more than {seconds:.0f} s; is that process stopped?"
+                    f"{path} has been held by {holder(path)} for more than {seconds:.0f} s; is that process stopped?"
                 )
             time.sleep(0.05)
         return claim
@@ -121,6 +120,22 @@ def read_owner(path: Path) -> dict[str, Any] | None:
     return owner if isinstance(owner, dict) else None
 
 
+def holder(path: Path) -> str:
+    """Who holds the claim at `path`, in words."""
+    owner = read_owner(path)
+    return "another process" if owner is None else f"process {owner.get('pid')} on {owner.get('host')}"
+
+
+def held_by_sibling(path: Path) -> bool:
+    """Whether the owner of the claim at `path` is a child of the process that this one is a child of."""
+    owner = read_owner(path) or {}
+    pid = owner.get("pid")
+    if owner.get("space") != _identity()["space"] or not isinstance(pid, int):
+        return False
+    fields = _stat(pid)
+    return fields is not None and fields[1] == str(os.getppid())
+
+
 def _is_held(path: Path) -> bool:
     """Whether the owner of the claim at `path` may still be working."""
     owner = read_owner(path)
@@ -128,7 +143,7 @@ def _is_held(path: Path) -> bool:
     if owner is not None and owner.get("space") == mine["space"]:
         pid = owner.get("pid")
         return isinstance(pid, int) and _started(pid) == owner.get("started")
-    return _age(path) < STALE_SECONDS
+    return _age(path) < (_WRITING_SECONDS if owner is None else STALE_SECONDS)
 
 
 def _create(path: Path, owner: dict[str, Any]) -> bool:
@@ -137,6 +152,9 @@ def _create(path: Path, owner: dict[str, Any]) -> bool:
             json.dump(owner, stream)
     except FileExistsError:
         return False
+    except BaseException:  # a claim that names nobody would hold the piece until it is stale
+        path.unlink(missing_ok=True)
+        raise
     return True
 
 
@@ -160,9 +178,8 @@ def _identity() -> dict[str, Any]:
 
 def _started(pid: int) -> str | None:
     """When a process started, in clock ticks since the boot; None when it runs no more (a zombie runs no more)."""
-    try:
-        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    except OSError:
+    fields = _stat(pid)
+    if fields is None:
         if Path("/proc/self/stat").exists():
             return None
         try:  # a system without /proc: the number alone must do
@@ -173,6 +190,14 @@ def _started(pid: int) -> str | None:
             pass
         return "running"
     return None if fields[0] in "ZX" else fields[19]
+
+
+def _stat(pid: int) -> list[str] | None:
+    """The fields of /proc/PID/stat from the third on: state, parent, ...; None when there is no such process."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except OSError:
+        return None
 
 
 def _age(path: Path) -> float:

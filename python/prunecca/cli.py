@@ -11,11 +11,13 @@ import typer
 
 from .cli_bench import bench
 from .cli_compare import compare
+from .cli_report import report
 from .cli_reproduce import reproduce
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 app.command(no_args_is_help=False)(reproduce)
 app.command(no_args_is_help=True)(compare)
+app.command(no_args_is_help=True)(report)
 app.command(no_args_is_help=False)(bench)
 
 

@@ -187,18 +187,22 @@ def reproduce(
     size = Size(levels if levels is not None else PAPER_LEVELS if paper else SHORT_LEVELS, replicates, controls)
     out = out or Path("runs") / ("-".join(names) + ("-paper" if paper else ""))
 
-    from . import study
-
     rank, ranks = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
     if ranks > 1 and workers > 1:
         raise ConfigurationError("--workers is for one machine without torchrun; under torchrun give --nproc-per-node")
-    study.choose_device(device)  # before anything is written
     with _interruptible(out):
-        run = study.prepare(names, options, size, out, data=data, short=not paper)
+        from . import study  # slow, so that it may be interrupted
+
+        study.choose_device(device)  # before anything is written
+        run = study.prepare(names, options, size, out, data=data, short=not paper, message=_say)
         with _reporter(run, rank, ranks) as reporter:
             tables = study.execute(run, data=data, device=device, workers=workers, threads=threads, reporter=reporter)
         if rank == 0:
             _conclude(run.root, tables)
+
+
+def _say(text: str) -> None:
+    typer.echo(text, err=True)
 
 
 def _names(text: str) -> tuple[str, ...]:
@@ -217,7 +221,8 @@ def _interruptible(out: Path) -> Iterator[None]:
         yield
     except KeyboardInterrupt:
         command = shlex.join(["prunecca", *sys.argv[1:]])
-        typer.echo(f"\ninterrupted; every finished epoch is in {out}. To continue: {command}", err=True)
+        kept = f"every finished epoch is in {out}" if out.is_dir() else "nothing was written yet"
+        typer.echo(f"\ninterrupted; {kept}. To continue: {command}", err=True)
         raise typer.Exit(130) from None
     finally:
         signal.signal(signal.SIGTERM, before)

@@ -42,7 +42,9 @@ def compare(
     """Score every layer of every candidate against the same layer of the reference.
 
     Every model makes one forward pass per batch, in eval mode without gradients; the modes are restored. The
-    reference's activations live for one batch, those of a candidate are consumed as they are produced.
+    reference's activations live for one batch, those of a candidate are consumed as they are produced. The forward passes
+    have the precision of ``torch.autocast`` around the call, and activations are read in the memory order they have
+    (channels_last, say). On a CUDA device nothing waits for the device between batches.
 
     Args:
         candidates: a module (called "candidate"), modules by name, or a list (called "0", "1", ...).

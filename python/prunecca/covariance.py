@@ -19,7 +19,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from ._arrays import as_tensor
-from .gram import FEW_ROWS, Gram, Precision, Representation, accumulate, estimate_mean
+from .gram import FEW_ROWS, Gram, Precision, Representation, accumulate, check_members, estimate_mean
 
 __all__ = ["Covariance", "StreamingCovariance"]
 
@@ -159,8 +159,7 @@ class StreamingCovariance:
             return
         if (self.precision, self.norms) != (other.precision, other.norms):
             raise ValueError("only accumulators made with the same precision and norms can be merged")
-        for member in [other._reference, *other._candidates]:
-            member.check()
+        check_members([other._reference, *other._candidates])
         if self._reference is None:
             self._reference = other._reference.copy()
             self._candidates = [c.copy() for c in other._candidates]
@@ -184,6 +183,7 @@ class StreamingCovariance:
         reference = self._reference
         if reference is None or reference.count < 2:
             raise ValueError(f"a covariance needs at least 2 datapoints, but {self.count} were given")
+        check_members([reference, *self._candidates])
         own = reference.gram.centred(reference, reference)  # one tensor for all, so that it is decomposed once
         if not self._candidates and not self._as_list:
             return self._covariance(reference, own, reference, own, reference.gram)
@@ -209,8 +209,7 @@ class StreamingCovariance:
             "as_list": self._as_list,
         }
         members = [r for r in parts if isinstance(r, Representation)]
-        for member in members:
-            member.check()
+        check_members(members)
         counts = [r.count for r in members]
         exact = [r.exact for r in members]
         _save(path, tensors, {**meta, "counts": counts, "exact": exact})
@@ -267,8 +266,6 @@ class StreamingCovariance:
             raise ValueError(
                 f"the reference has {x.count} datapoints but a candidate has {y.count}; each batch needs both"
             )
-        x.check()
-        y.check()
         xy = cross.centred(x, y)
         exact = x.exact and y.exact
         return Covariance(

@@ -118,9 +118,7 @@ def read_image_folder(
         try:
             found.append(ImageFolder(place))
         except FileNotFoundError as error:
-            raise ValueError(
-                f"{place} has a class without images or no classes; expected a folder of images for each class"
-            ) from error
+            raise ValueError(_explain_image_folder(place)) from error
     if found[0].classes != found[1].classes:
         odd = sorted(set(found[0].classes) ^ set(found[1].classes))
         raise ValueError(
@@ -175,7 +173,9 @@ class ImageFiles:
         try:
             with Image.open(path) as image:
                 fitted = ImageOps.fit(image.convert("RGB"), (self.side, self.side), Image.Resampling.BILINEAR)
-        except (OSError, SyntaxError) as error:  # Pillow raises either for a file that is not what it seems
+        except MemoryError:
+            raise
+        except Exception as error:  # Pillow's decoders raise many kinds for a file that is not what it seems
             raise ValueError(f"{path} cannot be read as an image: {error}; replace or remove it") from error
         return torch.from_numpy(np.array(fitted)).permute(2, 0, 1)
 
@@ -188,6 +188,18 @@ def stratified(labels: Tensor, fraction: float, generator: torch.Generator) -> T
         count = max(1, round(fraction * len(members)))
         chosen.append(members[torch.randperm(len(members), generator=generator)[:count]])
     return torch.cat(chosen).sort().values
+
+
+def _explain_image_folder(place: Path) -> str:
+    """What torchvision did not find: classes, or the images of some."""
+    from torchvision.datasets.folder import IMG_EXTENSIONS
+
+    kinds = ", ".join(IMG_EXTENSIONS)
+    classes = sorted(entry for entry in place.iterdir() if entry.is_dir())
+    if not classes:
+        return f"{place} has no classes; expected a folder of images ({kinds}) for each class in it"
+    empty = [folder for folder in classes if not any(f.suffix.lower() in IMG_EXTENSIONS for f in folder.rglob("*"))]
+    return f"{', '.join(map(str, empty[:5]))} holds no images; expected files that end in {kinds}, or no such folder"
 
 
 def _explain_cifar10(root: Path) -> Exception:

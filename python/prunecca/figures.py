@@ -10,15 +10,13 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
-import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
-from matplotlib.cm import ScalarMappable
 from matplotlib.colors import BoundaryNorm, Colormap
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator, NullFormatter
 
-from .drawing import GREY, LINES, MARKERS, layer_ticks, require, shades, tidy
+from .drawing import DASHED, LINES, level_bar, level_lines, require, shades, tidy, unit_axis
 from .files import write_atomic
 
 METRIC_NAMES = {
@@ -58,7 +56,7 @@ def accuracy_figure(levels: pd.DataFrame) -> Figure:
             axes.axhline(
                 control["test_accuracy"].median(),
                 color=colour,
-                linestyle=(0, (4, 3)),
+                linestyle=DASHED,
                 linewidth=1.1,
                 label=f"{problem}, retrained without pruning",
             )
@@ -68,7 +66,9 @@ def accuracy_figure(levels: pd.DataFrame) -> Figure:
     axes.set_xlabel("parameters left")
     axes.set_ylabel("test accuracy")
     axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{100 * value:.4g} %"))
-    axes.legend(frameon=False, fontsize="small")
+    # Under the axes, where no line or band can pass behind it.
+    lines = len(axes.get_legend_handles_labels()[0])
+    figure.legend(loc="outside lower center", ncols=min(lines, 2), frameon=False, fontsize="small")
     tidy(axes)
     return figure
 
@@ -103,12 +103,7 @@ def similarity_figure(similarity: pd.DataFrame, metric: str = "svcca") -> Figure
         axes.set_ylabel(METRIC_NAMES.get(metric, metric))
     for axes in panels[len(problems) :]:
         axes.remove()
-    bar = figure.colorbar(
-        ScalarMappable(norm, colours), ax=list(panels[: len(problems)]), label="pruning iteration", pad=0.02
-    )
-    last = int(chosen["level"].max())
-    bar.set_ticks(np.unique(np.linspace(0, last, min(last, 10) + 1).round()).tolist())
-    bar.minorticks_off()
+    level_bar(figure, list(panels[: len(problems)]), int(chosen["level"].max()), colours, norm)
     return figure
 
 
@@ -130,37 +125,10 @@ def save(figure: Figure, path: str | os.PathLike[str], *, kinds: Sequence[str] =
 
 
 def _similarity_panel(axes: Axes, table: pd.DataFrame, colours: Colormap, norm: BoundaryNorm) -> None:
-    layers = table.drop_duplicates("layer").sort_values("depth")
-    places = {layer: place for place, layer in enumerate(layers["layer"])}
-    kinds = layers["kind"].tolist()
-    pruned = table[~table["control"]]
-    for level, rows in pruned.groupby("level"):
-        line = rows.groupby("layer")["value"].median()
-        line = line.reindex(list(places))
-        colour = colours(norm(int(str(level))))
-        axes.plot(range(len(line)), line.to_numpy(), color=colour, linewidth=1.4, zorder=2)
-        for kind, marker in MARKERS.items():
-            at = [place for place, its in enumerate(kinds) if its == kind]
-            axes.plot(at, line.to_numpy()[at], marker, color=colour, markersize=4, zorder=3)
-    control = table[table["control"]]
-    if len(control):
-        line = control.groupby("layer")["value"].median().reindex(list(places))
-        axes.plot(
-            range(len(line)),
-            line.to_numpy(),
-            color=GREY,
-            linestyle=(0, (4, 3)),
-            linewidth=1.3,
-            label="retrained without pruning",
-            zorder=4,
-        )
+    level_lines(axes, table, "value", colours, norm)
+    if table["control"].any():
         axes.legend(frameon=False, fontsize="small", loc="lower left")
-    layer_ticks(axes, list(places))
-    low = float(table["value"].min())
-    axes.set_ylim(min(0.0, low - 0.02) if np.isfinite(low) else 0.0, 1.02)
-    axes.set_yticks(np.linspace(0, 1, 6))
-    axes.set_xlim(-0.4, len(places) - 0.6)
-    tidy(axes)
+    unit_axis(axes, table["value"])
 
 
 def _percent_ticks(axes: Axes, density: pd.Series) -> None:

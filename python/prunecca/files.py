@@ -20,6 +20,7 @@ import safetensors.torch
 import torch
 
 _PARTIAL = ".partial"
+_ADVICE = "; remove it and run again"
 
 
 class StorageError(OSError):
@@ -31,6 +32,11 @@ class StorageError(OSError):
 
 class CorruptFile(ValueError):
     """A file is cut short or its content is not what was written."""
+
+    @property
+    def finding(self) -> str:
+        """The sentence without its advice, for where the file is made again anyhow."""
+        return str(self).removesuffix(_ADVICE)
 
 
 def write_atomic(path: str | os.PathLike[str], write: Callable[[BinaryIO], object] | bytes) -> None:
@@ -68,6 +74,12 @@ def storage_error(path: Path, error: OSError) -> OSError:
         return error
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         return StorageError(f"cannot write {path}: the disk is full; free some space and run the same command again")
+    if error.errno == errno.EFBIG:
+        return StorageError(
+            f"cannot write {path}: it is larger than this process may write; raise the limit (ulimit -f) and run the same command again"
+        )
+    if error.errno == errno.EIO:
+        return StorageError(f"cannot write {path}: the disk reports an error; check it, or choose another folder")
     if error.errno in (errno.EROFS, errno.EACCES, errno.EPERM):
         return StorageError(
             f"cannot write {path}: the folder is read-only for this user; choose a folder that can be written"
@@ -77,9 +89,9 @@ def storage_error(path: Path, error: OSError) -> OSError:
     return error
 
 
-def remove_partial(folder: Path) -> None:
-    """Remove what killed processes left half-written in `folder`; only for a folder that no other process writes."""
-    for partial in folder.glob(f".*{_PARTIAL}"):
+def remove_partial(folder: Path, name: str = "*") -> None:
+    """Remove what killed processes left half-written of the file `name` in `folder`; only where no other process writes it."""
+    for partial in folder.glob(f".{name}.*{_PARTIAL}"):
         partial.unlink(missing_ok=True)
 
 
@@ -127,11 +139,9 @@ def load_state(path: str | os.PathLike[str]) -> tuple[dict[str, torch.Tensor], d
         tensors = safetensors.torch.load(data)
         text, expected, text_expected = header["metadata"], header["digest"], header["metadata_digest"]
     except (struct.error, ValueError, KeyError, TypeError, OverflowError, safetensors.SafetensorError) as error:
-        raise CorruptFile(f"{path} is not a whole state file ({len(data)} bytes); remove it and run again") from error
+        raise CorruptFile(f"{path} is not a whole state file ({len(data)} bytes){_ADVICE}") from error
     if digest(tensors) != expected or hashlib.sha256(text.encode()).hexdigest() != text_expected:
-        raise CorruptFile(
-            f"{path} is damaged: its content does not match the digest it was written with; remove it and run again"
-        )
+        raise CorruptFile(f"{path} is damaged: its content does not match the digest it was written with{_ADVICE}")
     return tensors, json.loads(text)
 
 
@@ -154,11 +164,9 @@ def read_json(path: str | os.PathLike[str]) -> dict[str, Any]:
         value = json.loads(path.read_bytes())
         expected = value.pop("sha256")
     except (ValueError, KeyError, AttributeError, TypeError) as error:
-        raise CorruptFile(f"{path} is not a whole record; remove it and run again") from error
+        raise CorruptFile(f"{path} is not a whole record{_ADVICE}") from error
     if not isinstance(value, dict) or hashlib.sha256(_canonical(value).encode()).hexdigest() != expected:
-        raise CorruptFile(
-            f"{path} is damaged or was edited: its content does not match its digest; remove it and run again"
-        )
+        raise CorruptFile(f"{path} is damaged or was edited: its content does not match its digest{_ADVICE}")
     return value
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -129,11 +130,6 @@ class Representation:
     def mean(self) -> Tensor:
         return self.shift + self.sum / self.count
 
-    def check(self) -> None:
-        """``ValueError`` when a batch on a CUDA device held a value that is not finite; waits for the device."""
-        if self.watch is not None:
-            self.watch.check()
-
     def moved_to(self, shift: Tensor) -> Representation:
         """The same rows about another shift."""
         if shift.shape != self.shift.shape:
@@ -146,6 +142,12 @@ class Representation:
         self.sum = self.sum + other.sum
         self.gram.add(other.gram)
         self.exact = self.exact and other.exact
+
+
+def check_members(members: Iterable[Representation]) -> None:
+    """``ValueError`` when a batch on a CUDA device held a value that is not finite; waits for the device, once."""
+    watches = [member.watch for member in members if member.watch is not None]
+    gram_cuda.Watch.check_all(list(dict.fromkeys(watches)))
 
 
 def estimate_mean(x: Tensor, channel_axis: int, name: str) -> Tensor:

@@ -38,7 +38,16 @@ class Watch:
 
     def check(self) -> None:
         """Wait for the device; ``ValueError`` that names the batch when a value so far was not finite."""
-        code = int(self.note.item())
+        self._report(int(self.note.item()))
+
+    @staticmethod
+    def check_all(watches: list[Watch]) -> None:
+        """``check`` of many watches of one device, which is waited for once."""
+        if watches:
+            for watch, code in zip(watches, torch.cat([w.note for w in watches]).tolist(), strict=True):
+                watch._report(code)
+
+    def _report(self, code: int) -> None:
         if code == _NOTHING:
             return
         where, names = self.places[code >> 40]

@@ -119,7 +119,17 @@ def intrinsic_dimensions(
 
 
 def _distinct(points: Tensor) -> list[int]:
-    """Positions of the first of each set of equal rows."""
+    """Positions of the first of each set of rows that are equal, or are when they are centred."""
+    places = _first_of_equals(points)
+    while True:
+        chosen = points if len(places) == len(points) else points[places]
+        again = _first_of_equals(chosen - chosen.mean(0)) if places else []
+        if len(again) == len(places):
+            return places
+        places = [places[k] for k in again]  # in a nearly dead layer, numbers far below its mean
+
+
+def _first_of_equals(points: Tensor) -> list[int]:
     seen: dict[bytes, int] = {}
     for place, row in enumerate((points + 0.0).cpu().numpy()):  # + 0.0 makes -0.0 equal to 0.0
         seen.setdefault(row.tobytes(), place)
@@ -129,6 +139,8 @@ def _distinct(points: Tensor) -> list[int]:
 def _nearest(points: Tensor) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
     """Distances to, and positions of, the nearest neighbours of every row, nearest first."""
     points = points - points.mean(0)
+    if not bool(torch.isfinite(points.square().sum())):
+        points = points / points.abs().max()  # ratios of distances stay
     squares = points.square().sum(1)
     wanted = min(_NEIGHBOURS, len(points) - 1)
     distances, neighbours = [], []
@@ -158,14 +170,16 @@ def _ratios(
     rank = there.cumsum(1)
     first, second = ((there & (rank == k)).argmax(1) for k in (1, 2))
     rows = np.arange(len(there))
-    known = rank[:, -1] >= 2
     near = distances[chosen]
+    known = (rank[:, -1] >= 2) & (near[rows, first] > 0)  # 0: closer than the smallest number squared
     ratios: NDArray[np.float64] = near[rows, second][known] / near[rows, first][known]
     return ratios
 
 
 def _slope(ratios: NDArray[np.float64], fraction: float) -> float:
     n = len(ratios)
+    if n < 2:
+        return math.nan
     used = min(math.ceil(fraction * n), n - 1)  # the largest has F = 1, whose logarithm is infinite
     logs = np.log(np.sort(ratios)[:used])
     heights = -np.log1p(-np.arange(1, used + 1) / n)

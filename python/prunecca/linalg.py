@@ -7,7 +7,9 @@ the host while sides are at most ``LARGEST_IN_SHARED``. Elsewhere these function
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -15,13 +17,14 @@ from torch import Tensor
 from . import _native
 from ._arrays import native, stream_of
 
-# Up to this side, one matrix fits into the shared memory of one multiprocessor (linalg.cuh).
+# Up to this side, one matrix fits into the shared memory of one multiprocessor (linalg.cuh), where a block is granted
+# the 138 KiB that this takes; an A100, H100 or B200 grants it, consumer cards have 99 KiB.
 LARGEST_IN_SHARED = 128
+_SHARED_BYTES = 138 << 10
 # Above it, blocks of columns are paired and solved in shared memory. One step of that fills the device only when many
 # pairs go at once; below this many matrices the vendor's solver is used. Estimated from counted operations (a sweep of
 # one 1024 x 1024 matrix has 15 steps of 8 pairs); to be replaced by a measurement on a device.
 FEWEST_FOR_BLOCKS = 4
-_BLOCK = 64  # columns of a block: two of them make the largest problem that fits
 _MOST_SWEEPS = 30
 
 Eigensystem = tuple[Tensor, Tensor]
@@ -39,7 +42,8 @@ def eigh_batched(matrices: Tensor) -> Eigensystem:
         values, vectors = torch.linalg.eigh(matrices)
         return values, vectors
     flat = matrices.reshape(-1, *matrices.shape[-2:]).contiguous()
-    values, vectors = _eigh_in_shared(flat) if method == "shared" else eigh_by_blocks(flat, _eigh_in_shared)
+    block = _largest_in_shared(flat) // 2
+    values, vectors = _eigh_in_shared(flat) if method == "shared" else eigh_by_blocks(flat, _eigh_in_shared, block)
     return values.reshape(matrices.shape[:-1]), vectors.reshape(matrices.shape)
 
 
@@ -61,11 +65,12 @@ def svdvals_batched(matrices: Tensor) -> Tensor:
         host: Tensor = torch.linalg.svdvals(matrices)
         return host
     flat = matrices.reshape(-1, *matrices.shape[-2:])
-    values = _svdvals_in_shared(flat) if method == "shared" else svdvals_by_blocks(flat, _eigh_in_shared)
+    block = _largest_in_shared(flat) // 2
+    values = _svdvals_in_shared(flat) if method == "shared" else svdvals_by_blocks(flat, _eigh_in_shared, block)
     return values.reshape(*matrices.shape[:-2], values.shape[-1])
 
 
-def eigh_by_blocks(matrices: Tensor, solve: Callable[[Tensor], Eigensystem], block: int = _BLOCK) -> Eigensystem:
+def eigh_by_blocks(matrices: Tensor, solve: Callable[[Tensor], Eigensystem], block: int) -> Eigensystem:
     """Eigensystems of ``(count, n, n)`` by one-sided block Jacobi, where ``solve`` is ``eigh`` for sides of ``2 * block``.
 
     The matrices are shifted until they are positive definite with like eigenvalues; orthogonal transformations then make
@@ -85,7 +90,7 @@ def eigh_by_blocks(matrices: Tensor, solve: Callable[[Tensor], Eigensystem], blo
     return values, vectors.gather(-1, order.unsqueeze(-2).expand_as(vectors))
 
 
-def svdvals_by_blocks(matrices: Tensor, solve: Callable[[Tensor], Eigensystem], block: int = _BLOCK) -> Tensor:
+def svdvals_by_blocks(matrices: Tensor, solve: Callable[[Tensor], Eigensystem], block: int) -> Tensor:
     """Singular values of ``(count, m, n)`` by one-sided block Jacobi, descending; see :func:`eigh_by_blocks`."""
     rows = matrices if matrices.shape[-2] <= matrices.shape[-1] else matrices.mT
     return _orthogonal_rows(rows, None, solve, block)[1].sort(-1, descending=True).values
@@ -132,10 +137,12 @@ def _orthogonal_rows(
     return rows[..., :n], norms
 
 
+@functools.lru_cache(maxsize=16)
 def _tournament(blocks: int, block: int, device: torch.device) -> tuple[Tensor, list[Tensor]]:
     """The seat each block takes in the next step, neighbours being paired, and per step which half goes where.
 
-    After ``blocks - 1`` steps every two blocks have met, and all are back in their first seats.
+    After ``blocks - 1`` steps every two blocks have met, and all are back in their first seats. Kept, because to bring
+    it to a device is to wait for that.
     """
     circle = list(range(0, blocks, 2)) + list(range(blocks - 1, 0, -2))  # seats in the order of play; the first stays
     source = list(range(blocks))
@@ -154,9 +161,16 @@ def _tournament(blocks: int, block: int, device: torch.device) -> tuple[Tensor, 
 def _method(matrices: Tensor) -> str:
     if not matrices.is_cuda or matrices.dtype != torch.float64:
         return "torch"
-    if max(matrices.shape[-2:]) <= LARGEST_IN_SHARED:
+    if max(matrices.shape[-2:]) <= _largest_in_shared(matrices):
         return "shared"
     return "blocks" if matrices.shape[:-2].numel() >= FEWEST_FOR_BLOCKS else "torch"
+
+
+def _largest_in_shared(matrices: Tensor) -> int:
+    properties: Any = torch.cuda.get_device_properties(
+        matrices.device
+    )  # whose attributes torch's stubs do not all have
+    return LARGEST_IN_SHARED if properties.shared_memory_per_block_optin >= _SHARED_BYTES else LARGEST_IN_SHARED // 2
 
 
 def _eigh_in_shared(matrices: Tensor) -> Eigensystem:

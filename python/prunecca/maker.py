@@ -175,7 +175,7 @@ class Maker:
         except FileNotFoundError:
             pass
         except files.CorruptFile as error:
-            self._reporter.message(f"{error}: {name} is trained from its start")
+            self._reporter.message(f"{error.finding}: {name} is trained from its start")
         if piece.level == 0 and training.epoch == rewind_epoch == 0:
             self._save_rewind(piece, *training.state())
         self._reporter.begin(name, training.epoch, training.config.epochs)

@@ -28,6 +28,8 @@ from . import files
 from .claims import Claim
 from .configuration import ConfigurationError, Options, Size, merge_configuration
 
+CONFIGURATION = "config.json"
+ENVIRONMENT = "environment.json"
 RECORD = "piece.json"
 STATE = "state.safetensors"
 REWIND = "rewind.safetensors"
@@ -90,13 +92,14 @@ class RunDirectory:
         self._verified: dict[Piece, tuple[object, dict[str, Any]]] = {}
 
     def configure(self, configuration: dict[str, Any]) -> None:
-        """Write ``config.json``, or extend the one that is there.
+        """Write ``config.json``, or extend the one that is there; one that was damaged or lost is restored.
 
         Raises:
-            ConfigurationError: the directory was made with other options, or is something else than a run directory.
+            ConfigurationError: the directory was made with other options, or nobody knows with which, or it is
+                something else than a run directory.
             StorageError: the directory cannot be written.
         """
-        path = self.root / "config.json"
+        path = self.root / CONFIGURATION
         if (
             not path.exists()
             and self.root.is_dir()
@@ -105,9 +108,11 @@ class RunDirectory:
         ):
             raise ConfigurationError(f"{self.root} is not empty and not a run directory; choose another --out")
         with self._lock():
-            old = self.configuration() if path.exists() else None
+            for name in (CONFIGURATION, ENVIRONMENT):
+                files.remove_partial(self.root, name)
+            old, whole = self._known_configuration()
             merged = merge_configuration(old, configuration, str(self.root))
-            if merged != old:
+            if merged != old or not whole:
                 files.write_json(path, merged)
 
     def configuration(self) -> dict[str, Any]:
@@ -117,7 +122,7 @@ class RunDirectory:
             ConfigurationError: this is not a run directory.
         """
         try:
-            return files.read_json(self.root / "config.json")
+            return files.read_json(self.root / CONFIGURATION)
         except (FileNotFoundError, NotADirectoryError):
             raise ConfigurationError(
                 f"{self.root} is not a run directory: it has no config.json; expected a folder made by `prunecca reproduce`"
@@ -128,14 +133,17 @@ class RunDirectory:
         return Options.from_json(self.configuration()["options"])
 
     def note_environment(self, environment: dict[str, Any]) -> None:
-        """Add the environment of one start (versions, device, threads, time) to ``environment.json``."""
-        path = self.root / "environment.json"
+        """Add the environment of one start (versions, device, threads, time) to ``environment.json``.
+
+        It also holds a copy of the configuration, from which `configure` restores ``config.json``.
+        """
+        path = self.root / ENVIRONMENT
         with self._lock():
             try:
                 starts = files.read_json(path)["starts"]
             except (FileNotFoundError, files.CorruptFile):
                 starts = []
-            files.write_json(path, {"starts": [*starts, environment]})
+            files.write_json(path, {"starts": [*starts, environment], "configuration": self.configuration()})
 
     def pieces(self) -> list[Piece]:
         """Every piece of the configuration, in the order in which one process makes them."""
@@ -151,13 +159,17 @@ class RunDirectory:
         """The file `name` of a piece."""
         return self.root / piece.folder / name
 
+    def claim_path(self, piece: Piece) -> Path:
+        """The file that says who works on a piece, while somebody does."""
+        return self.root / "claims" / piece.claim
+
     def claim(self, piece: Piece) -> Claim | None:
         """The right to work on a piece (see `Piece.claim`), or None when a living process has it."""
-        return Claim.take(self.root / "claims" / piece.claim)
+        return Claim.take(self.claim_path(piece))
 
     def claim_outputs(self) -> Claim:
-        """The right to write tables and figures, as soon as it is free."""
-        return Claim.wait(self.root / "claims" / "outputs")
+        """The right to write tables and figures, as soon as it is free: many ranks may draw one after the other."""
+        return Claim.wait(self.root / "claims" / "outputs", seconds=1800)
 
     def record(self, piece: Piece) -> dict[str, Any] | None:
         """The record of a finished piece; None when it is not finished, damaged, or made from what is there no more.
@@ -170,7 +182,7 @@ class RunDirectory:
         except (FileNotFoundError, NotADirectoryError):
             return None
         except files.CorruptFile as error:
-            self._message(f"{error.args[0]}: {piece} is made again")
+            self.tell(f"{error.finding}: {piece} is made again")
             return None
         return record if self._parents_agree(piece, record) and self._files_agree(piece, record) else None
 
@@ -180,6 +192,11 @@ class RunDirectory:
         digests = {name: files.file_digest(path) for name, path in paths.items() if path.exists()}
         files.write_json(self.path(piece, RECORD), {**record, "files": digests, "parents": self.origin(piece)})
         self.path(piece, TRAINING).unlink(missing_ok=True)
+
+    def remove_checkpoints(self) -> None:
+        """Remove what processes left that were killed between finishing a piece and this; when all are finished."""
+        for piece in self.pieces():
+            self.path(piece, TRAINING).unlink(missing_ok=True)
 
     def finished(self) -> Iterator[tuple[Piece, dict[str, Any]]]:
         """The finished pieces with their records, in order."""
@@ -199,6 +216,27 @@ class RunDirectory:
         if piece.control or piece.level == 1 or self.options().one_shot:
             return Piece(piece.problem)
         return Piece(piece.problem, piece.replicate, piece.level - 1)
+
+    def _known_configuration(self) -> tuple[dict[str, Any] | None, bool]:
+        """The configuration so far, None for a new directory, and whether it is that of a whole ``config.json``."""
+        path = self.root / CONFIGURATION
+        try:
+            return files.read_json(path), True
+        except FileNotFoundError:
+            finding = f"{path} is missing"
+        except files.CorruptFile as error:
+            finding = error.finding
+        try:
+            copy: dict[str, Any] = files.read_json(self.root / ENVIRONMENT)["configuration"]
+        except (FileNotFoundError, files.CorruptFile, KeyError):
+            # Without it, networks of other options could pass for those of this study.
+            if any(path.suffix == ".safetensors" for path in self.root.glob("*/**/*")):
+                raise ConfigurationError(
+                    f"{finding}, and no other file says with which options the networks there were trained; choose another --out"
+                ) from None
+            return None, False
+        self.tell(f"{finding}: it is restored from {ENVIRONMENT}")
+        return copy, False
 
     def _parents(self, piece: Piece) -> list[Piece]:
         # Every piece also starts from the rewind state of level 0 and is compared with its network.
@@ -221,12 +259,13 @@ class RunDirectory:
         for name, expected in record["files"].items():
             path = self.path(piece, name)
             if not path.exists() or files.file_digest(path) != expected:
-                self._message(f"{path} is {'damaged' if path.exists() else 'missing'}: {piece} is made again")
+                self.tell(f"{path} is {'damaged' if path.exists() else 'missing'}: {piece} is made again")
                 return False
         self._verified[piece] = (signature, record)
         return True
 
-    def _message(self, text: str) -> None:
+    def tell(self, text: str) -> None:
+        """Pass a sentence on to the user, once."""
         if text not in self._told:
             self._told.add(text)
             self._tell(text)

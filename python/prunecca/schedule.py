@@ -6,12 +6,15 @@ come, go and be killed at any time: what they had claimed is taken over, from th
 
 from __future__ import annotations
 
+import contextlib
 import multiprocessing
 import multiprocessing.connection
+import multiprocessing.resource_tracker
 import signal
 import sys
+import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,7 +22,7 @@ from typing import Any
 import torch
 
 from . import files
-from .claims import Claim, ClaimLost
+from .claims import Claim, ClaimLost, held_by_sibling, holder
 from .errors import sentence
 from .maker import Maker
 from .progress import Events, Reporter
@@ -63,8 +66,10 @@ def work(run: RunDirectory, make: Make, *, pause: float = 0.5) -> None:
     while True:
         missing = [piece for piece in run.pieces() if run.record(piece) is None]
         if not missing:
+            run.remove_checkpoints()
             return
         if not any(_try(run, piece, make) for piece in missing):
+            _tell_who_works(run, missing)
             time.sleep(pause)
 
 
@@ -82,9 +87,20 @@ def _try(run: RunDirectory, piece: Piece, make: Make) -> bool:
                 if run.record(each) is None:
                     files.remove_partial(run.path(each, ""))
                     make(each, claim)
-        except ClaimLost:
-            return True
+        except ClaimLost as error:
+            run.tell(str(error))
     return True
+
+
+def _tell_who_works(run: RunDirectory, pieces: list[Piece]) -> None:
+    """Say once for whom this process waits, unless it is another worker of the same command."""
+    for piece in pieces:
+        path = run.claim_path(piece)
+        if not path.exists():
+            continue
+        if multiprocessing.parent_process() is None or not held_by_sibling(path):
+            run.tell(f"waiting for {piece}: {holder(path)} works on it; should that stop, this one takes over")
+        return
 
 
 def work_with(task: Task, workers: int, reporter: Reporter) -> None:
@@ -95,17 +111,11 @@ def work_with(task: Task, workers: int, reporter: Reporter) -> None:
     Raises:
         WorkerFailed: a worker stopped with an error, whose sentence is passed on, or all were killed.
     """
-    context = multiprocessing.get_context("spawn")
     running: dict[Any, Any] = {}
-    for _ in range(workers):
-        # A pipe each: a worker that dies holding the lock of a common queue would silence all others.
-        ours, theirs = context.Pipe(duplex=False)
-        process = context.Process(target=_worker, args=(task, theirs))
-        process.start()
-        theirs.close()
-        running[ours] = process
     killed = 0
     try:
+        with _uninterrupted():  # a worker that was started must be known, or nobody ends it
+            _start(task, workers, running)
         while running:
             ready: list[Any] = multiprocessing.connection.wait(list(running))
             for pipe in ready:
@@ -125,17 +135,52 @@ def work_with(task: Task, workers: int, reporter: Reporter) -> None:
                     raise WorkerFailed(arguments[0])
                 getattr(reporter, name)(*arguments)
     finally:
-        for process in running.values():
-            process.terminate()
-        for process in running.values():
-            process.join()
+        with _uninterrupted():
+            for process in running.values():
+                process.terminate()
+            for process in running.values():
+                process.join()
     if killed == workers:
         raise WorkerFailed("all workers were ended from outside; run the same command again to continue")
 
 
+def _start(task: Task, workers: int, running: dict[Any, Any]) -> None:
+    """Start worker processes and add them, by their pipes, to `running`."""
+    context = multiprocessing.get_context("spawn")
+    multiprocessing.resource_tracker.ensure_running()  # its start would unblock the signal
+    # Ctrl-C reaches the whole group; the parent answers it and ends its workers, which inherit the blocked signal.
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        for _ in range(workers):
+            # A pipe each: a worker that dies holding the lock of a common queue would silence all others.
+            ours, theirs = context.Pipe(duplex=False)
+            process = context.Process(target=_worker, args=(task, theirs))
+            process.start()
+            theirs.close()
+            running[ours] = process
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+@contextlib.contextmanager
+def _uninterrupted() -> Iterator[None]:
+    """SIGINT and SIGTERM that come inside take effect at the end."""
+    if threading.current_thread() is not threading.main_thread():  # which alone receives signals
+        yield
+        return
+    came: list[int] = []
+    numbers = (signal.SIGINT, signal.SIGTERM)
+    before = {number: signal.signal(number, lambda which, _: came.append(which)) for number in numbers}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, signal.SIG_DFL if handler is None else handler)
+    if came:
+        signal.raise_signal(came[0])
+
+
 def _worker(task: Task, pipe: Any) -> None:
-    # Ctrl-C reaches the whole group; the parent answers it and ends its workers.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:
         task.run(Events(pipe.send))
     except BrokenPipeError:  # the parent is gone: so is the reason to work

@@ -94,10 +94,21 @@ def settle(name: str, options: Options, data: str | os.PathLike[str] | None = No
     splits = _load(json.dumps(dataclasses.asdict(problem)), _place(data), options.image_size, options.train_images)
     problem = dataclasses.replace(problem, classes=len(splits.class_names))
     setting = Setting(problem, splits.train.image_size, options.train_images, splits.digest)
-    if options.layers is not None:
-        side = setting.image_size
-        find_layers(setting.build(options).eval(), torch.zeros(2, 3, side, side), options.layers)
+    if options.layers is not None or problem.network is not None:
+        _try_out(setting, options)
     return setting
+
+
+def _try_out(setting: Setting, options: Options) -> None:
+    """Run the network once, to find its layers."""
+    side = setting.image_size
+    try:
+        find_layers(setting.build(options).eval(), torch.zeros(2, 3, side, side), options.layers)
+    except RuntimeError as error:
+        raise ConfigurationError(
+            f"{setting.problem.name} cannot take images of {side} x {side} pixels ({error}); "
+            "choose another network, or for a folder of images a larger --image-size"
+        ) from error
 
 
 def _place(data: str | os.PathLike[str] | None) -> str | None:

@@ -13,14 +13,14 @@ import dataclasses
 import datetime
 import os
 import platform
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 import torch
 
-from . import figures, schedule, tables
+from . import figures, files, schedule, tables
 from .configuration import FORMAT, ConfigurationError, Options, Size
 from .info import build_info
 from .progress import Reporter, Silent
@@ -36,6 +36,7 @@ def prepare(
     *,
     data: str | os.PathLike[str] | None = None,
     short: bool = True,
+    message: Callable[[str], None] | None = None,
 ) -> RunDirectory:
     """The configured run directory of a study; an existing one is continued or extended.
 
@@ -45,6 +46,7 @@ def prepare(
         out: the run directory.
         data: folder of the images; None: the variable PRUNECCA_DATA. The digits need none.
         short: at most 10 epochs where `options.epochs` is None, instead of the problem's own.
+        message: told, in a sentence each, what was found damaged.
 
     Raises:
         ConfigurationError: an option is impossible, or differs from those the directory was made with.
@@ -52,8 +54,7 @@ def prepare(
         StorageError: the directory cannot be written.
     """
     settings = {name: settle(name, options, data, short=short) for name in dict.fromkeys(problems)}
-    run = RunDirectory(out)
-    run.configure(
+    RunDirectory(out, message).configure(
         {
             "format": FORMAT,
             "options": options.as_json(),
@@ -63,7 +64,7 @@ def prepare(
             },
         }
     )
-    return run
+    return RunDirectory(out)
 
 
 def execute(
@@ -93,6 +94,7 @@ def execute(
     else:
         task.run(reporter)
     with run.claim_outputs():
+        files.remove_partial(run.root / "tables")
         made = tables.write(run)
         _draw(made, run.root / "figures")
     return made

@@ -29,7 +29,8 @@ from .data import Splits
 from .evaluation import Precision, autocast, evaluate
 from .models import Problem, find_problem
 from .optimizer_state import load_optimizer, optimizer_tensors
-from .pruning.optimizers import MaskedAdam, MaskedOptimizer
+from .pruning.masked_optimizer import MaskedOptimizer
+from .pruning.optimizers import MaskedAdam
 
 Record = dict[str, float]
 Progress = Callable[[int, int], None]

@@ -12,8 +12,10 @@ using cudaStream_t = void*;
 enum cudaError_t { cudaSuccess = 0, cudaErrorInvalidValue = 1, cudaErrorInvalidConfiguration = 9 };
 enum cudaFuncAttribute { cudaFuncAttributeMaxDynamicSharedMemorySize = 8 };
 inline const char* cudaGetErrorString(cudaError_t e) { return e ? "invalid configuration" : "no error"; }
-inline cudaError_t cudaFuncSetAttribute(const void*, cudaFuncAttribute, int value) {
-  return size_t(value) > emu::kMostShared ? cudaErrorInvalidValue : cudaSuccess;
+inline cudaError_t cudaFuncSetAttribute(const void* kernel, cudaFuncAttribute, int value) {
+  if (size_t(value) > emu::kMostShared) return cudaErrorInvalidValue;
+  emu::granted_shared[kernel] = size_t(value);
+  return cudaSuccess;
 }
 struct cudaLaunchAttribute {};
 struct cudaLaunchConfig_t {
@@ -28,7 +30,10 @@ cudaError_t cudaLaunchKernelEx(const cudaLaunchConfig_t* c, void (*kernel)(P...)
   const dim3 g = c->gridDim, b = c->blockDim;
   if (!g.x || !g.y || !g.z || g.y > 65535 || g.z > 65535) return cudaErrorInvalidConfiguration;
   if (b.x * b.y * b.z < 1 || b.x * b.y * b.z > 1024 || c->dynamicSmemBytes > emu::kMostShared) return cudaErrorInvalidConfiguration;
-  emu::launch(g, b, c->dynamicSmemBytes, [&] { kernel(static_cast<P>(a)...); });
+  const auto granted = emu::granted_shared.find(reinterpret_cast<const void*>(kernel));
+  const bool opted_in = granted != emu::granted_shared.end();
+  if (c->dynamicSmemBytes > (opted_in ? granted->second : emu::kPlainShared)) return cudaErrorInvalidValue;
+  emu::launch(g, b, c->dynamicSmemBytes, opted_in, [&] { kernel(static_cast<P>(a)...); });
   return cudaSuccess;
 }
 inline cudaError_t cudaMemsetAsync(void* p, int value, size_t bytes, cudaStream_t) {

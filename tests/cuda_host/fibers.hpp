@@ -11,6 +11,7 @@
 #include <algorithm>
 #include <cstdio>
 #include <cstdlib>
+#include <map>
 #include <memory>
 #include <random>
 #include <type_traits>
@@ -69,6 +70,10 @@ inline char* stack_of(unsigned rank) {
 inline size_t stack_size(unsigned rank) { return (192 << 10) - 320 * (rank % 64); }
 
 // ---- Blocks, warps, barriers --------------------------------------------------------------------------------------
+// Shared memory of a block: without and with asking for more, which is done per kernel (cudaFuncSetAttribute).
+constexpr size_t kPlainShared = 48 << 10, kMostShared = 227 << 10;
+inline std::map<const void*, size_t> granted_shared;
+
 constexpr int kWarp = 32, kPayload = 64;  // bytes that one lane can publish in a warp operation
 
 struct Barrier { unsigned arrived = 0, generation = 0, votes = 0, result = 0; };
@@ -90,7 +95,7 @@ struct Block {
   std::vector<Warp> warps;
   std::vector<unsigned> order;
   std::unique_ptr<void, void (*)(void*)> shared{nullptr, std::free};
-  size_t shared_bytes = 0;
+  size_t shared_bytes = 0, static_bytes = 0, most_shared = kPlainShared;
   void* scheduler = nullptr;
   Fiber* current = nullptr;
   bool progress = false;
@@ -161,6 +166,7 @@ template <class T, class Read> auto gather(unsigned mask, const T& value, Read r
 inline void run_block(Block& b, std::mt19937& rng) {
   const unsigned n = b.threads;
   b.alive = n;
+  b.static_bytes = 0;
   b.barrier = {};
   b.warps.clear();
   b.warps.resize((n + kWarp - 1) / kWarp);
@@ -187,8 +193,6 @@ inline void run_block(Block& b, std::mt19937& rng) {
   }
 }
 
-constexpr size_t kMostShared = 227 << 10;
-
 // An allocation of exactly this size, so that AddressSanitizer's redzone begins at its end.
 inline void* aligned_memory(size_t bytes, size_t alignment = 128) {
   void* p = nullptr;
@@ -196,8 +200,9 @@ inline void* aligned_memory(size_t bytes, size_t alignment = 128) {
   return p;
 }
 
-template <class F> void launch(dim3 grid, dim3 dim, size_t shared, F body) {
+template <class F> void launch(dim3 grid, dim3 dim, size_t shared, bool opted_in, F body) {
   Block b;
+  b.most_shared = opted_in ? kMostShared : kPlainShared;
   b.dim = dim;
   b.threads = dim.x * dim.y * dim.z;
   b.fibers.resize(b.threads);
@@ -223,7 +228,12 @@ inline void* dynamic_shared() { return block->shared.get(); }
 template <class T> T& static_shared() {
   static T* memory = static_cast<T*>(aligned_memory(sizeof(T)));
   static uint64_t used_by = 0;
-  if (used_by != blocks_started) std::memset(static_cast<void*>(memory), 0xff, sizeof(T));
+  if (used_by != blocks_started) {
+    std::memset(static_cast<void*>(memory), 0xff, sizeof(T));
+    block->static_bytes += sizeof(T);
+    if (block->static_bytes + block->shared_bytes > block->most_shared)
+      die("static and dynamic shared memory together are more than was asked for");
+  }
   used_by = blocks_started;
   return *memory;
 }

@@ -43,6 +43,14 @@ template <Bug kBug> __global__ void sums(const float* x, float* out, int n) {
   if (tid == 0) out[1] = sum;
 }
 
+struct Large { float words[2 << 10]; };  // 8 KiB of static shared memory
+
+__global__ void fill(float* out) {
+  dynamic_shared<float>()[0] = 1;
+  static_shared<Large>().words[0] = 2;
+  out[0] = dynamic_shared<float>()[0] + static_shared<Large>().words[0];
+}
+
 __global__ void convert(const float* x, Half* half, float* back, int n) {
   const int i = int(blockIdx.x * blockDim.x + threadIdx.x);
   if (i >= n) return;
@@ -58,6 +66,13 @@ int main() {
     const int64_t bug = r.integer();
     const int n = int(r.integer());
     const float* x = r.array<float>();
+    if (bug == -2) {  // n bytes of dynamic shared memory: by way of launch(), or asking for no more than is free
+      float* out = r.array<float>();
+      if (n > 0) return launch({dim3(1), dim3(1), size_t(n)}, fill, out);
+      cudaLaunchConfig_t config{};
+      config.dynamicSmemBytes = size_t(-n);
+      return cudaLaunchKernelEx(&config, fill, out);
+    }
     if (bug < 0) {
       Half* half = r.array<Half>();
       return launch({dim3(unsigned(n + 63) / 64), dim3(64)}, convert, x, half, r.array<float>(), n);

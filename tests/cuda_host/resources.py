@@ -18,6 +18,7 @@ SHARED_KIB = {"sm_80": 164, "sm_90a": 228, "sm_100": 228}  # of an SM; a block t
 COVARIANCE_THREADS = 128
 ELEMENT_BYTES = {"float": 4, "double": 8, "__half": 2, "__nv_bfloat16": 2}
 PRODUCTS = re.compile(r"products<.*?Shape<(\w+), (\w+), (true|false), (\d+)>")
+TILE = re.compile(r"(?:eigh|singular_values)_kernel<(\d+)>")
 
 
 @dataclass(frozen=True)
@@ -34,17 +35,22 @@ class Kernel:
 
     @property
     def threads(self) -> int:
-        return COVARIANCE_THREADS if PRODUCTS.search(self.name) else 256
+        tile = TILE.search(self.name)
+        if tile:
+            return int(tile[1]) * 4
+        return COVARIANCE_THREADS if PRODUCTS.search(self.name) else 1 if "advance_kernel" in self.name else 256
 
     @property
     def dynamic_shared(self) -> int:
-        found = PRODUCTS.search(self.name)
+        found, tile = PRODUCTS.search(self.name), TILE.search(self.name)
+        if tile:
+            return tile_shared(int(tile[1]))
         return products_shared(found[1], found[3] == "true", int(found[4])) if found else 0
 
     @property
     def blocks_per_sm(self) -> int:
         """How many blocks of it are resident at once: by registers (given out 256 to a warp), shared memory, threads."""
-        warps = self.threads // 32
+        warps = -(-self.threads // 32)
         by_registers = 65536 // (-(-self.registers * 32 // 256) * 256 * warps)
         shared = self.static_shared + self.dynamic_shared + 1024
         return min(by_registers, SHARED_KIB[self.architecture] * 1024 // shared, 2048 // self.threads, 32)
@@ -52,7 +58,7 @@ class Kernel:
     @property
     def occupancy(self) -> float:
         """Share of an SM's 64 warps."""
-        return self.blocks_per_sm * self.threads / 2048
+        return self.blocks_per_sm * -(-self.threads // 32) / 64
 
 
 def products_shared(element: str, row_major: bool, panel: int) -> int:
@@ -63,6 +69,15 @@ def products_shared(element: str, row_major: bool, panel: int) -> int:
     elements = rows * (panel + pad) if row_major else panel * (rows + pad)
     panels, stages = (1, 3) if panel == 32 else (2, 3 if size == 8 else 4)
     return size * elements * panels * stages
+
+
+def tile_shared(side: int) -> int:
+    """Bytes of dynamic shared memory of a kernel of small matrices: ``sizeof(Tile<side>)`` of csrc/cuda/linalg.cu."""
+    return side * (side + 8) * 8 + side * 8 + side * 4 + side * 4 // 32 * 8
+
+
+def has_compiler() -> bool:
+    return shutil.which("nvcc") is not None
 
 
 def architectures() -> list[str]:

@@ -10,8 +10,8 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
+from .masked_optimizer import MaskedOptimizer
 from .masks import apply_masks, zero_pruned
-from .optimizers import MaskedOptimizer
 
 OPTIMIZER_REWINDS = ("restore", "fresh")
 

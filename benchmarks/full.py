@@ -1,0 +1,188 @@
+"""Every CPU benchmark, one after the other, as one JSON file and one Markdown table.
+
+    python benchmarks/full.py benchmarks/results
+
+Takes about 20 minutes and 8 GB of memory; nothing else should run meanwhile. Writes cpu.json and cpu.md into the folder,
+and the table of the README when it is given --readme README.md.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+import tempfile
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from prunecca.probe import describe_machine, measure_peaks
+
+HERE = Path(__file__).parent
+FILES = [HERE / f"bench_{noun}.py" for noun in ("covariance", "masks", "training", "compare")]
+BEGIN, END = "<!-- measured: begin -->", "<!-- measured: end -->"
+
+
+def measure() -> list[dict[str, Any]]:
+    """The benchmarks' names, groups, parameters and extra information; each file in a process of its own."""
+    rows: list[dict[str, Any]] = []
+    for file in FILES:
+        with tempfile.TemporaryDirectory() as folder:
+            out = Path(folder) / "out.json"
+            command = [
+                sys.executable,
+                "-m",
+                "pytest",
+                "-q",
+                "-p",
+                "no:cacheprovider",
+                f"--benchmark-json={out}",
+                str(file),
+            ]
+            code = subprocess.run(command, cwd=HERE.parent, check=False).returncode
+            if not out.exists():
+                raise SystemExit(f"{file.name} measured nothing (exit status {code})")
+            for bench in json.loads(out.read_text())["benchmarks"]:
+                rows.append({key: bench[key] for key in ("group", "name", "params", "extra_info")})
+            if code:
+                raise SystemExit(f"{file.name} failed with exit status {code}; no result was written")
+    return rows
+
+
+def as_markdown(results: dict[str, Any]) -> str:
+    """Machine, then a list of every benchmark's figures by group."""
+    lines = [f"# {_machine(results)}", ""]
+    group = None
+    for row in results["benchmarks"]:
+        if row["group"] != group:
+            group = row["group"]
+            lines += ["", f"## {group}", ""]
+        name = row["name"].partition("[")[2].rstrip("]")
+        lines.append(f"- {name or row['name']}: {_figures(row['extra_info'])}")
+    return "\n".join(lines) + "\n"
+
+
+def readme_table(results: dict[str, Any]) -> str:
+    """The rows of the README: what, beside what, how many times faster, relative error."""
+    rows = []
+    for row in results["benchmarks"]:
+        info = row["extra_info"]
+        ours = info.get("prunecca")
+        name = row["name"].partition("[")[2].rstrip("]")
+        if row["group"].startswith("SVCCA"):
+            n, c = name.split("-")
+            rows.append(
+                (
+                    f"SVCCA of two {int(n):,} × {c} arrays",
+                    "NumPy, float64: SVD of each, then `numpy.cov`",
+                    info["NumPy, float64, SVD"],
+                    f"{1e3 * ours['seconds']:.0f} ms, difference {ours['difference']:.0e}",
+                )
+            )
+        elif row["group"].startswith("covariance of (N, C),") and int(name) in (16, 64, 128, 256, 512, 1024):
+            rows.append(
+                (
+                    f"covariance of (N, {name})",
+                    "`torch.mm(x.T, x)`",
+                    info["torch.mm"],
+                    f"{100 * ours['fraction_of_peak']:.0f} % of FMA peak, error {ours['relative_error']:.0e}",
+                )
+            )
+        elif row["group"].startswith("covariance of (N, C, H, W)"):
+            rows.append(
+                (
+                    f"covariance of {name.strip('()').replace(', ', ' × ')} activations",
+                    "permute, reshape, `torch.mm`",
+                    info["permute, reshape, torch.mm"],
+                    f"{100 * ours['fraction_of_peak']:.0f} % of FMA peak",
+                )
+            )
+        elif row["name"].startswith("test_prune["):
+            rows.append(
+                (
+                    f"prune a fifth of {name} million weights, exactly",
+                    "`global_unstructured`",
+                    info["times faster than global_unstructured"],
+                    f"{info['ours, ms']:.0f} ms",
+                )
+            )
+        elif row["name"].startswith("test_step[adam-7]") or row["name"].startswith("test_step[7-adam]"):
+            rows.append(
+                (
+                    "masked Adam step, 7 million weights",
+                    "`Adam(fused=True)`, then masks",
+                    info["times faster than torch, then masks"],
+                    f"{info['ours, ms']:.1f} ms",
+                )
+            )
+        elif row["name"].startswith("test_compare_beside"):
+            rows.append(
+                (
+                    "`compare`, 6 cifar10 networks, 512 images, 13 layers",
+                    "their forward passes alone",
+                    1 / info["times the forward passes"],
+                    f"{info['ours, s']:.1f} s",
+                )
+            )
+        elif "torchvision, 0 workers" in name:
+            rows.append(
+                (
+                    "augmented batches of 128 images",
+                    "torchvision, one image at a time",
+                    info["times_faster"],
+                    f"{info['ours_ms']:.1f} ms",
+                )
+            )
+    lines = ["| what | beside | prunecca is | |", "|---|---|---:|---|"]
+    for what, beside, faster, more in rows:
+        times = faster["ours_times_faster"] if isinstance(faster, dict) else faster
+        lines.append(f"| {what} | {beside} | {times:.3g} times faster | {more} |")
+    return "\n".join(
+        [*lines, "", f"Medians of ratios, rivals in turns, on an {_machine(results)}; float32, all threads."]
+    )
+
+
+def _machine(results: dict[str, Any]) -> str:
+    machine, peaks = results["machine"], results["peaks"]
+    return (
+        f"{machine['processor']} ({machine['cpu_level']}, {peaks['threads']} threads, peak {peaks['float32']:.0f} GFLOP/s float32, "
+        f"memory {peaks['read']:.0f} GB/s; torch {machine['torch']})"
+    )
+
+
+def _figures(info: dict[str, Any]) -> str:
+    shown = []
+    for name, value in info.items():
+        if isinstance(value, dict):
+            parts = [f"{1e3 * value['seconds']:.3g} ms"]
+            parts += [f"{100 * value['fraction_of_peak']:.0f} % of peak"] if "fraction_of_peak" in value else []
+            parts += [f"ours {value['ours_times_faster']:.2f} times faster"] if name != "prunecca" else []
+            parts += [f"error {value['relative_error']:.1e}"] if "relative_error" in value else []
+            shown.append(f"{name} {', '.join(parts)}")
+        else:
+            shown.append(f"{name} {value:.4g}" if isinstance(value, float) else f"{name} {value}")
+    return "; ".join(shown)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folder", type=Path, help="where cpu.json and cpu.md go")
+    parser.add_argument("--readme", type=Path, help="a README whose measured table is renewed")
+    parser.add_argument("--from-json", action="store_true", help="do not measure: take the cpu.json that is there")
+    given = parser.parse_args()
+    path = given.folder / "cpu.json"
+    if given.from_json:
+        results = json.loads(path.read_text())
+    else:
+        results = {"machine": describe_machine(), "peaks": asdict(measure_peaks()), "benchmarks": measure()}
+        given.folder.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(results, indent=1) + "\n")
+    (given.folder / "cpu.md").write_text(as_markdown(results))
+    if given.readme:
+        before, rest = given.readme.read_text().split(BEGIN)
+        given.readme.write_text(f"{before}{BEGIN}\n{readme_table(results)}\n{END}{rest.split(END)[1]}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,199 @@
+"""What optimizers of masked networks share: names, masks, state, and what a captured step may do."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, cast, overload
+
+import torch
+from torch import Tensor
+
+from .. import _native
+from .._arrays import native
+from .masks import fitting_mask, in_memory_order, zero_pruned
+
+PRUNED = ("zero", "frozen")
+
+
+class MaskedOptimizer(torch.optim.Optimizer):
+    """What :class:`MaskedAdam` and :class:`MaskedSGD` share: names, masks, state."""
+
+    _moments: tuple[str, ...] = ()  # keys of the per-weight state
+    _refused: tuple[str, ...] = ()  # options of torch's optimizer that a loaded state may not have switched on
+
+    def __init__(
+        self, named_parameters: Iterable[Any], masks: Mapping[str, Tensor] | None, defaults: dict[str, Any], pruned: str
+    ) -> None:
+        if pruned not in PRUNED:
+            raise ValueError(f"pruned is '{pruned}'; expected 'zero' or 'frozen'")
+        self.masks: dict[str, Tensor] = {}
+        self.pruned = pruned
+        self._rates: dict[torch.device, Tensor] = {}  # of steps that can be captured; no part of the state
+        super().__init__(list(named_parameters), defaults)
+        self.set_masks(masks or {})
+
+    def set_masks(self, masks: Mapping[str, Tensor]) -> None:
+        """Replace all masks, and set weights (unless ``pruned="frozen"``) and moments outside them to zero at once.
+
+        ``masks``: parameter name -> ``torch.bool`` of the parameter's shape; kept by reference. Parameters without a
+        mask are trained as by ``torch.optim``. Raises ``ValueError`` for a name or a shape that does not fit.
+        """
+        named = self._named()
+        for name in masks:
+            if name not in named:
+                raise ValueError(f"mask '{name}' names no parameter of this optimizer; expected names among its own")
+        # In the weights' memory order, once, so that a step walks both alike.
+        self.masks = {
+            name: in_memory_order(fitting_mask(name, mask, named[name]), named[name]) for name, mask in masks.items()
+        }
+        self._zero_pruned()
+
+    def mask_gradients(self) -> None:
+        """Set the gradients of pruned weights to zero in place. The step does not need it; a gradient norm does."""
+        named = self._named()
+        zero_pruned((grad, name, mask) for name, mask in self.masks.items() if (grad := named[name].grad) is not None)
+
+    def clip_gradients(self, max_norm: float, norm_type: float = 2.0) -> Tensor:
+        """As ``torch.nn.utils.clip_grad_norm_``, with the norm of the network that is left. Returns that norm."""
+        self.mask_gradients()
+        return torch.nn.utils.clip_grad_norm_(self._named().values(), max_norm, norm_type)
+
+    @overload
+    def step(self, closure: None = None) -> None: ...
+    @overload
+    def step(self, closure: Callable[[], float]) -> float: ...
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], float] | None = None) -> float | None:
+        """One step for every parameter that has a gradient. ``closure`` re-evaluates the model and returns the loss."""
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        for group in self.param_groups:
+            stepped = [(name, p) for name, p in pairs(group) if p.grad is not None]
+            if not stepped:
+                continue
+            parameters = [p for _, p in stepped]
+            gradients = [self._gradient(name, p) for name, p in stepped]
+            masks = [self._mask(name, p) for name, p in stepped]
+            self._step_native(group, parameters, gradients, masks)
+            torch.autograd.graph.increment_version(parameters)
+        return loss
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Take a copy of a state, of this class or of its counterpart in ``torch.optim``; the masks then act on it."""
+        for group in state_dict["param_groups"]:
+            for option in self._refused:
+                if group.get(option):
+                    raise ValueError(f"the state was saved with {option}=True; expected a state without, train anew")
+        capturable = [group["capturable"] for group in self.param_groups]
+        super().load_state_dict(state_dict)
+        for group, own in zip(self.param_groups, capturable, strict=True):
+            for option, value in self.defaults.items():
+                group.setdefault(option, value)
+            group["capturable"] = own  # how this optimizer runs, and nothing that was learnt
+        saved = [index for group in state_dict["param_groups"] for index in group["params"]]
+        for index, parameter in zip(saved, self._named().values(), strict=True):
+            # torch hands the tensors over by reference, and rounds moments to half-precision weights.
+            for key, value in state_dict["state"].get(index, {}).items():
+                if key in self._moments and value is not None:
+                    self.state[parameter][key] = self._moment(parameter).copy_(value)
+                elif isinstance(value, Tensor):
+                    place = parameter.device if self._group_of[parameter]["capturable"] else "cpu"
+                    self.state[parameter][key] = value.detach().to(place, copy=True)
+        self._zero_pruned()
+
+    def __getstate__(self) -> dict[str, Any]:
+        state: dict[str, Any] = super().__getstate__()
+        return state | {"masks": self.masks, "pruned": self.pruned, "_rates": {}}
+
+    def add_param_group(self, param_group: dict[str, Any]) -> None:
+        super().add_param_group(param_group)
+        if "param_names" not in self.param_groups[-1]:
+            raise TypeError("given parameters without names; expected pairs, as from model.named_parameters()")
+        names = [name for group in self.param_groups for name in group["param_names"]]
+        if len(set(names)) < len(names):
+            twice = next(name for name in names if names.count(name) > 1)
+            raise ValueError(f"parameter name '{twice}' was given twice; expected every name once")
+
+    def _step_native(
+        self,
+        group: dict[str, Any],
+        parameters: list[Tensor],
+        gradients: list[Tensor],
+        masks: list[_native.Array | None],
+    ) -> None:
+        raise NotImplementedError
+
+    @property
+    def _group_of(self) -> dict[Tensor, dict[str, Any]]:
+        return {p: group for group in self.param_groups for p in group["params"]}
+
+    def _named(self) -> dict[str, Tensor]:
+        return {name: p for group in self.param_groups for name, p in pairs(group)}
+
+    def _gradient(self, name: str, parameter: Tensor) -> Tensor:
+        gradient = cast(Tensor, parameter.grad)
+        if gradient.is_sparse:
+            raise TypeError(f"gradient of '{name}' is sparse; expected a dense gradient, use Embedding(sparse=False)")
+        return in_memory_order(gradient, parameter)
+
+    def _mask(self, name: str, parameter: Tensor) -> _native.Array | None:
+        mask = self.masks.get(name)
+        if mask is None:
+            return None
+        if mask.stride() != parameter.stride():  # the model changed its memory format under the optimizer
+            mask = self.masks[name] = in_memory_order(mask, parameter)
+        return native(mask)
+
+    def _moment(self, parameter: Tensor) -> Tensor:
+        dtype = torch.float64 if parameter.dtype == torch.float64 else torch.float32
+        return torch.zeros_like(parameter, dtype=dtype, memory_format=torch.preserve_format)
+
+    def _rate_on_device(self, group: dict[str, Any], parameters: list[Tensor]) -> Tensor:
+        """The learning rate where the kernels read it: float32, kept from one step to the next, filled when it changes."""
+        device, rate = parameters[0].device, group["lr"]
+        if isinstance(rate, Tensor) and rate.dtype == torch.float32 and rate.device == device:
+            return rate.detach()
+        held: Tensor | None = self._rates.get(device)
+        if held is None:
+            held = self._rates[device] = torch.zeros((), device=device)
+        return held.fill_(float(rate))
+
+    def _state_of(self, parameter: Tensor, key: str) -> Tensor:
+        moment: Tensor = self.state[parameter][key]
+        if moment.stride() != parameter.stride():
+            moment = self.state[parameter][key] = in_memory_order(moment, parameter)
+        return moment
+
+    def _zero_pruned(self) -> None:
+        named = self._named()
+        items: list[tuple[Tensor | None, str, Tensor]] = []
+        for name, mask in self.masks.items():
+            if self.pruned == "zero":
+                items.append((named[name], name, mask))
+            state = self.state.get(named[name], {})
+            items += [(state[key], name, mask) for key in self._moments if state.get(key) is not None]
+        zero_pruned(items)
+
+
+def pairs(group: dict[str, Any]) -> Iterable[tuple[str, Tensor]]:
+    return zip(group["param_names"], group["params"], strict=True)
+
+
+def capturing(parameters: list[Tensor]) -> bool:
+    return parameters[0].is_cuda and torch.cuda.is_current_stream_capturing()
+
+
+def refuse_while_capturing(parameters: list[Tensor]) -> None:
+    if capturing(parameters):
+        raise RuntimeError(
+            "the optimizer has no state yet, and a CUDA graph would begin anew at each replay; take one step before the capture"
+        )
+
+
+def check_rates(**rates: float | Tensor) -> None:
+    for name, value in rates.items():
+        if not value >= 0:
+            raise ValueError(f"{name} is {value}; expected a number of at least 0")

@@ -1,0 +1,145 @@
+"""The optimizers whose numbers lie on the device, walked on the host with the plain steps behind the binding's names."""
+
+from __future__ import annotations
+
+import copy
+import ctypes
+import math
+import types
+
+import pytest
+import torch
+from torch import nn
+
+import prunecca as pc
+from prunecca import _native
+from prunecca._arrays import native
+from prunecca.pruning import optimizers
+
+
+def _numbers(array, kind):
+    """The memory of a native array as ctypes numbers."""
+    return (kind * math.prod(array[1])).from_address(array[0])
+
+
+@pytest.fixture
+def calls(monkeypatch):
+    """What reached the binding; done by the host's kernels."""
+    seen = []
+
+    def adam_advance(step, rate, beta1, beta2, decay, schedule, stream):
+        count, numbers = _numbers(step, ctypes.c_float), _numbers(schedule, ctypes.c_double)
+        count[0] += 1
+        rate = _numbers(rate, ctypes.c_float)[0]
+        numbers[:] = [rate / (1 - beta1 ** count[0]), 1 / math.sqrt(1 - beta2 ** count[0]), 1 - rate * decay]
+        seen.append(("advance", int(count[0])))
+
+    def adam_step_scheduled(schedule, beta1, beta2, stream, **given):
+        step_size, root_scale, shrink = _numbers(schedule, ctypes.c_double)
+        step = round(math.log(1 - root_scale**-2) / math.log(beta2))
+        lr = step_size * (1 - beta1**step)
+        steps = [step] * len(given["weights"])
+        _native.adam_step(
+            **given, steps=steps, lr=lr, beta1=beta1, beta2=beta2, shrink=shrink, threads=1, stream=stream
+        )
+
+    def sgd_step_scheduled(rate, **given):
+        _native.sgd_step(**given, lr=_numbers(rate, ctypes.c_float)[0], threads=1)
+        seen.append(("sgd", list(given["first"])))
+
+    fake = types.SimpleNamespace(
+        adam_advance=adam_advance, adam_step_scheduled=adam_step_scheduled, sgd_step_scheduled=sgd_step_scheduled
+    )
+    fake.adam_step, fake.sgd_step = _native.adam_step, _native.sgd_step
+    monkeypatch.setattr(optimizers, "_native", fake)
+    return seen
+
+
+def _pair(make, **options):
+    """One network twice, stepped by the plain and by the capturable optimizer."""
+    model = nn.Sequential(nn.Linear(7, 6), nn.Linear(6, 5))
+    masks = {"0.weight": torch.rand(6, 7) < 0.5}
+    models = [model, copy.deepcopy(model)]
+    made = [
+        make(m.named_parameters(), masks, lr=0.1, capturable=c, **options)
+        for m, c in zip(models, (False, True), strict=True)
+    ]
+    return models, made, masks
+
+
+def _step(models, made):
+    for each in zip(*(m.parameters() for m in models), strict=True):
+        gradient = torch.randn(each[0].shape)
+        for p in each:
+            p.grad = gradient.clone()
+    for optimizer in made:
+        optimizer.step()
+
+
+MAKERS = [
+    (pc.pruning.MaskedAdam, {"weight_decay": 0.1}),
+    (pc.pruning.MaskedAdam, {"weight_decay": 0.1, "decoupled_weight_decay": True, "pruned": "frozen"}),
+    (pc.pruning.MaskedSGD, {"momentum": 0.9, "nesterov": True}),
+    (pc.pruning.MaskedSGD, {}),
+]
+
+
+@pytest.mark.parametrize(("make", "options"), MAKERS)
+def test_steps_are_the_plain_ones(calls, make, options):
+    models, made, masks = _pair(make, **options)
+    for number in range(4):
+        if number == 2:  # a schedule changes the rate
+            made[0].param_groups[0]["lr"] = 0.05
+            made[1].param_groups[0]["lr"] = torch.tensor(0.05)
+        _step(models, made)
+    for got, expected in zip(models[1].parameters(), models[0].parameters(), strict=True):
+        torch.testing.assert_close(got, expected, rtol=1e-5, atol=1e-6)
+    if options.get("pruned") != "frozen":
+        assert not models[1][0].weight[~masks["0.weight"]].any()
+
+
+def test_one_step_count_for_a_group_through_copies_and_checkpoints(calls):
+    models, made, masks = _pair(pc.pruning.MaskedAdam)
+    _step(models, made)
+    steps = [made[1].state[p]["step"] for p in models[1].parameters()]
+    assert all(step is steps[0] for step in steps)
+
+    restored = pc.pruning.MaskedAdam(models[1].named_parameters(), masks, lr=0.1, capturable=True)
+    restored.load_state_dict(made[0].state_dict())  # of one that is not capturable
+    assert restored.param_groups[0]["capturable"]
+    _step(models, [made[0], restored])
+    for got, expected in zip(models[1].parameters(), models[0].parameters(), strict=True):
+        torch.testing.assert_close(got, expected, rtol=1e-5, atol=1e-6)
+    plain = pc.pruning.MaskedAdam(models[0].named_parameters(), masks, lr=0.1)
+    plain.load_state_dict(copy.deepcopy(restored.state_dict()))
+    assert not plain.param_groups[0]["capturable"]
+    _step(models, [plain, restored])
+    for got, expected in zip(models[1].parameters(), models[0].parameters(), strict=True):
+        torch.testing.assert_close(got, expected, rtol=1e-5, atol=1e-6)
+    assert [int(restored.state[p]["step"]) for p in models[1].parameters()] == [3] * 4
+
+
+def test_parameters_that_took_different_numbers_of_steps_need_groups_of_their_own(calls):
+    models, made, _ = _pair(pc.pruning.MaskedAdam)
+    models[1][1].weight.grad = torch.ones_like(models[1][1].weight)
+    made[1].step()
+    with pytest.raises(ValueError, match=r"have taken \[0.0, 1.0\] steps"):
+        _step(models, made)
+
+
+if hasattr(_native, "adam_advance"):
+
+    def test_the_binding_wants_a_device():
+        step, schedule = torch.zeros(()), torch.zeros(3, dtype=torch.float64)
+        with pytest.raises(ValueError, match="expected weights on a CUDA device"):
+            _native.adam_advance(native(step), native(step), 0.9, 0.99, 0.0, native(schedule), 0)
+        w = torch.zeros(3)
+        arrays = [native(w)]
+        with pytest.raises(ValueError, match="expected weights on a CUDA device"):
+            _native.adam_step_scheduled(
+                arrays, arrays, arrays, arrays, [None], native(schedule), 0.9, 0.99, 1e-8, 0.0, False, 0
+            )
+        with pytest.raises(ValueError, match="expected weights on a CUDA device"):
+            _native.sgd_step_scheduled(
+                arrays, arrays, [], [None], [False], native(step), 0.0, 0.0, 0.0, False, False, 0
+            )
