@@ -5,6 +5,7 @@ Array = tuple[int, tuple[int, ...], tuple[int, ...], int, int]
 # info
 def build_info() -> dict[str, Any]: ...
 def set_cpu_level(name: str) -> None: ...
+def device_of(address: int) -> int: ...
 
 # masks
 def masked_copy(out: list[Array], source: list[Array], masks: list[Array], threads: int, stream: int) -> None: ...
@@ -68,6 +69,39 @@ def sgd_step(
     nesterov: bool,
     keep_masked: bool,
     threads: int,
+    stream: int,
+) -> None: ...
+
+# adam, on a CUDA device, with what changes from step to step in its memory
+def adam_advance(
+    step: Array, rate: Array, beta1: float, beta2: float, decay: float, schedule: Array, stream: int
+) -> None: ...
+def adam_step_scheduled(
+    weights: list[Array],
+    gradients: list[Array],
+    means: list[Array],
+    squares: list[Array],
+    masks: list[Array | None],
+    schedule: Array,
+    beta1: float,
+    beta2: float,
+    epsilon: float,
+    l2: float,
+    keep_masked: bool,
+    stream: int,
+) -> None: ...
+def sgd_step_scheduled(
+    weights: list[Array],
+    gradients: list[Array],
+    momenta: list[Array],
+    masks: list[Array | None],
+    first: list[bool],
+    rate: Array,
+    momentum: float,
+    dampening: float,
+    l2: float,
+    nesterov: bool,
+    keep_masked: bool,
     stream: int,
 ) -> None: ...
 
