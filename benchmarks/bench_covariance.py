@@ -6,6 +6,8 @@ pytest benchmarks/bench_covariance.py
 from __future__ import annotations
 
 import statistics
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -41,3 +43,30 @@ def test_images(benchmark, shape):
 @pytest.mark.parametrize(("rows", "channels"), [(500_000, 64), (100_000, 256)])
 def test_svcca(benchmark, rows, channels):
     show(benchmark, contests.svcca_of_rows(rows, channels))
+
+
+_PEAK = """
+import resource, torch, prunecca as pc
+def peak(): return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+x, y = torch.empty(500_000, 64).normal_(), torch.empty(500_000, 64).normal_()
+y[:, :32].add_(x[:, :32])
+x[:, 60:], y[:, 62:] = 0.25, 0.0
+pc.svcca(x[:1000], y[:1000])  # code that is loaded when first needed counts for neither
+before = peak()
+print(pc.svcca(x, y).mean, before, peak())
+"""
+
+
+@pytest.mark.benchmark(group="peak memory of SVCCA above its inputs")
+def test_memory_of_svcca(benchmark):
+    """Two arrays of 500,000 x 64 in a process of their own; the full matrices in float64 would take 512 MB more."""
+
+    def megabytes():
+        done = subprocess.run([sys.executable, "-c", _PEAK], capture_output=True, text=True, check=True)
+        value, before, after = map(float, done.stdout.split())
+        assert 0.3 < value < 0.5
+        return after - before
+
+    above = benchmark.pedantic(megabytes, rounds=1)
+    assert above < 150
+    benchmark.extra_info.update({"above the inputs, MB": above})

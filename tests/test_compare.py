@@ -284,6 +284,7 @@ def _small_images(model: nn.Module) -> Any:
         ({"candidates": {"a": "model"}}, TypeError, "candidate 'a' is a str; expected a torch.nn.Module"),
         ({"candidates": 3}, TypeError, "candidates is a int"),
         ({"candidates": nn.Sequential(nn.Conv2d(3, 6, 3))}, ValueError, "candidate 'candidate' has no layer '2'"),
+        ({"metrics": {"cca": 0.98}}, TypeError, "metric 'cca' is given 0.98; expected a mapping of its options"),
         ({"metrics": "ccca"}, ValueError, "there is no metric 'ccca'; expected some of svcca, cca"),
         ({"metrics": []}, ValueError, "no metric was given"),
         ({"metrics": {"nbs": {"trim": 1}}}, ValueError, "metric 'nbs' has no option 'trim'; expected none"),

@@ -129,6 +129,12 @@ def whole(tmp_path_factory):
     return report.write(folder)
 
 
+def test_the_claims_are_a_table_too(whole):
+    claims = pd.read_csv(whole.claims)
+    assert claims["verdict"].tolist() == [finding.verdict for finding in whole.findings]
+    assert claims["value"].tolist() == pytest.approx([finding.value for finding in whole.findings], nan_ok=True)
+
+
 def test_the_page_says_what_was_done_and_how(whole):
     page = Page(whole.page)
     for words in (

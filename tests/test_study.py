@@ -6,9 +6,6 @@ import os
 import random
 import shutil
 import signal
-import subprocess
-import sys
-import textwrap
 
 import pytest
 import torch
@@ -201,30 +198,6 @@ def test_interrupted_anywhere_it_ends_in_the_same_tables(finished, tmp_path):
         except KeyboardInterrupt:
             interruptions += 1
     assert interruptions >= 5
-    assert digests(run) == digests(finished)
-    assert table_bytes(run) == table_bytes(finished)
-
-
-KILLED = """
-    import os, signal, sys
-    from prunecca import progress, run_directory, study
-    class Killing(progress.Silent):
-        left = {at}
-        def tick(self, *_):
-            self.left -= 1
-            if self.left == 0:
-                os.kill(os.getpid(), signal.SIGKILL)
-        begin = batch = epoch = end = tick
-    study.execute(run_directory.RunDirectory({root!r}), threads=1, reporter=Killing())
-"""
-
-
-def test_killed_it_ends_in_the_same_tables(finished, tmp_path):
-    run = start(tmp_path / "run")
-    for at in (7, 12):
-        program = textwrap.dedent(KILLED.format(at=at, root=str(run.root)))
-        assert subprocess.run([sys.executable, "-c", program]).returncode == -signal.SIGKILL
-    execute(run)
     assert digests(run) == digests(finished)
     assert table_bytes(run) == table_bytes(finished)
 

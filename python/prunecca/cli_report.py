@@ -53,4 +53,4 @@ def report(
     counts = ", ".join(f"{verdicts.count(verdict)} {verdict}" for verdict in (HOLDS, FAILS, UNDECIDED))
     typer.echo(f"page     {written.page}")
     typer.echo(f"figures  {written.page.parent / 'figures'}")
-    typer.echo(f"claims   {counts}")
+    typer.echo(f"claims   {written.claims} ({counts})")

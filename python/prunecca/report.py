@@ -1,6 +1,6 @@
-"""A report of a study: one HTML page that holds everything, and its figures as PNG and PDF.
+"""A report of a study: one HTML page that holds everything, its figures as PNG and PDF, and the verdicts as a table.
 
-    write("runs/digits4")   ->   runs/digits4/report/index.html, runs/digits4/report/figures/...
+    write("runs/digits4")   ->   runs/digits4/report/index.html, runs/digits4/report/figures/..., runs/digits4/report/claims.csv
 
 `reported_run` reads what is there, `findings` judges the paper's claims, `report_pictures` chooses the figures and
 `report_page` puts the page together.
@@ -8,10 +8,13 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+
+import pandas as pd
 
 from . import figures, findings, report_page, report_pictures, reported_run
 from .drawing import as_svg
@@ -21,9 +24,10 @@ from .findings import MARGIN, Finding
 
 @dataclass(frozen=True)
 class Report:
-    """What was written: the page, the figures, and the findings that the page shows."""
+    """What was written: the page, the table of claims, the figures, and the findings that page and table show."""
 
     page: Path
+    claims: Path
     figures: list[Path]
     findings: list[Finding]
 
@@ -41,7 +45,7 @@ def write(
 
     Args:
         run_directory: see `reported_run.read`.
-        out: folder of ``index.html`` and ``figures/``; None: ``report`` in the run directory.
+        out: folder of ``index.html``, ``claims.csv`` and ``figures/``; None: ``report`` in the run directory.
         metric: the similarity of the claims and the main figures; None: svcca, or the first there is.
         margin: the loss of accuracy, in [0, 1], that still counts as comparable.
         message: told, in a sentence each, what was found damaged.
@@ -72,4 +76,6 @@ def write(
         drawn.append((picture, as_svg(figure)))
     page = folder / "index.html"
     write_atomic(page, report_page.compose(run, metric, margin, found, drawn).encode())
-    return Report(page, written, found)
+    claims = folder / "claims.csv"
+    write_atomic(claims, pd.DataFrame([dataclasses.asdict(finding) for finding in found]).to_csv(index=False).encode())
+    return Report(page, claims, written, found)

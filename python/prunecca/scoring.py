@@ -33,7 +33,7 @@ _STACK_BYTES = 1 << 26  # of the candidates that one batched call takes; more ga
 def choose_metrics(metrics: str | Iterable[str] | Mapping[str, Mapping[str, Any]]) -> dict[str, Metric]:
     """The metrics asked for: one name, names, or a mapping of names to options such as ``{"svcca": {"trim": 0.98}}``.
 
-    Raises ``ValueError`` for a metric or an option that does not exist.
+    Raises ``ValueError`` for a metric or an option that does not exist, ``TypeError`` for options that are no mapping.
     """
     options = {metrics: {}} if isinstance(metrics, str) else metrics
     if not isinstance(options, Mapping):
@@ -44,6 +44,8 @@ def choose_metrics(metrics: str | Iterable[str] | Mapping[str, Mapping[str, Any]
     for name, given in options.items():
         if name not in METRICS:
             raise ValueError(f"there is no metric {name!r}; expected some of {', '.join(METRICS)}")
+        if not isinstance(given, Mapping):
+            raise TypeError(f"metric {name!r} is given {given!r}; expected a mapping of its options, such as {{}}")
         known = [option for option in inspect.signature(METRICS[name]).parameters if option not in _OF_ARRAYS]
         for option in given:
             if option not in known:
