@@ -75,7 +75,9 @@ def test_prune(benchmark, millions):
     masks = ours()
     after = torch.cat([masks[name].ravel() for name in names]).numpy()
     assert after.sum() == len(survivors) - k
-    assert (after == (alive & (flat >= partition()))).all()
+    threshold = partition()  # of 98 million float32 numbers, some are equal to it: of those, the first were pruned
+    assert after[alive & (flat > threshold)].all()
+    assert not after[~alive | (flat < threshold)].any()
 
     seconds = interleaved(
         {"ours": ours, "numpy.partition": partition, "global_unstructured": global_unstructured}, rounds
