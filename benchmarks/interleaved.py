@@ -6,6 +6,8 @@ import statistics
 import time
 from collections.abc import Callable, Mapping
 
+from prunecca.race import REST_SECONDS
+
 
 def interleaved(rivals: Mapping[str, Callable[[], object]], rounds: int, warmup: int = 1) -> dict[str, list[float]]:
     """Seconds of each rival in each round; every round runs all of them, in turn."""
@@ -15,6 +17,7 @@ def interleaved(rivals: Mapping[str, Callable[[], object]], rounds: int, warmup:
     seconds: dict[str, list[float]] = {name: [] for name in rivals}
     for _ in range(rounds):
         for name, call in rivals.items():
+            time.sleep(REST_SECONDS)
             began = time.perf_counter()
             call()
             seconds[name].append(time.perf_counter() - began)

@@ -125,11 +125,10 @@ void widened(int64_t begin, int64_t end, const typename Method::Tensor& t, const
   const Narrow* given = static_cast<const Narrow*>(t.gradient);
   for (; begin < end; begin += kBlock) {
     const int64_t n = end - begin < kBlock ? end - begin : kBlock;
-#pragma omp simd
-    for (int64_t i = 0; i < n; ++i) weight[i] = widen(stored[begin + i]), gradient[i] = widen(given[begin + i]);
+    widen_all(stored + begin, weight, n);
+    widen_all(given + begin, gradient, n);
     masked_piece<Method, float>(weight, gradient, begin, n, t, rule);
-#pragma omp simd
-    for (int64_t i = 0; i < n; ++i) narrow(weight[i], stored[begin + i]);
+    narrow_all(weight, stored + begin, n);
   }
 }
 

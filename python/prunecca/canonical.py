@@ -13,7 +13,7 @@ from .gram import Precision
 from .host_threads import values_of
 from .linalg import eigh_batched, eigvalsh_batched, svdvals_batched
 from .paired import dead_channels, number, paired_covariance
-from .spectrum import Spectrum, default_tolerance, spectrum_of
+from .spectrum import Spectrum, default_tolerance, spectra_of
 
 Side = Literal["x", "y"]
 
@@ -145,7 +145,7 @@ def _sides(cov: Covariance, tol: float | None) -> tuple[tuple[Spectrum, Spectrum
     if tol is not None and not 0.0 <= tol < 1.0:
         raise ValueError(f"tol is {tol}; expected a fraction of the largest eigenvalue, at least 0 and below 1")
     tols = tuple(default_tolerance(cov.precision, m.shape[-1]) if tol is None else float(tol) for m in (cov.xx, cov.yy))
-    return (spectrum_of(cov.xx), spectrum_of(cov.yy)), (tols[0], tols[1])
+    return spectra_of(cov.xx, cov.yy), (tols[0], tols[1])
 
 
 def _plain_mean(

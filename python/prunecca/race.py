@@ -15,6 +15,8 @@ from .probe import fma_rate
 Call = Callable[[], Any]
 
 _SAMPLE_SECONDS = 0.005  # shorter calls are repeated within a sample
+# Between samples: threads of OpenBLAS go on spinning for 2**26 cycles, and would take the cores from the next rival.
+REST_SECONDS = 0.03
 
 
 @dataclass(frozen=True)
@@ -96,10 +98,12 @@ def run(contest: Contest, *, seconds: float = 6.0, rounds: tuple[int, int] = (5,
         end = time.perf_counter() + seconds
         while len(peaks) < rounds[0] or (time.perf_counter() < end and len(peaks) < rounds[1]):
             for name, call in contest.rivals.items():
+                time.sleep(REST_SECONDS)
                 began = time.perf_counter()
                 for _ in range(loops[name]):
                     call()
                 taken[name].append((time.perf_counter() - began) / loops[name])
+            time.sleep(REST_SECONDS)
             peaks.append(fma_rate(threads=threads, float64=contest.work.float64))
     finally:
         contest.cleanup()

@@ -72,15 +72,37 @@ def spectrum_of(matrix: Tensor) -> Spectrum:
     representation (several metrics of one pair, or one reference and many candidates) decompose it once.
     Raises ``ValueError`` for a matrix with NaN or Inf.
     """
-    # Inference tensors carry no version, but cannot be written to outside of inference mode either.
-    version = 0 if matrix.is_inference() else matrix._version
+    return _recall(matrix) or _remember(matrix, _decompose(matrix))
+
+
+def spectra_of(first: Tensor, second: Tensor) -> tuple[Spectrum, Spectrum]:
+    """``spectrum_of`` both; matrices of one width on the host are decomposed together, a thread each."""
+    alike = first.ndim == 2 and first.shape == second.shape[-2:] and first.dtype == second.dtype
+    if first is second or first.is_cuda or not alike or _recall(first) or _recall(second):
+        return spectrum_of(first), spectrum_of(second)
+    both = _decompose(
+        torch.cat([first.unsqueeze(0), second.flatten(0, -3) if second.ndim > 2 else second.unsqueeze(0)])
+    )
+    own = Spectrum(both.values[0], both.vectors[0])
+    others = Spectrum(both.values[1:].reshape(second.shape[:-1]), both.vectors[1:].reshape(second.shape))
+    return _remember(first, own), _remember(second, others)
+
+
+def _recall(matrix: Tensor) -> Spectrum | None:
     entry = _remembered.get(id(matrix))
-    if entry is not None and entry[0]() is matrix and entry[1] == version:
-        return entry[2]
-    spectrum = _decompose(matrix)
+    known = entry is not None and entry[0]() is matrix and entry[1] == _version(matrix)
+    return entry[2] if entry is not None and known else None
+
+
+def _remember(matrix: Tensor, spectrum: Spectrum) -> Spectrum:
     key = id(matrix)
-    _remembered[key] = (weakref.ref(matrix, lambda _: _remembered.pop(key, None)), version, spectrum)
+    _remembered[key] = (weakref.ref(matrix, lambda _: _remembered.pop(key, None)), _version(matrix), spectrum)
     return spectrum
+
+
+def _version(matrix: Tensor) -> int:
+    # Inference tensors carry no version, but cannot be written to outside of inference mode either.
+    return 0 if matrix.is_inference() else matrix._version
 
 
 _remembered: dict[int, tuple[weakref.ref[Tensor], int, Spectrum]] = {}
