@@ -15,6 +15,7 @@ from .comparison import Comparison
 from .covariance import Covariance, Layout, StreamingCovariance
 from .evaluation_mode import evaluating
 from .gram import Precision
+from .host_memory import keeping_freed_memory
 from .layers import Layer, LayerChoice, capturing, find_layers
 from .ranks import forget_rows, gather, merge_over_ranks, rank_and_size
 from .scoring import Metric, choose_metrics, score
@@ -78,7 +79,7 @@ def compare(
     with evaluating(run.models(), device) as place, torch.no_grad():
         failure: Exception | None = None
         try:
-            with telling(progress, total_inputs(loader, max_datapoints)) as tell:
+            with telling(progress, total_inputs(loader, max_datapoints)) as tell, keeping_freed_memory(place):
                 for number, inputs, done in input_batches(loader, max_datapoints, share):
                     run.batch(number, inputs.to(place, non_blocking=True))
                     if number % share[1] != share[0]:

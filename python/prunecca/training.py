@@ -27,6 +27,7 @@ from . import seeds
 from .augmentation import Augmentation
 from .data import Splits
 from .evaluation import Precision, autocast, evaluate
+from .host_memory import keeping_freed_memory
 from .models import Problem, find_problem
 from .optimizer_state import load_optimizer, optimizer_tensors
 from .pruning.masked_optimizer import MaskedOptimizer
@@ -157,7 +158,8 @@ class Training:
         before = self._network_copy(), optimizer_tensors(self.model, self.optimizer)
         standing = self.epoch, list(self.history), self.best, self._best_model
         try:
-            return self._run_epoch(progress)
+            with keeping_freed_memory(self.device):
+                return self._run_epoch(progress)
         except BaseException:
             self.epoch, self.history, self.best, self._best_model = standing
             self._load_network(before[0])
