@@ -13,6 +13,7 @@ import json
 import subprocess
 import sys
 import tempfile
+from collections.abc import Iterable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -20,14 +21,15 @@ from typing import Any
 from prunecca.probe import describe_machine, measure_peaks
 
 HERE = Path(__file__).parent
-FILES = [HERE / f"bench_{noun}.py" for noun in ("covariance", "masks", "training", "compare")]
+NOUNS = ("covariance", "masks", "training", "compare")
 BEGIN, END = "<!-- measured: begin -->", "<!-- measured: end -->"
 
 
-def measure() -> list[dict[str, Any]]:
+def measure(nouns: Iterable[str]) -> list[dict[str, Any]]:
     """The benchmarks' names, groups, parameters and extra information; each file in a process of its own."""
     rows: list[dict[str, Any]] = []
-    for file in FILES:
+    for noun in nouns:
+        file = HERE / f"bench_{noun}.py"
         with tempfile.TemporaryDirectory() as folder:
             out = Path(folder) / "out.json"
             command = [
@@ -44,7 +46,8 @@ def measure() -> list[dict[str, Any]]:
             if not out.exists():
                 raise SystemExit(f"{file.name} measured nothing (exit status {code})")
             for bench in json.loads(out.read_text())["benchmarks"]:
-                rows.append({key: bench[key] for key in ("group", "name", "params", "extra_info")})
+                kept = {key: bench[key] for key in ("group", "name", "params", "extra_info")}
+                rows.append({"noun": noun, **kept, "median_seconds": bench["stats"]["median"]})
             if code:
                 raise SystemExit(f"{file.name} failed with exit status {code}; no result was written")
     return rows
@@ -59,7 +62,7 @@ def as_markdown(results: dict[str, Any]) -> str:
             group = row["group"]
             lines += ["", f"## {group}", ""]
         name = row["name"].partition("[")[2].rstrip("]")
-        lines.append(f"- {name or row['name']}: {_figures(row['extra_info'])}")
+        lines.append(f"- {name or row['name']}: {_figures(row)}")
     return "\n".join(lines) + "\n"
 
 
@@ -151,9 +154,9 @@ def _machine(results: dict[str, Any]) -> str:
     )
 
 
-def _figures(info: dict[str, Any]) -> str:
-    shown = []
-    for name, value in info.items():
+def _figures(row: dict[str, Any]) -> str:
+    shown = [] if row["extra_info"] else [f"{row['median_seconds']:.3g} s"]
+    for name, value in row["extra_info"].items():
         if isinstance(value, dict):
             parts = [f"{1e3 * value['seconds']:.3g} ms"]
             parts += [f"{100 * value['fraction_of_peak']:.0f} % of peak"] if "fraction_of_peak" in value else []
@@ -169,13 +172,18 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path, help="where cpu.json and cpu.md go")
     parser.add_argument("--readme", type=Path, help="a README whose measured table is renewed")
+    parser.add_argument("--only", nargs="+", choices=NOUNS, help="measure these anew and keep the others in cpu.json")
     parser.add_argument("--from-json", action="store_true", help="do not measure: take the cpu.json that is there")
     given = parser.parse_args()
     path = given.folder / "cpu.json"
     if given.from_json:
         results = json.loads(path.read_text())
     else:
-        results = {"machine": describe_machine(), "peaks": asdict(measure_peaks()), "benchmarks": measure()}
+        nouns = given.only or NOUNS
+        kept = json.loads(path.read_text())["benchmarks"] if given.only else []
+        rows = [row for row in kept if row["noun"] not in nouns] + measure(nouns)
+        rows.sort(key=lambda row: NOUNS.index(row["noun"]))
+        results = {"machine": describe_machine(), "peaks": asdict(measure_peaks()), "benchmarks": rows}
         given.folder.mkdir(parents=True, exist_ok=True)
         path.write_text(json.dumps(results, indent=1) + "\n")
     (given.folder / "cpu.md").write_text(as_markdown(results))

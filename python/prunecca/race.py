@@ -15,8 +15,9 @@ from .probe import fma_rate
 Call = Callable[[], Any]
 
 _SAMPLE_SECONDS = 0.005  # shorter calls are repeated within a sample
-# Between samples: threads of OpenBLAS go on spinning for 2**26 cycles, and would take the cores from the next rival.
-REST_SECONDS = 0.03
+# Between samples: the threads of NumPy's OpenBLAS go on spinning for a tenth of a second (measured), and would take the
+# cores from the next rival.
+REST_SECONDS = 0.15
 
 
 @dataclass(frozen=True)
