@@ -124,7 +124,7 @@ def readme_table(results: dict[str, Any]) -> str:
                 (
                     "`compare`, 6 cifar10 networks, 512 images, 13 layers",
                     "their forward passes alone",
-                    1 / info["times the forward passes"],
+                    f"{info['times the forward passes']:.2f} times as long",
                     f"{info['ours, s']:.1f} s",
                 )
             )
@@ -137,10 +137,12 @@ def readme_table(results: dict[str, Any]) -> str:
                     f"{info['ours_ms']:.1f} ms",
                 )
             )
+    rows.sort(key=lambda row: not row[0].startswith("SVCCA"))
     lines = ["| what | beside | prunecca is | |", "|---|---|---:|---|"]
     for what, beside, faster, more in rows:
         times = faster["ours_times_faster"] if isinstance(faster, dict) else faster
-        lines.append(f"| {what} | {beside} | {times:.3g} times faster | {more} |")
+        said = times if isinstance(times, str) else f"{times:.3g} times faster"
+        lines.append(f"| {what} | {beside} | {said} | {more} |")
     return "\n".join(
         [*lines, "", f"Medians of ratios, rivals in turns, on an {_machine(results)}; float32, all threads."]
     )
