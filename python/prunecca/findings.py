@@ -223,7 +223,7 @@ def smaller_spread(
     there = [[curves for curves in group if curves is not None] for group in groups]
     if not all(there):
         there_at_all = next((curves for group in there for curves in group), None)
-        return start.missing("it takes a problem of up to 4 classes and one of more", there_at_all)
+        return start.missing("a problem of up to 4 classes or one of more is missing", there_at_all)
     count = min(len(curves.levels) for group in there for curves in group)
     if count < 3:
         return start.missing("there are fewer than 3 levels to see a spread in", there[0][0])
