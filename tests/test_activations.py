@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import pickle
 import threading
 from pathlib import Path
@@ -78,8 +80,26 @@ def test_several_candidates_and_their_names(tmp_path, pair):
 def test_bytes_are_told(tmp_path, pair):
     files = [save(tmp_path / f"{k}.npy", torch.from_numpy(a)) for k, a in enumerate(pair)]
     told: list[tuple[int, int]] = []
-    compare_files(files[0], files[1:], tell=lambda done, total: told.append((done, total)))
+    compare_files(files[0], files[1:], progress=lambda done, total: told.append((done, total)))
     assert told[-1][0] == told[-1][1] == 6000 * 21 * 8
+
+
+def test_two_threads_give_what_one_gives(tmp_path, monkeypatch, pair):
+    files = [save(tmp_path / f"{k}.npy", torch.from_numpy(a).float()) for k, a in enumerate(pair)]
+    monkeypatch.setattr(
+        activations._covariances, "__kwdefaults__", {**activations._covariances.__kwdefaults__, "chunk_bytes": 50_000}
+    )
+    threads = torch.get_num_threads()
+    tables = []
+    try:
+        for count in (1, 2, 2):
+            torch.set_num_threads(count)
+            tables.append(compare_files(files[0], files[1:], METRICS))
+            assert torch.get_num_threads() == count
+    finally:
+        torch.set_num_threads(threads)
+    assert tables[1]["value"].tolist() == pytest.approx(tables[0]["value"].tolist(), abs=1e-7)
+    assert tables[1].equals(tables[2])
 
 
 def header_of(path: Path, header: bytes) -> None:
@@ -157,22 +177,53 @@ def test_nan_names_the_files_and_the_rows(tmp_path, pair):
         compare_files(files[0], files[1:])
 
 
-def test_read_ahead_gives_every_byte_in_order(tmp_path):
-    data = [np.random.default_rng(k).integers(0, 256, 5000 + k, np.uint8) for k in range(2)]
+@pytest.fixture(params=["direct", "refused when opened", "refused when read", "cached"])
+def reading(request, monkeypatch) -> None:
+    """A file system that reads past the page cache, two that do not, and files that lie in the page cache."""
+    opened, read, direct = os.open, os.preadv, set()
+
+    def open_(path: Any, flags: int, *rest: Any) -> int:
+        if flags & os.O_DIRECT and request.param == "refused when opened":
+            raise OSError(errno.EINVAL, "no direct reading here")
+        file = opened(path, flags, *rest)
+        if flags & os.O_DIRECT:
+            direct.add(file)
+        return file
+
+    def preadv(file: int, buffers: Any, offset: int, flags: int = 0) -> int:
+        if file in direct and request.param == "refused when read":
+            raise OSError(errno.EINVAL, "no direct reading here")
+        if flags & os.RWF_NOWAIT and request.param != "cached":
+            raise OSError(errno.EAGAIN, "not cached")
+        return read(file, buffers, offset, flags)
+
+    monkeypatch.setattr(os, "open", open_)
+    monkeypatch.setattr(os, "preadv", preadv)
+
+
+@pytest.mark.parametrize(("first", "step"), [(0, 700), (3, 700), (4096, 8192), (100, 20_000)])
+def test_read_ahead_gives_every_byte_in_order(tmp_path, reading, first, step):
+    size = 50_000
+    data = [np.random.default_rng(k).integers(0, 256, size + k, np.uint8) for k in range(2)]
     for k, bytes_ in enumerate(data):
         (tmp_path / str(k)).write_bytes(bytes_.tobytes())
-    plan = [[Piece(tmp_path / str(k), at, min(700, 5000 - at)) for k in range(2)] for at in range(0, 5000, 700)]
+    plan = [
+        [Piece(tmp_path / str(k), at, min(step, size - at), alignment=4) for k in range(2)]
+        for at in range(first, size, step)
+    ]
     got: list[list[np.ndarray[Any, Any]]] = [[], []]
     with read_ahead(plan) as chunks:
         for chunk in chunks:
-            for k, piece in enumerate(chunk):
-                got[k].append(piece.numpy().copy())
+            for k, piece in enumerate(chunk.pieces):
+                assert plan[0][0].offset % 4 or piece.ctypes.data % 4 == 0
+                got[k].append(piece.copy())
+            chunk.release()
     for k in range(2):
-        np.testing.assert_array_equal(np.concatenate(got[k]), data[k][:5000])
+        np.testing.assert_array_equal(np.concatenate(got[k]), data[k][first:size])
 
 
 def fail_after(chunk: Any) -> None:
-    raise RuntimeError(f"no use for {len(chunk)} pieces")
+    raise RuntimeError(f"no use for {len(chunk.pieces)} pieces")
 
 
 def test_read_ahead_ends_its_thread_when_the_work_fails(tmp_path):
@@ -183,7 +234,7 @@ def test_read_ahead_ends_its_thread_when_the_work_fails(tmp_path):
     assert not [t for t in threading.enumerate() if t.name == "prunecca-read-ahead"]
 
 
-def test_file_that_shrinks_while_it_is_read(tmp_path):
+def test_file_that_shrinks_while_it_is_read(tmp_path, reading):
     (tmp_path / "a").write_bytes(bytes(150))
     plan = [[Piece(tmp_path / "a", at, 100)] for at in (0, 100)]
     with pytest.raises(ValueError, match="ended at byte 150 while it was read"), read_ahead(plan) as chunks:

@@ -9,7 +9,9 @@ from __future__ import annotations
 import json
 import math
 import os
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections import deque
+from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import Future
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,10 +19,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
+from .bar import Progress, telling
 from .covariance import Covariance, Layout, StreamingCovariance
 from .gram import Precision
+from .host_threads import teamwork
 from .paired import default_precision
-from .read_ahead import Piece, read_ahead
+from .read_ahead import Chunk, Piece, read_ahead
 from .scoring import choose_metrics, score
 
 if TYPE_CHECKING:
@@ -28,9 +32,8 @@ if TYPE_CHECKING:
 
 __all__ = ["StoredActivations", "compare_files", "stored_activations"]
 
-Tell = Callable[[int, int], None]
-
-_CHUNK_BYTES = 24 << 20  # of all files together; two of these are held, and a disk reads it in one sweep
+_CHUNK_BYTES = 16 << 20  # of all files together; two or three of these are held, and a disk reads it in one sweep
+_STATE_BYTES = 32 << 20  # of a second accumulator
 _NPY_DTYPES = {"float16": torch.float16, "float32": torch.float32, "float64": torch.float64}
 _SAFETENSORS_DTYPES = {"F16": torch.float16, "BF16": torch.bfloat16, "F32": torch.float32, "F64": torch.float64}
 _EXPECTED = "expected float16, bfloat16, float32 or float64"
@@ -63,18 +66,18 @@ def compare_files(
     *,
     precision: Precision | None = None,
     layout: Layout = "auto",
-    tell: Tell | None = None,
+    progress: Progress = False,
 ) -> pd.DataFrame:
     """Score stored activations against those of a reference, in one pass over all files and in little memory.
 
-    Resident memory grows by about 50 MB and a few C x C float64 matrices, whatever the size of the files; their pages
-    are dropped from the page cache once they were used.
+    Resident memory grows by about 50 MB and a few C x C float64 matrices, whatever the size of the files, which leave
+    the page cache as it was.
 
     Args:
         reference, candidates: files as for ``stored_activations``, with the same datapoints in the same order.
         metrics: as in ``compare``.
         precision: of the products; None takes float64 for a few thousand rows or float64 files, and float32 otherwise.
-        tell: called with the bytes done and their total.
+        progress: True for a bar, or a function called with the bytes done and their total.
 
     Returns a table with the columns candidate, metric, value, count, channels, kept_x, kept_y.
     Raises ``ValueError`` or ``OSError`` as ``stored_activations``, and where files do not share their datapoints or hold
@@ -86,7 +89,9 @@ def compare_files(
     if not candidates:
         raise ValueError(f"only {reference} was given; expected a reference and at least one candidate")
     files = [stored_activations(path) for path in (reference, *candidates)]
-    covariances = _covariances(files, precision=precision, norms="debiased_cka" in chosen, layout=layout, tell=tell)
+    covariances = _covariances(
+        files, precision=precision, norms="debiased_cka" in chosen, layout=layout, progress=progress
+    )
     rows = [
         {"candidate": str(name), **scored, "count": cov.count, "channels": cov.xx.shape[-1]}
         for name, cov, scores in zip(candidates, covariances, score(covariances, chosen), strict=True)
@@ -131,7 +136,7 @@ def _covariances(
     precision: Precision | None = None,
     norms: bool = False,
     layout: Layout = "auto",
-    tell: Tell | None = None,
+    progress: Progress = False,
     chunk_bytes: int = _CHUNK_BYTES,
 ) -> list[Covariance]:
     """Covariances of the first file with each of the others, read in chunks of about ``chunk_bytes`` for all of them."""
@@ -143,25 +148,53 @@ def _covariances(
                 "both must have the same datapoints and positions"
             )
     rows = math.prod(_datapoints(first, layout))
-    accumulator = StreamingCovariance(precision=precision or default_precision(rows), norms=norms)
-    total, step = sum(f.nbytes for f in files), max(1, chunk_bytes // sum(f.row_bytes for f in files))
-    plan = [
-        [_piece(f, start, min(start + step, f.shape[0])) for f in files] for start in range(0, first.shape[0], step)
+    step = max(1, chunk_bytes // sum(f.row_bytes for f in files))
+    starts = range(0, first.shape[0], step)
+    plan = [[_piece(f, start, min(start + step, f.shape[0])) for f in files] for start in starts]
+    team = [
+        StreamingCovariance(precision=precision or default_precision(rows), norms=norms)
+        for _ in range(_team_size(files, layout, len(plan)))
     ]
-    done = 0
-    with read_ahead(plan) as chunks:
+    names = ", ".join(str(f.path) for f in files)
+
+    def add(number: int, chunk: Chunk) -> int:
+        x, *ys = (_activation(raw, f) for raw, f in zip(chunk.pieces, files, strict=True))
+        where = f"{names}, datapoints {number * step} to {number * step + len(x) - 1}"
+        team[number % len(team)].update(x, ys, layout=layout, where=where)
+        chunk.release()
+        return sum(raw.nbytes for raw in chunk.pieces)
+
+    with (
+        telling(progress, sum(f.nbytes for f in files), "bytes") as tell,
+        read_ahead(plan, len(team) + 1) as chunks,
+        teamwork(len(team)) as members,
+    ):
+        done = 0
+        running: deque[Future[int]] = deque()
         for number, chunk in enumerate(chunks):
-            x, *ys = (raw.view(f.dtype).reshape(-1, *f.shape[1:]) for raw, f in zip(chunk, files, strict=True))
-            where = (
-                f"{', '.join(str(f.path) for f in files)}, datapoints {number * step} to {number * step + len(x) - 1}"
-            )
-            accumulator.update(x, ys, layout=layout, where=where)
-            done += sum(raw.numel() for raw in chunk)
-            if tell:
-                tell(done, total)
-    covariances = accumulator.finalize()
+            running.append(members[number % len(team)].submit(add, number, chunk))
+            while len(running) >= len(team) or (running and number == len(plan) - 1):
+                done += running.popleft().result()
+                tell(done)
+    for member in team[1:]:
+        team[0].merge(member)
+    covariances = team[0].finalize()
     assert isinstance(covariances, list)
     return covariances
+
+
+def _team_size(files: Sequence[StoredActivations], layout: Layout, chunks: int) -> int:
+    """How many take the chunks in turns, each with an accumulator: two, while those are small and there are chunks for both.
+
+    Threads that share a chunk wait for each other several times in it, and the reading often holds up one of them.
+    """
+    channels = [f.shape[2 if layout == "nlc" else 1] for f in files]
+    state = 8 * sum(c * (c + channels[0]) for c in channels)
+    return min(2, torch.get_num_threads(), chunks) if state <= _STATE_BYTES else 1
+
+
+def _activation(raw: np.ndarray[Any, Any], file: StoredActivations) -> torch.Tensor:
+    return torch.from_numpy(raw).view(file.dtype).reshape(-1, *file.shape[1:])
 
 
 def _datapoints(file: StoredActivations, layout: Layout) -> tuple[int, ...]:
@@ -169,7 +202,8 @@ def _datapoints(file: StoredActivations, layout: Layout) -> tuple[int, ...]:
 
 
 def _piece(file: StoredActivations, start: int, stop: int) -> Piece:
-    return Piece(file.path, file.offset + start * file.row_bytes, (stop - start) * file.row_bytes)
+    offset, length = file.offset + start * file.row_bytes, (stop - start) * file.row_bytes
+    return Piece(file.path, offset, length, file.dtype.itemsize)
 
 
 def _split_name(text: str) -> tuple[Path, str | None]:

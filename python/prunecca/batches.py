@@ -1,15 +1,12 @@
-"""Inputs from whatever a loader gives, up to a limit, and the telling of how far they are."""
+"""Inputs from whatever a loader gives, up to a limit."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import torch
 from torch import Tensor
-
-Progress = bool | Callable[[int, int | None], None]
 
 _BATCH = (
     64  # inputs per batch where a tensor is given in place of a loader; 128 took 7 % longer on a CPU (cifar10 network)
@@ -40,22 +37,6 @@ def total_inputs(loader: Iterable[Any], most: int | None) -> int | None:
     held: Any = loader if isinstance(loader, Tensor) else getattr(loader, "dataset", None)
     size = len(held) if hasattr(held, "__len__") else None
     return most if size is None else size if most is None else min(size, most)
-
-
-@contextmanager
-def telling(progress: Progress, total: int | None) -> Iterator[Callable[[int], None]]:
-    """A function to be told the inputs done: a bar (True), the caller's own, or nothing."""
-    if progress is True:
-        from rich.progress import Progress as Bar
-
-        with Bar(transient=True) as bar:
-            task = bar.add_task("comparing", total=total)
-            yield lambda done: bar.update(task, completed=done)
-    elif callable(progress):
-        tell = progress
-        yield lambda done: tell(done, total)
-    else:
-        yield lambda done: None
 
 
 def _iterable(loader: Iterable[Any]) -> Iterable[Any]:

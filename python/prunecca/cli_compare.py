@@ -64,7 +64,7 @@ def compare(
     if activations:
         from .activations import compare_files
 
-        table = compare_files(files[0], files[1:], options.metric_options())
+        table = compare_files(files[0], files[1:], options.metric_options(), progress=True)
     else:
         chosen = None if layers is None else [name.strip() for name in layers.split(",")]
         table = _compare_states(files, options, problem, data, chosen, device)
@@ -85,7 +85,14 @@ def _compare_states(
     candidates = {str(path): _network(path, setting.problem.name, data)[1] for path in paths[1:]}
     images = representation_subset(setting.splits(data).train.to(place), options.images, options.seed)
     result = compare_models(
-        reference, candidates, images, layers, options.metric_options(), device=place, distributed="off"
+        reference,
+        candidates,
+        images,
+        layers,
+        options.metric_options(),
+        device=place,
+        progress=True,
+        distributed="off",
     )
     return result.table
 
@@ -132,7 +139,8 @@ def _print(table: pd.DataFrame) -> None:
     console = Console()
     for candidate, rows in table.groupby("candidate", sort=False):
         metrics = list(rows["metric"].unique())
-        shown = Table(title=str(candidate), title_justify="left", title_style="bold")
+        console.print(str(candidate), style="bold", highlight=False, markup=False, soft_wrap=True)
+        shown = Table()
         if "layer" in rows:
             shown.add_column("layer")
         for metric in metrics:

@@ -10,7 +10,8 @@ import pandas as pd
 import torch
 from torch import Tensor, nn
 
-from .batches import Progress, input_batches, telling, total_inputs
+from .bar import Progress, telling
+from .batches import input_batches, total_inputs
 from .comparison import Comparison
 from .covariance import Covariance, Layout, StreamingCovariance
 from .evaluation_mode import evaluating

@@ -1,9 +1,10 @@
-"""Dense problems of a batch on the host: one per thread, where LAPACK would put all threads on one after the other."""
+"""Work side by side on the host: each thread with its own, instead of all threads on one piece after the other."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from typing import TypeVar
 
 import torch
@@ -12,6 +13,21 @@ from torch import Tensor
 Result = TypeVar("Result")
 
 _SMALLEST = 48  # channels below which a problem is done before a thread has started
+
+
+@contextmanager
+def teamwork(members: int) -> Iterator[list[ThreadPoolExecutor]]:
+    """Executors of one thread each, which share ``torch.get_num_threads()``; what a member is given it does in order."""
+    threads = torch.get_num_threads()
+    each = -(-threads // members)
+    # OpenMP counts threads per thread that asks: the members have to be told.
+    team = [ThreadPoolExecutor(1, initializer=torch.set_num_threads, initargs=(each,)) for _ in range(members)]
+    try:
+        yield team
+    finally:
+        for member in team:
+            member.shutdown(cancel_futures=True)
+        torch.set_num_threads(threads)
 
 
 def values_of(solve: Callable[[Tensor], Tensor], matrices: Tensor) -> Tensor:

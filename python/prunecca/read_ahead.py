@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import mmap
 import os
 import queue
 import threading
@@ -11,54 +13,70 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
-from torch import Tensor
+import numpy as np
 
-_ALIGNMENT = 64  # bytes; of every piece in its buffer
+_BLOCK = mmap.PAGESIZE  # a direct read begins, ends and lands at multiples of this; no disk has larger blocks
+_PLACES = 16  # of a file, looked for in the page cache
 
 
 @dataclass(frozen=True)
 class Piece:
-    """A range of bytes of a file."""
+    """A range of bytes of a file. In memory it begins at a multiple of ``alignment``, if it does so in the file."""
 
     path: Path
     offset: int
     length: int
+    alignment: int = 1
+
+    @property
+    def room(self) -> int:
+        """Bytes of the blocks that hold it."""
+        return -(-(self.offset % _BLOCK + self.length) // _BLOCK) * _BLOCK
+
+
+@dataclass(frozen=True)
+class Chunk:
+    """Pieces in memory, as uint8 arrays. They may be overwritten once the chunk is released."""
+
+    pieces: list[np.ndarray[Any, np.dtype[np.uint8]]]
+    _buffer: np.ndarray[Any, np.dtype[np.uint8]]
+    _free: queue.SimpleQueue[Any]
+
+    def release(self) -> None:
+        self._free.put(self._buffer)
 
 
 @contextmanager
-def read_ahead(plan: Sequence[Sequence[Piece]]) -> Iterator[Iterator[list[Tensor]]]:
-    """Iterate over chunks of pieces, each chunk a list of uint8 tensors; a thread reads the next chunk meanwhile.
+def read_ahead(plan: Sequence[Sequence[Piece]], buffers: int = 2) -> Iterator[Iterator[Chunk]]:
+    """Iterate over the chunks of a plan, each to be released after use; a thread reads ahead into the free buffers.
 
-    The tensors of a chunk are overwritten once the chunk after next is asked for. Two buffers of the largest chunk are
-    held, and pages that were read are dropped from the page cache, so that memory does not grow with the files.
+    A file that is not in the page cache is read past it, straight into the buffer: copying would take processor time
+    from the arithmetic. Where the file system cannot, its pages are dropped from the cache once they were read. Either
+    way no more than ``buffers`` chunks come into memory.
 
     Raises ``ValueError`` when a file ends before a piece does, and ``OSError`` when it cannot be read.
     """
-    largest = max((sum(_padded(p.length) for p in chunk) for chunk in plan), default=0)
-    free: queue.SimpleQueue[Tensor] = queue.SimpleQueue()
-    ready: queue.SimpleQueue[tuple[Tensor, list[Tensor]] | BaseException | None] = queue.SimpleQueue()
+    largest = max((sum(piece.room for piece in pieces) for pieces in plan), default=0)
+    free: queue.SimpleQueue[Any] = queue.SimpleQueue()
+    ready: queue.SimpleQueue[Chunk | BaseException | None] = queue.SimpleQueue()
     stop = threading.Event()
-    buffers = [torch.empty(largest, dtype=torch.uint8) for _ in range(2)]
-    for buffer in buffers:
-        free.put(buffer)
+    for _ in range(buffers):
+        free.put(np.frombuffer(mmap.mmap(-1, max(largest, 1)), np.uint8))  # begins with a page
     reader = threading.Thread(target=_read, args=(plan, free, ready, stop), name="prunecca-read-ahead", daemon=True)
     reader.start()
     try:
-        yield _chunks(free, ready)
+        yield _chunks(ready)
     finally:
         stop.set()
-        free.put(buffers[0])  # wakes a reader that waits for a buffer
+        free.put(None)  # wakes a reader that waits for a buffer
         reader.join()
 
 
-def _chunks(free: Any, ready: Any) -> Iterator[list[Tensor]]:
+def _chunks(ready: Any) -> Iterator[Chunk]:
     while (got := ready.get()) is not None:
         if isinstance(got, BaseException):
             raise got
-        buffer, pieces = got
-        yield pieces
-        free.put(buffer)
+        yield got
 
 
 def _read(plan: Sequence[Sequence[Piece]], free: Any, ready: Any, stop: threading.Event) -> None:
@@ -66,36 +84,80 @@ def _read(plan: Sequence[Sequence[Piece]], free: Any, ready: Any, stop: threadin
     end: BaseException | None = None
     try:
         with ExitStack() as stack:
-            files: dict[Path, int] = {}
-            for chunk in plan:
+            files: dict[Path, _File] = {}
+            for wanted in plan:
                 buffer = free.get()
                 if stop.is_set():
                     break
                 pieces, start = [], 0
-                for piece in chunk:
+                for piece in wanted:
                     if piece.path not in files:
-                        files[piece.path] = os.open(piece.path, os.O_RDONLY)
-                        stack.callback(os.close, files[piece.path])
-                        os.posix_fadvise(files[piece.path], 0, 0, os.POSIX_FADV_SEQUENTIAL)
-                    pieces.append(buffer[start : start + piece.length])
-                    _fill(files[piece.path], piece, pieces[-1])
-                    start += _padded(piece.length)
-                ready.put((buffer, pieces))
+                        files[piece.path] = _File(piece.path, stack)
+                    pieces.append(files[piece.path].read(piece, buffer[start : start + piece.room]))
+                    start += piece.room
+                ready.put(Chunk(pieces, buffer, free))
     except BaseException as error:  # handed to the thread that asked
         end = error
     ready.put(end)
 
 
-def _fill(file: int, piece: Piece, into: Tensor) -> None:
-    view: Any = into.numpy()
-    done = 0
-    while done < piece.length:
-        got = os.preadv(file, [view[done:]], piece.offset + done)
-        if got == 0:
-            raise ValueError(f"{piece.path} is truncated: it ended at byte {piece.offset + done} while it was read")
-        done += got
-    os.posix_fadvise(file, piece.offset, piece.length, os.POSIX_FADV_DONTNEED)
+class _File:
+    """An open file that is read past the page cache, unless it lies there."""
 
+    def __init__(self, path: Path, stack: ExitStack) -> None:
+        self._path = path
+        self._file = os.open(path, os.O_RDONLY)
+        stack.callback(os.close, self._file)
+        self._is_cached = self._probe()
+        self._direct: int | None = None
+        if not self._is_cached:
+            os.posix_fadvise(self._file, 0, 0, os.POSIX_FADV_SEQUENTIAL)
+            try:
+                self._direct = os.open(path, os.O_RDONLY | os.O_DIRECT)
+                stack.callback(os.close, self._direct)
+            except OSError:  # such as a file system in memory
+                pass
 
-def _padded(length: int) -> int:
-    return -(-length // _ALIGNMENT) * _ALIGNMENT
+    def read(self, piece: Piece, room: np.ndarray[Any, np.dtype[np.uint8]]) -> np.ndarray[Any, np.dtype[np.uint8]]:
+        """The bytes of a piece, somewhere in ``room``."""
+        before = piece.offset % _BLOCK
+        if self._direct is not None and before % piece.alignment == 0:
+            try:
+                done = self._fill(self._direct, room, piece.offset - before, before + piece.length)
+            except OSError as error:
+                if error.errno != errno.EINVAL:
+                    raise
+                self._direct = None  # this file system wants it otherwise
+            else:
+                self._expect(piece, done - before)
+                return room[before : before + piece.length]
+        into = room[: piece.length]
+        self._expect(piece, self._fill(self._file, into, piece.offset, piece.length))
+        if not self._is_cached:
+            os.posix_fadvise(self._file, piece.offset, piece.length, os.POSIX_FADV_DONTNEED)
+        return into
+
+    def _probe(self) -> bool:
+        """Whether the page cache holds the file, judged by a few places in it."""
+        os.posix_fadvise(self._file, 0, 0, os.POSIX_FADV_RANDOM)  # where a place is not, do not read all around it
+        size = os.fstat(self._file).st_size
+        try:
+            for place in range(_PLACES):
+                os.preadv(self._file, [bytearray(1)], size * place // _PLACES, os.RWF_NOWAIT)
+        except OSError as error:
+            if error.errno in (errno.EAGAIN, errno.EOPNOTSUPP):
+                return False
+            raise
+        return True
+
+    def _fill(self, file: int, into: Any, offset: int, least: int) -> int:
+        """Read to the end of ``into`` or of the file, or to ``least`` bytes or more; the bytes there are."""
+        done = 0
+        while done < least and (got := os.preadv(file, [into[done:]], offset + done)):
+            done += got
+        return done
+
+    def _expect(self, piece: Piece, done: int) -> None:
+        if done < piece.length:
+            at = piece.offset + max(done, 0)
+            raise ValueError(f"{self._path} is truncated: it ended at byte {at} while it was read")

@@ -1,0 +1,32 @@
+"""How far a comparison is: a progress bar on a terminal, or the caller's own function."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Literal
+
+Progress = bool | Callable[[int, int | None], None]
+
+
+@contextmanager
+def telling(
+    progress: Progress, total: int | None, unit: Literal["inputs", "bytes"] = "inputs"
+) -> Iterator[Callable[[int], None]]:
+    """A function to be told what is done: of a bar on standard error (True), the caller's own, or of nothing (False)."""
+    if progress is True:
+        from rich.console import Console
+        from rich.progress import BarColumn, DownloadColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
+        from rich.progress import Progress as Bar
+
+        console = Console(stderr=True)
+        count = DownloadColumn() if unit == "bytes" else MofNCompleteColumn()
+        columns = (TextColumn("{task.description}"), BarColumn(), count, TimeRemainingColumn())
+        with Bar(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
+            task = bar.add_task("comparing", total=total)
+            yield lambda done: bar.update(task, completed=done)
+    elif callable(progress):
+        tell = progress
+        yield lambda done: tell(done, total)
+    else:
+        yield lambda done: None
