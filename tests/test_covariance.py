@@ -79,6 +79,43 @@ def test_matches_float64(level, threads, dtype, n, cx, cy):
     torch.testing.assert_close(cov.mean_x, x.double().mean(0), rtol=1e-6, atol=1e-6)
 
 
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize(("cx", "cy"), [(1, 1), (1, 3), (2, 8), (5, 5), (7, 1)])
+@pytest.mark.parametrize("n", [4095, 4096, 4096 + 13])
+def test_many_narrow_rows_are_taken_several_at_once(level, threads, dtype, cx, cy, n):
+    x, y = correlated(n, cx, cy, dtype)
+    cov = covariance((x, y))
+    assert error(cov, x, y) < {torch.float64: 1e-13, torch.float32: 1e-7}.get(dtype, 2e-7)
+    torch.testing.assert_close(cov.mean_x, x.double().mean(0), rtol=1e-6, atol=1e-6)
+    apart = torch.zeros(n, cx + 1, dtype=dtype)[:, :cx].copy_(x)  # rows with a gap are taken one by one
+    assert error(covariance((apart, y)), x, y) < {torch.float64: 1e-13, torch.float32: 1e-7}.get(dtype, 2e-7)
+
+
+@pytest.mark.parametrize(("row", "channel"), [(0, 2), (1, 1), (8190, 0), (8191, 2)])
+def test_the_first_channel_of_narrow_rows_that_is_not_finite(level, row, channel):
+    x, y = correlated(8192, 3, 2)
+    acc = pc.StreamingCovariance(norms=False)
+    acc.update(x, y)
+    before = acc.finalize()
+    bad = x.clone()
+    bad[row, channel] = torch.nan
+    bad[0, 2] = torch.inf
+    with pytest.raises(
+        ValueError, match=f"x holds NaN, infinity or values too large to square, first in channel {channel}"
+    ):
+        acc.update(bad, y)
+    after = acc.finalize()
+    assert all(
+        torch.equal(getattr(before, name), getattr(after, name)) for name in ("mean_x", "mean_y", "xx", "yy", "xy")
+    )
+
+
+@pytest.mark.parametrize("c", [17, 23, 24, 25, 40])
+def test_the_last_channels_fill_part_of_a_panel(level, threads, c):
+    x, y = correlated(700, c, c + 9)
+    assert error(covariance((x, y)), x, y) < 1e-7
+
+
 def test_large_states_share_blocks_among_threads(level, threads):
     x, y = correlated(530, 600, 550)
     assert error(covariance((x, y)), x, y) < 1e-7

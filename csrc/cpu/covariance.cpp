@@ -12,6 +12,8 @@
 #include <cstring>
 #include <vector>
 
+#include "cpu/folded.hpp"
+
 namespace prunecca::cpu {
 
 extern const Kernels<float> covariance_baseline_float32, covariance_avx2_float32, covariance_avx512_float32;
@@ -131,12 +133,13 @@ void multiply_range(const Plan<T>& plan, const Kernels<T>& kernel, const Part<T>
   const T* b = part.packed + plan.first_panel[pair.j] * plan.panel_stride;
   const bool symmetric = pair.i == pair.j;
   const int64_t width = plan.problem.views[pair.j].panels();
+  const int64_t columns = q1 == width ? plan.problem.views[pair.j].channels - (width - 1) * kPanel : kPanel;
   for (int64_t p = p0; p < p1; ++p) {
     const int64_t q = symmetric ? std::max(p, q0) : q0;
     if (q >= q1) continue;
     const int64_t block = plan.first_block[k] + (symmetric ? p * width - p * (p - 1) / 2 + q - p : p * width + q);
     kernel.multiply(a + p * plan.panel_stride, b + q * plan.panel_stride, plan.panel_stride, rows, plan.chunk, int(q1 - q),
-                    symmetric && p == q, part.state + block * kBlock, add, next.at == next.end ? nullptr : &next);
+                    symmetric && p == q, columns, part.state + block * kBlock, add, next.at == next.end ? nullptr : &next);
   }
 }
 
@@ -192,7 +195,7 @@ Prefetch ahead(const Plan<T>& plan, const Kernels<T>& kernel, std::vector<Stretc
   int64_t lines = 0;
   for (int v = 0; v < plan.problem.n_views && count > 0; ++v) {
     const Stretch next = stretch_of(plan.problem.views[v], begin, count);
-    if (next.runs * next.lines) stretches.push_back(next);
+    if (next.runs * next.lines > 0) stretches.push_back(next);
     lines += next.runs * next.lines;
   }
   const int64_t chances = std::max<int64_t>(1, plan.first_block.back() / threads * kernel.passes * rows / kPrefetchRows);
@@ -301,7 +304,7 @@ template <class T> void add_blocks(const Plan<T>& plan, int k, const double* sta
     }
 }
 
-template <class T> NonFinite run(const Problem& problem, char* workspace) {
+template <class T> NonFinite run_plain(const Problem& problem, char* workspace) {
   const Plan<T> plan(problem);
   const Kernels<T>& kernel = kernels<T>(level());
   T* shift = reinterpret_cast<T*>(workspace);
@@ -337,8 +340,20 @@ template <class T> NonFinite run(const Problem& problem, char* workspace) {
   return {};
 }
 
+template <class T> NonFinite run(const Problem& problem, char* workspace) {
+  const int fold = fold_of(problem);
+  if (fold == 1) return run_plain<T>(problem, workspace);
+  const Folded folded(problem, fold);
+  // Where a value is not finite, the rows as they are tell the first channel that holds one.
+  if (run_plain<T>(folded.groups(), workspace).view >= 0) return run_plain<T>(problem, workspace);
+  const NonFinite bad = run_plain<T>(folded.rest(), workspace);
+  if (bad.view < 0) folded.add_groups();
+  return bad;
+}
+
 }  // namespace
 
+// Enough for the rows folded, too: they are fewer, and in as many panels.
 size_t workspace_bytes(const Problem& problem) {
   return problem.float64 ? Plan<double>(problem).bytes() : Plan<float>(problem).bytes();
 }

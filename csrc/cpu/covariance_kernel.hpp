@@ -346,9 +346,10 @@ inline void strip(const T* a, const T* b, int64_t panel_stride, int rows, int ch
 // One panel of A times `n` panels of B. On the diagonal, where the first panel of B is A itself, the lower left quarter
 // of the first block is not computed where the vectors allow it.
 template <class T>
-void multiply(const T* a, const T* b, int64_t panel_stride, int rows, int chunk, int n, bool diagonal,
+void multiply(const T* a, const T* b, int64_t panel_stride, int rows, int chunk, int n, bool diagonal, int64_t columns,
               double* blocks, bool add, Prefetch* next) {
 #if defined(__AVX512F__)
+  (void)columns;
   constexpr int kHalf = kPanel / 2, kWide = sizeof(T) == 4 ? 2 : 1;
   strip<T, kHalf, kWide>(a, b, panel_stride, rows, chunk, n, blocks, add, next);
   double* lower = blocks + kHalf * kPanel;
@@ -359,6 +360,11 @@ void multiply(const T* a, const T* b, int64_t panel_stride, int rows, int chunk,
 #elif defined(__AVX2__)
   if constexpr (sizeof(T) == 4) {  // 16 = 6 + 5 + 5 rows: 12 accumulators, a row of B and a broadcast in 16 registers
     for (int q = 0; q < n; ++q, b += panel_stride, blocks += kPanel * kPanel) {  // one panel of A and of B fill L1
+      if (q == n - 1 && columns <= kPanel / 2) {  // one vector of B is enough
+        micro<T, 8, 1, 1>(a, b, panel_stride, rows, chunk, blocks, add, next);
+        if (!(diagonal && q == 0)) micro<T, 8, 1, 1>(a + 8, b, panel_stride, rows, chunk, blocks + 8 * kPanel, add, next);
+        continue;
+      }
       micro<T, 6, 1>(a, b, panel_stride, rows, chunk, blocks, add, next);
       if (diagonal && q == 0) {
         micro<T, 10, 1, 2, typename Vec<T>::type, 2>(a + 6, b, panel_stride, rows, chunk, blocks + 6 * kPanel, add, next);
@@ -368,11 +374,11 @@ void multiply(const T* a, const T* b, int64_t panel_stride, int rows, int chunk,
       micro<T, 5, 1>(a + 11, b, panel_stride, rows, chunk, blocks + 11 * kPanel, add, next);
     }
   } else {
-    (void)diagonal;
+    (void)diagonal, (void)columns;
     for (int m = 0; m < kPanel; m += 2) strip<T, 2, 1>(a + m, b, panel_stride, rows, chunk, n, blocks + m * kPanel, add, next);
   }
 #else
-  (void)diagonal;
+  (void)diagonal, (void)columns;
   constexpr int kRows = sizeof(T) == 4 ? 2 : 1;
   for (int m = 0; m < kPanel; m += kRows) strip<T, kRows, 1>(a + m, b, panel_stride, rows, chunk, n, blocks + m * kPanel, add, next);
 #endif
