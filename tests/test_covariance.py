@@ -189,6 +189,29 @@ def test_any_batching_gives_the_whole(cuts, c):
     assert error(covariance(*batches), x, y) < 1e-7
 
 
+@pytest.mark.parametrize("cuts", [[3], [254, 257], [0], [0, 300], [200, 203, 500], [1, 2, 3, 600]])
+@pytest.mark.parametrize("apart", [False, True])
+def test_few_first_rows_do_not_cost_accuracy(cuts, apart):
+    """A mean of three rows may lie deviations away; with one channel nothing averages the rounding out."""
+    for seed in range(20):
+        torch.manual_seed(seed)
+        x, y = correlated(900, 1, 7)
+        z = x @ torch.randn(1, 3) + torch.randn(900, 3)
+        acc = pc.StreamingCovariance(norms=True)
+        for a, b in itertools.pairwise([0, *cuts, 900]):
+            if not apart:
+                acc.update(x[a:b], [y[a:b], z[a:b]])
+                continue
+            acc.update_reference(x[a:b])
+            for k, candidate in enumerate((y, z)):
+                acc.update_candidate(k, x[a:b], candidate[a:b])
+        whole = pc.StreamingCovariance(precision="float64", norms=True)
+        whole.update(x, [y, z])
+        for candidate, cov, exact in zip((y, z), acc.finalize(), whole.finalize(), strict=True):
+            assert error(cov, x, candidate) < 1e-7
+            torch.testing.assert_close(cov.norms, exact.norms, rtol=1e-6, atol=0)
+
+
 @settings(max_examples=25, deadline=None)
 @given(cut=st.integers(1, 799), norms=st.booleans(), lists=st.booleans())
 def test_merged_is_whole(cut, norms, lists):

@@ -102,6 +102,69 @@ def test_few_distinct_values_narrow_to_the_last_digit(dtype: torch.dtype) -> Non
         check(scores, alive, count, by_value=True)
 
 
+MANY = 1 << 22  # scores from which a sample is drawn
+
+
+def large(kind: str) -> Tensor:
+    g = torch.Generator().manual_seed(3)
+    if kind == "few values":
+        return torch.randint(0, 50, (MANY + 77,), generator=g).float()
+    if kind == "equal":
+        return torch.full((MANY + 77,), -0.25)
+    scores = torch.randn(MANY + 77, generator=g)
+    if kind == "sorted":
+        return scores.sort().values
+    if kind == "lowest where no sample is drawn":  # about every 134th score is drawn
+        scores[1::2] *= 1e-3
+    return scores
+
+
+def check_many(scores: list[Tensor], alive: list[Tensor] | None, count: int, by_value: bool = False) -> None:
+    """As ``check``, by a partition instead of a sort: below the threshold all go, at it the first ones."""
+    flat = torch.cat(scores).double().numpy()
+    flat = flat if by_value else np.abs(flat)
+    want = torch.cat(alive).numpy() if alive else np.ones(len(flat), bool)
+    threshold = np.partition(flat[want], count - 1)[count - 1]
+    ties = np.flatnonzero(want & (flat == threshold))
+    want &= flat >= threshold
+    cleared = (int(sum(a.sum() for a in alive)) if alive else len(flat)) - want.sum()
+    want[ties[: count - cleared]] = False
+    np.testing.assert_array_equal(torch.cat(select(scores, alive, count, by_value)).numpy(), want)
+
+
+@pytest.mark.parametrize("kind", ["normal", "few values", "equal", "sorted", "lowest where no sample is drawn"])
+@pytest.mark.parametrize("masked", [True, False])
+def test_many_scores_are_sampled_first(kind: str, masked: bool) -> None:
+    whole = large(kind)
+    scores = [whole[:1000], whole[1000:-5], whole[-5:]]
+    alive = (
+        [torch.rand(s.numel(), generator=torch.Generator().manual_seed(4)) > 0.3 for s in scores] if masked else None
+    )
+    survivors = sum(int(a.sum()) for a in alive) if alive else len(whole)
+    for count in (1, survivors // 5, survivors):
+        check_many(scores, alive, count)
+    with pytest.raises(ValueError, match=f"asked to prune {survivors + 1} of {survivors} survivors"):
+        select(scores, alive, survivors + 1)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("by_value", [False, True])
+def test_many_scores_of_every_dtype(level: str, dtype: torch.dtype, by_value: bool) -> None:
+    check_many([large("normal").to(dtype)], None, MANY // 3, by_value)
+
+
+@pytest.mark.parametrize("place", [0, 17, MANY])
+def test_a_nan_among_many_scores_names_its_tensor(place: int) -> None:
+    scores = [torch.ones(9), large("normal")]
+    scores[1][place] = torch.nan
+    alive = [torch.ones_like(s, dtype=torch.bool) for s in scores]
+    masks = [torch.ones_like(a) for a in alive]
+    args = ([native(s) for s in scores], [native(a) for a in alive], [native(m) for m in masks])
+    assert _native.prune_lowest(*args, by_value=False, count=MANY // 5, threads=2, stream=0) == 1
+    alive[1][place] = False
+    assert _native.prune_lowest(*args, by_value=False, count=MANY // 5, threads=2, stream=0) == -1
+
+
 def test_zeros_negative_zeros_and_denormals_keep_their_order() -> None:
     tiny = torch.finfo(torch.float32).smallest_normal
     values = torch.tensor([0.0, -0.0, tiny / 2, -tiny / 4, tiny, -tiny, float("inf"), -float("inf"), 1e-45, -0.0])

@@ -1,6 +1,9 @@
 #include "cpu/threshold.hpp"
 
 #include <algorithm>
+#include <cmath>
+#include <memory>
+#include <optional>
 
 #include "check.hpp"
 #include "cpu/level.hpp"
@@ -10,6 +13,10 @@
 namespace prunecca::cpu {
 
 namespace {
+
+constexpr int64_t kFewestSampled = 1 << 22;  // scores: for fewer the histogram is as fast
+constexpr int64_t kFewest = 1 << 10;         // sampled survivors
+constexpr double kRoom = 4;                  // times as many as are expected can be listed
 
 ThresholdKernel chosen_kernel(Dtype dtype, Order order) {
 #if defined(__x86_64__)
@@ -47,8 +54,7 @@ class Selection {
       int64_t survivors = 0;
       for (int64_t b = 0; b < kBins; ++b) survivors += sum(counts, b);
       maybe_nan_ = suspicious(counts);
-      PRUNECCA_CHECK(wanted <= survivors, "asked to prune ", wanted, " of ", survivors,
-                     " survivors; expected at most as many as survive");
+      check_enough(wanted, survivors);
     }
     int64_t b = 0;
     for (; b < kBins - 1; ++b) {
@@ -63,7 +69,7 @@ class Selection {
     return bin;
   }
 
-  // The first tensor with a NaN at a survivor, or -1. Only looked for where the histogram leaves it possible.
+  // The first tensor with a NaN at a survivor, or -1. Only looked for where a pass left it possible.
   int64_t first_nan() const {
     if (!maybe_nan_) return -1;
     for (size_t t = 0; t < pool_.size(); ++t)
@@ -92,32 +98,119 @@ class Selection {
 
   // Lists the bin's keys and decides among them.
   void cut_listed(const Bin& bin) {
-    std::vector<uint64_t> keys(bin.inside);
-    std::vector<int64_t> positions(bin.inside);  // in the concatenation
-    std::vector<int64_t> next(parts_, 0);
-    for (int part = 1; part < parts_; ++part) next[part] = next[part - 1] + bin.inside_per_part[part - 1];
-    each_part([&](int part, const Scores& s, int64_t begin, int64_t end, int64_t offset) {
-      int64_t& place = next[part];
-      const int64_t found = kernel_.gather(at(s, begin), alive(s, begin), s.mask + begin, end - begin,
-                                           bin.digit.shift, bin.prefix, keys.data() + place, positions.data() + place);
-      for (int64_t j = 0; j < found; ++j) positions[place + j] += offset + begin;
-      place += found;
-    });
-    std::vector<uint64_t> order = keys;
-    std::nth_element(order.begin(), order.begin() + (bin.wanted - 1), order.end());
-    const uint64_t last = order[bin.wanted - 1];
-    int64_t ties = bin.wanted - std::count_if(keys.begin(), keys.end(), [&](uint64_t key) { return key < last; });
-    size_t tensor = 0;
-    int64_t offset = 0;
-    for (int64_t j = 0; j < bin.inside; ++j) {
-      if (keys[j] > last || (keys[j] == last && ties-- <= 0)) continue;
-      while (positions[j] - offset >= pool_[tensor].size) offset += pool_[tensor++].size;
-      pool_[tensor].mask[positions[j] - offset] = 0;
+    const uint64_t low = bin.prefix << bin.digit.shift;
+    const Lists lists = gather(low, last_of(bin.prefix, bin.digit.shift), bin.inside_per_part);
+    clear_lowest(lists, bin.wanted);
+  }
+
+  // Most often in one pass: a sample tells between which keys the count-th lowest lies, and only those are listed. False
+  // where it does not, or where too many are alike; the masks have then to be written again.
+  bool cut_sampled(int64_t count) {
+    const std::optional<Bracket> bracket = sample(count);
+    if (!bracket) return false;
+    const int64_t room = int64_t(kRoom * bracket->fraction * double(total_size(pool_))) / parts_ + kFewest;
+    const Lists lists = gather(bracket->low, bracket->high, std::vector<int64_t>(parts_, room));
+    int64_t survivors = 0, kept = 0, listed = 0;
+    for (const Found& found : lists.found) {
+      survivors += found.survivors, kept += found.kept, listed += found.listed;
+      maybe_nan_ |= found.maybe_nan;
+      if (found.listed > found.room) return false;
     }
+    check_enough(count, survivors);
+    const int64_t wanted = count - (survivors - kept);
+    if (first_nan() >= 0) return true;
+    if (wanted < 0 || wanted > listed) return false;
+    clear_lowest(lists, wanted);
+    return true;
   }
 
  private:
   using Counts = std::vector<std::vector<int64_t>>;  // per part, per bin
+
+  struct Bracket { uint64_t low, high; double fraction; };  // keys, and how many of all scores lie between them
+
+  struct Lists {  // per part
+    std::vector<Found> found;
+    std::vector<std::unique_ptr<uint64_t[]>> keys;
+    std::vector<std::unique_ptr<int64_t[]>> positions;  // in the concatenation
+  };
+
+  void check_enough(int64_t wanted, int64_t survivors) const {
+    PRUNECCA_CHECK(wanted <= survivors, "asked to prune ", wanted, " of ", survivors, " survivors; expected at most as many as survive");
+  }
+
+  Lists gather(uint64_t low, uint64_t high, const std::vector<int64_t>& room) {
+    Lists lists{std::vector<Found>(parts_), {}, {}};
+    for (int part = 0; part < parts_; ++part) {  // left uninitialised: most of it is never touched
+      lists.keys.emplace_back(new uint64_t[room[part]]);
+      lists.positions.emplace_back(new int64_t[room[part]]);
+    }
+    each_part([&](int part, const Scores& s, int64_t begin, int64_t end, int64_t offset) {
+      Found here = lists.found[part];  // a copy, so that threads do not write to one cache line
+      here.room = room[part], here.keys = lists.keys[part].get(), here.positions = lists.positions[part].get();
+      here.offset = offset + begin;
+      kernel_.gather(at(s, begin), alive(s, begin), s.mask + begin, end - begin, low, high, here);
+      lists.found[part] = here;
+    });
+    return lists;
+  }
+
+  // Of the listed, the `wanted` lowest go; of equal ones the first.
+  void clear_lowest(const Lists& lists, int64_t wanted) {
+    if (wanted == 0) return;
+    std::vector<uint64_t> order;
+    for (const Found& found : lists.found) order.insert(order.end(), found.keys, found.keys + found.listed);
+    std::nth_element(order.begin(), order.begin() + (wanted - 1), order.end());
+    const uint64_t last = order[wanted - 1];
+    int64_t ties = wanted - std::count_if(order.begin(), order.end(), [&](uint64_t key) { return key < last; });
+    std::vector<int64_t> quota(parts_);
+    for (int part = 0; part < parts_; ++part) {
+      const Found& found = lists.found[part];
+      quota[part] = std::min(ties, std::count(found.keys, found.keys + found.listed, last));
+      ties -= quota[part];
+    }
+#pragma omp parallel for num_threads(parts_) schedule(static, 1)
+    for (int part = 0; part < parts_; ++part) {
+      const Found& found = lists.found[part];
+      int64_t equal = quota[part], offset = 0;
+      size_t tensor = 0;
+      for (int64_t j = 0; j < found.listed; ++j) {
+        if (found.keys[j] > last || (found.keys[j] == last && equal-- <= 0)) continue;
+        while (found.positions[j] - offset >= pool_[tensor].size) offset += pool_[tensor++].size;
+        pool_[tensor].mask[found.positions[j] - offset] = 0;
+      }
+    }
+  }
+
+  // Evenly spaced scores: as many as balance their cost against that of the list. The bracket is four standard
+  // deviations of their ranks wide on either side: one guess in some ten thousand is wrong.
+  std::optional<Bracket> sample(int64_t count) const {
+    const int64_t total = total_size(pool_);
+    if (total < kFewestSampled) return {};
+    for (const Scores& s : pool_)
+      if (s.mask == s.alive) return {};  // after a bad guess the survivors would not be known any more
+    const int64_t step = std::max<int64_t>(1, int64_t(std::cbrt(double(total)) / 1.2)), size = total / step;
+    std::vector<std::vector<uint64_t>> taken(parts_);
+    each_part([&](int part, const Scores& s, int64_t begin, int64_t end, int64_t offset) {
+      for (int64_t i = begin + (step - (offset + begin) % step) % step; i < end; i += step)
+        if (!s.alive || s.alive[i]) taken[part].push_back(kernel_.key(s.data, i));
+    });
+    std::vector<uint64_t> keys;
+    for (const auto& part : taken) keys.insert(keys.end(), part.begin(), part.end());
+    const double alive = std::min(1.0, double(keys.size()) / double(size)), rank = double(count) / (alive * double(total)) * double(keys.size());
+    if (keys.size() < size_t(kFewest) || rank > double(keys.size())) return {};
+    const double share = rank / double(keys.size());
+    const double spread = 4 * (std::sqrt(rank * (1 - share)) + rank * std::sqrt((1 - alive) / double(keys.size()))) + 5;
+    const auto key_at = [&](double place) {
+      const auto it = keys.begin() + int64_t(place);
+      std::nth_element(keys.begin(), it, keys.end());
+      return *it;
+    };
+    Bracket out{0, width_ == 64 ? ~uint64_t(0) : 0xffffffffu, 2 * spread / double(keys.size()) * alive};
+    if (rank > spread) out.low = key_at(rank - spread);
+    if (rank + spread < double(keys.size())) out.high = key_at(rank + spread);
+    return out;
+  }
 
   static int64_t sum(const Counts& counts, int64_t b) {
     int64_t n = 0;
@@ -125,7 +218,7 @@ class Selection {
     return n;
   }
 
-  template <class Body> void each_part(Body&& body) {
+  template <class Body> void each_part(Body&& body) const {
     const int parts = parts_;
 #pragma omp parallel for num_threads(parts) schedule(static, 1)
     for (int part = 0; part < parts; ++part)
@@ -188,6 +281,7 @@ class Selection {
 
 int64_t prune_lowest(const std::vector<Scores>& pool, Dtype dtype, Order order, int64_t count, int threads) {
   Selection selection(pool, dtype, order, threads);
+  if (count > 0 && selection.cut_sampled(count)) return selection.first_nan();
   Bin bin = selection.next(nullptr, count);
   const int64_t nan = selection.first_nan();
   if (nan >= 0) return nan;

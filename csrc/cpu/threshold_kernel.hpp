@@ -3,6 +3,7 @@
 // A score becomes an unsigned key whose order is the order of the scores: float32 bits without the sign
 // (magnitude), or with the sign folded in (value). Keys are taken apart from the top in digits of 12 bits.
 #pragma once
+#include <algorithm>
 #include <cstdint>
 
 #include "array.hpp"
@@ -20,6 +21,8 @@ struct Digit {
 constexpr int kDigitBits = 12;
 constexpr int64_t kBins = int64_t(1) << kDigitBits;
 
+struct Found;
+
 struct ThresholdKernel {
   // Adds the survivors of each digit to counts, two interleaved tables of kBins; n < 2^31.
   void (*histogram)(const void* data, const uint8_t* alive, int64_t n, Digit digit, uint32_t* counts);
@@ -29,10 +32,20 @@ struct ThresholdKernel {
   // Returns the quota used.
   int64_t (*cut_ties)(const void* data, const uint8_t* alive, uint8_t* mask, int64_t n, int shift, uint64_t prefix,
                       int64_t quota);
-  // As cut with limit = prefix; and the keys and positions of survivors with key >> shift == prefix are
-  // listed. Returns their number.
-  int64_t (*gather)(const void* data, const uint8_t* alive, uint8_t* mask, int64_t n, int shift, uint64_t prefix,
-                    uint64_t* keys, int64_t* positions);
+  // The key of one score.
+  uint64_t (*key)(const void* data, int64_t i);
+  // mask = alive and key >= low; lists the keys and positions of survivors with low <= key <= high, while there is room.
+  void (*gather)(const void* data, const uint8_t* alive, uint8_t* mask, int64_t n, uint64_t low, uint64_t high, Found& found);
+};
+
+// What a pass over the scores met: counts grow from piece to piece, and so do the lists.
+struct Found {
+  int64_t survivors = 0, kept = 0;  // before and after
+  bool maybe_nan = false;           // somewhere, at a survivor or not
+  int64_t room = 0, listed = 0;     // of the lists; listed counts on when they are full
+  uint64_t* keys = nullptr;
+  int64_t* positions = nullptr;     // each the position in its piece, plus `offset`
+  int64_t offset = 0;
 };
 
 ThresholdKernel threshold_baseline(Dtype dtype, Order order);
@@ -40,6 +53,9 @@ ThresholdKernel threshold_avx2(Dtype dtype, Order order);
 ThresholdKernel threshold_avx512(Dtype dtype, Order order);
 
 namespace {
+
+// The last key of the bin of keys with key >> shift == prefix.
+inline uint64_t last_of(uint64_t prefix, int shift) { return (prefix << shift) | ((uint64_t(1) << shift) - 1); }
 
 template <class Word, Order order> inline Word key_of_bits(Word bits) {
   if constexpr (order == Order::magnitude) return bits << 1;
@@ -112,70 +128,97 @@ template <class T, Order order> struct Threshold {
     }
   }
 
-  // cut, and visit(i) in order for each survivor in the bin.
+  // mask = alive and key >= low, and visit(i) in order for each survivor with low <= key <= high.
   template <class Visit>
-  static void cut_visiting(const void* data, const uint8_t* alive, uint8_t* mask, int64_t n, int shift,
-                           uint64_t prefix, Visit&& visit) {
-    const Word bound = static_cast<Word>(prefix);
-    alignas(64) uint8_t in_bin[kBlock] = {};
+  static void cut_visiting(const void* data, const uint8_t* alive, uint8_t* mask, int64_t n, Word low, Word high,
+                           Found& found, Visit&& visit) {
+    alignas(64) uint8_t inside[kBlock] = {};
+    int64_t survivors = 0, kept = 0;  // in registers: `found` may be what visit() writes to
+    Word largest = 0;
     for (int64_t start = 0; start < n; start += kBlock) {
-      if (n - start >= kBlock) {
-        flag<kBlock>(data, alive, mask, start, kBlock, shift, bound, in_bin);
+      const int64_t length = n - start < kBlock ? n - start : kBlock;
+      const uint8_t* live = alive ? alive + start : nullptr;
+      if (length == kBlock) {
+        largest = flag<kBlock>(data, live, mask + start, start, kBlock, low, high - low, inside, largest);
       } else {
-        for (uint8_t& flag : in_bin) flag = 0;
-        flag<1>(data, alive, mask, start, n - start, shift, bound, in_bin);
+        for (uint8_t& flag : inside) flag = 0;
+        largest = flag<1>(data, live, mask + start, start, length, low, high - low, inside, largest);
       }
-      for (int64_t j = 0; j < kBlock; j += 8) {
-        uint64_t flags;  // one 0 or 1 byte per element, the first one lowest
-        __builtin_memcpy(&flags, in_bin + j, 8);
-        for (; flags; flags &= flags - 1) visit(start + j + (__builtin_ctzll(flags) >> 3));
-      }
+      survivors += live ? ones(live, length) : length;
+      kept += ones(mask + start, length);
+      for (int64_t j = 0; j < kBlock; j += 8)
+        for (uint64_t flags = word_at(inside + j); flags; flags &= flags - 1)
+          visit(start + j + (__builtin_ctzll(flags) >> 3));
     }
+    found.survivors += survivors;
+    found.kept += kept;
+    found.maybe_nan |= largest > kInfinity;
   }
 
-  // kMultiple divides length: a promise that lets the compiler drop the remainder loop.
+  static constexpr Word kInfinity = (sizeof(Word) == 8 ? Word(0x7ff) << 52 : Word(0xff) << 23) << 1;  // without the sign
+
+  // Eight bytes of 0 or 1, the first one lowest.
+  static uint64_t word_at(const uint8_t* flags) {
+    uint64_t word;
+    __builtin_memcpy(&word, flags, 8);
+    return word;
+  }
+  static int64_t ones(const uint8_t* flags, int64_t length) {
+    int64_t sum = 0, i = 0;
+    for (; i + 8 <= length; i += 8) sum += int64_t((word_at(flags + i) * 0x0101010101010101u) >> 56);
+    for (; i < length; ++i) sum += flags[i];
+    return sum;
+  }
+
+  // kMultiple divides length: a promise that lets the compiler drop the remainder loop. Returns the larger of `largest` and
+  // the largest magnitude, as bits without the sign, whether they survive or not.
   template <int64_t kMultiple>
-  static void flag(const void* data, const uint8_t* alive, uint8_t* mask, int64_t start, int64_t length, int shift,
-                   Word bound, uint8_t* in_bin) {
+  static Word flag(const void* data, const uint8_t* alive, uint8_t* mask, int64_t start, int64_t length, Word low,
+                   Word width, uint8_t* inside, Word largest) {
     length = length / kMultiple * kMultiple;
     if (alive) {
-#pragma omp simd
+#pragma omp simd reduction(max : largest)
       for (int64_t j = 0; j < length; ++j) {
-        const Word top = key(data, start + j) >> shift;
-        const uint8_t live = alive[start + j];
-        in_bin[j] = live & uint8_t(top == bound);
-        mask[start + j] = live & uint8_t(top >= bound);
+        const Word bits = Source<T>::bits(data, start + j), k = key_of_bits<Word, order>(bits);
+        largest = std::max(largest, Word(bits << 1));
+        inside[j] = alive[j] & uint8_t(Word(k - low) <= width);
+        mask[j] = alive[j] & uint8_t(k >= low);
       }
     } else {
-#pragma omp simd
+#pragma omp simd reduction(max : largest)
       for (int64_t j = 0; j < length; ++j) {
-        const Word top = key(data, start + j) >> shift;
-        in_bin[j] = uint8_t(top == bound);
-        mask[start + j] = uint8_t(top >= bound);
+        const Word bits = Source<T>::bits(data, start + j), k = key_of_bits<Word, order>(bits);
+        largest = std::max(largest, Word(bits << 1));
+        inside[j] = uint8_t(Word(k - low) <= width);
+        mask[j] = uint8_t(k >= low);
       }
     }
+    return largest;
   }
 
   static int64_t cut_ties(const void* data, const uint8_t* alive, uint8_t* mask, int64_t n, int shift,
                           uint64_t prefix, int64_t quota) {
     int64_t used = 0;
-    cut_visiting(data, alive, mask, n, shift, prefix, [&](int64_t i) {
+    Found found;
+    cut_visiting(data, alive, mask, n, Word(prefix << shift), Word(last_of(prefix, shift)), found, [&](int64_t i) {
       if (used < quota) mask[i] = 0, ++used;
     });
     return used;
   }
 
-  static int64_t gather(const void* data, const uint8_t* alive, uint8_t* mask, int64_t n, int shift, uint64_t prefix,
-                        uint64_t* keys, int64_t* positions) {
-    int64_t found = 0;
-    cut_visiting(data, alive, mask, n, shift, prefix, [&](int64_t i) {
-      keys[found] = key(data, i);
-      positions[found++] = i;
+  static uint64_t key_at(const void* data, int64_t i) { return key(data, i); }
+
+  static void gather(const void* data, const uint8_t* alive, uint8_t* mask, int64_t n, uint64_t low, uint64_t high, Found& found) {
+    cut_visiting(data, alive, mask, n, Word(low), Word(high), found, [&](int64_t i) {
+      if (found.listed < found.room) {
+        found.keys[found.listed] = key(data, i);
+        found.positions[found.listed] = found.offset + i;
+      }
+      ++found.listed;
     });
-    return found;
   }
 
-  static ThresholdKernel table() { return {histogram, cut, cut_ties, gather}; }
+  static ThresholdKernel table() { return {histogram, cut, cut_ties, key_at, gather}; }
 };
 
 template <class T> ThresholdKernel in_order(Order order) {

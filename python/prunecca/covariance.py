@@ -8,6 +8,7 @@ depends on the number of datapoints is kept.
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -93,6 +94,7 @@ class StreamingCovariance:
         self._reference: Representation | None = None
         self._candidates: list[Representation] = []
         self._cross: list[Gram] = []
+        self._past: Representation | None = None  # the reference without its last batch, where candidates need that
         self._as_list = False
 
     @property
@@ -120,7 +122,7 @@ class StreamingCovariance:
         elif len(ys) != len(self._candidates) or isinstance(y, list | tuple) != self._as_list:
             raise ValueError(f"{_at(where)}{len(ys)} candidates were given; expected {len(self._candidates)} as before")
         reference, candidates, cross = self._begin(x, ys, layout, where)
-        if self._reference is not None and reference.count <= FEW_ROWS:
+        if self._reference is not None and self._should_recentre(reference, x, layout, where):
             self._recentre([x, *ys], layout, where)
             reference, candidates, cross = self._begin(x, ys, layout, where)
         pairs = [(0, 0), *((k, k) for k in range(1, len(ys) + 1)), *((0, k) for k in range(1, len(ys) + 1))]
@@ -132,6 +134,13 @@ class StreamingCovariance:
         """Add a batch of ``x`` alone; each candidate must follow with ``update_candidate`` and the same ``x``."""
         self._as_list = True
         reference = self._reference or self._new(x, layout, where, "the reference")
+        self._past = None
+        if self._reference is not None and self._should_recentre(reference, x, layout, where):
+            shift = estimate_mean(as_tensor(x, reference.name), _axis(x, layout, where), _at(where) + reference.name)
+            pairs = zip(self._cross, self._candidates, strict=True)
+            self._cross = [gram.moved(reference, c, shift, c.shift) for gram, c in pairs]
+            self._reference = reference = reference.moved_to(shift)
+            self._past = reference.copy()
         _accumulate([reference], [x], [(0, 0)], [reference.gram], {0}, layout, where)
         self._reference = reference
 
@@ -144,6 +153,12 @@ class StreamingCovariance:
             cross = Gram.zeros(self._reference, candidate, self.norms)
         else:
             candidate, cross = self._candidates[index], self._cross[index]
+            if self._past is not None and self._should_recentre(candidate, y, layout, where):
+                shift = estimate_mean(
+                    as_tensor(y, candidate.name), _axis(y, layout, where), _at(where) + candidate.name
+                )
+                cross = self._cross[index] = cross.moved(self._past, candidate, self._past.shift, shift)
+                candidate = self._candidates[index] = candidate.moved_to(shift)
         _accumulate([self._reference, candidate], [x, y], [(1, 1), (0, 1)], [candidate.gram, cross], {1}, layout, where)
         if index == len(self._candidates):
             self._candidates.append(candidate)
@@ -248,8 +263,15 @@ class StreamingCovariance:
         candidates = [self._new(y, layout, where, name) for y, name in zip(ys, names, strict=True)]
         return reference, candidates, [Gram.zeros(reference, c, self.norms) for c in candidates]
 
+    def _should_recentre(self, member: Representation, x: Any, layout: Layout, where: str) -> bool:
+        """Whether this is the first batch to be taken in float32, after none or some few rows, whose mean may lie far away."""
+        channels = x.shape[_axis(x, layout, where)]
+        rows = math.prod(x.shape) // max(1, channels)
+        fits = channels == member.channels and rows > FEW_ROWS
+        return fits and member.exact and self.precision == "float32"
+
     def _recentre(self, arrays: list[Any], layout: Layout, where: str) -> None:
-        """Take the shifts from a new batch: a few first datapoints may lie far from the mean of the rest."""
+        """Take the shifts from a new batch."""
         if self._reference is None:
             return
         old = [self._reference, *self._candidates]

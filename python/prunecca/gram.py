@@ -16,9 +16,9 @@ from ._arrays import native
 Precision = Literal["float32", "float64"]
 
 _SHIFT_ROWS = 4096  # rows from which the shift is estimated; it only has to lie within a few deviations of the mean
-FEW_ROWS = (
-    256  # a call with no more rows is taken in float64: it costs nothing, and so few float32 errors do not average out
-)
+# A call with no more rows is taken in float64: it costs little, and so few float32 errors do not average out (measured:
+# up to 1.2e-7 relative with 300 rows of a few channels, 8e-8 with 500).
+FEW_ROWS = 448
 _CALL_BYTES = 1 << 28  # input bytes per native call, so that Ctrl-C is heard between calls
 _scratch = threading.local()
 
