@@ -197,18 +197,18 @@ class Selection {
     });
     std::vector<uint64_t> keys;
     for (const auto& part : taken) keys.insert(keys.end(), part.begin(), part.end());
-    const double alive = std::min(1.0, double(keys.size()) / double(size)), rank = double(count) / (alive * double(total)) * double(keys.size());
-    if (keys.size() < size_t(kFewest) || rank > double(keys.size())) return {};
-    const double share = rank / double(keys.size());
-    const double spread = 4 * (std::sqrt(rank * (1 - share)) + rank * std::sqrt((1 - alive) / double(keys.size()))) + 5;
+    const double drawn = double(keys.size()), alive = std::min(1.0, drawn / double(size));
+    const double rank = double(count) / (alive * double(total)) * drawn;
+    if (drawn < kFewest || rank > drawn) return {};
+    const double spread = 4 * (std::sqrt(rank * (1 - rank / drawn)) + rank * std::sqrt((1 - alive) / drawn)) + 5;
     const auto key_at = [&](double place) {
       const auto it = keys.begin() + int64_t(place);
       std::nth_element(keys.begin(), it, keys.end());
       return *it;
     };
-    Bracket out{0, width_ == 64 ? ~uint64_t(0) : 0xffffffffu, 2 * spread / double(keys.size()) * alive};
+    Bracket out{0, width_ == 64 ? ~uint64_t(0) : 0xffffffffu, 2 * spread / drawn * alive};
     if (rank > spread) out.low = key_at(rank - spread);
-    if (rank + spread < double(keys.size())) out.high = key_at(rank + spread);
+    if (rank + spread < drawn) out.high = key_at(rank + spread);
     return out;
   }
 
