@@ -79,3 +79,13 @@ def test_impossible_options_are_refused_before_anything_is_written(tmp_path, arg
 
 def test_unknown_option_exits_with_2():
     assert invoke("reproduce", "--epoch", "3").exit_code == 2
+
+
+def test_an_interrupted_comparison_says_so(tmp_path, monkeypatch):
+    def interrupted(*arguments: object, **options: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("prunecca.activations.compare_files", interrupted)
+    result = invoke("compare", "--activations", tmp_path / "a.npy", tmp_path / "b.npy")
+    assert result.exit_code == 130
+    assert "interrupted; nothing was compared to the end, and nothing was written" in result.stderr

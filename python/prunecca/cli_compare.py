@@ -61,13 +61,17 @@ def compare(
         raise ConfigurationError(f"one file was given, {files[0]}; expected a reference and at least one candidate")
     names = tuple(name.strip() for name in metrics.split(",") if name.strip())
     options = Options(metrics=names, variance=variance, trim=trim, images=images, seed=seed)
-    if activations:
-        from .activations import compare_files
+    try:
+        if activations:
+            from .activations import compare_files
 
-        table = compare_files(files[0], files[1:], options.metric_options(), progress=True)
-    else:
-        chosen = None if layers is None else [name.strip() for name in layers.split(",")]
-        table = _compare_states(files, options, problem, data, chosen, device)
+            table = compare_files(files[0], files[1:], options.metric_options(), progress=True)
+        else:
+            chosen = None if layers is None else [name.strip() for name in layers.split(",")]
+            table = _compare_states(files, options, problem, data, chosen, device)
+    except KeyboardInterrupt:
+        typer.echo("interrupted; nothing was compared to the end, and nothing was written", err=True)
+        raise typer.Exit(130) from None
     _print(table)
     if out is not None:
         _write(table, out)
