@@ -11,7 +11,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import re
 import subprocess
 import sys
 import tempfile
@@ -19,6 +18,7 @@ import time
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import psutil
 import torch
 from rich.progress import track
@@ -77,22 +77,21 @@ def kernel_rate(repeats: int = 60) -> float:
 def compare(paths: list[Path]) -> dict[str, object]:
     """Run the command line, and watch its resident memory twice a second."""
     drop_from_cache(paths)
-    command = [sys.executable, "-m", "prunecca", "compare", "--activations", *map(str, paths)]
+    table = paths[0].with_name("table.csv")
+    command = [sys.executable, "-m", "prunecca", "compare", "--activations", *map(str, paths), "--out", str(table)]
     began = time.perf_counter()
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
     watched, trace = psutil.Process(process.pid), []
     while process.poll() is None:
         memory = watched.memory_full_info()
         trace.append((round(time.perf_counter() - began, 1), round(memory.rss / 1e6, 1), round(memory.uss / 1e6, 1)))
         time.sleep(0.5)
     seconds = time.perf_counter() - began
-    output = process.stdout.read() if process.stdout else ""
     if process.returncode:
         raise SystemExit(f"prunecca compare failed with {process.returncode}")
-    values = [float(number) for number in re.findall(r"\b0\.\d+", output)]
-    assert values, output
-    assert all(0 < value < 1 for value in values), output
-    return {"seconds": seconds, "output": output.split("\n"), "trace of seconds, resident MB, unique MB": trace}
+    values = pd.read_csv(table).set_index("metric")["value"].to_dict()
+    assert all(0 < value < 1 for value in values.values()), values
+    return {"seconds": seconds, **values, "trace of seconds, resident MB, unique MB": trace}
 
 
 def imported() -> float:

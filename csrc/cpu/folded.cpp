@@ -1,6 +1,7 @@
 #include "cpu/folded.hpp"
 
 #include <algorithm>
+#include <utility>
 
 namespace prunecca::cpu {
 

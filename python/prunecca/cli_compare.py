@@ -59,6 +59,8 @@ def compare(
     """Compare the layers of a reference network with those of other networks."""
     if len(files) < 2:
         raise ConfigurationError(f"one file was given, {files[0]}; expected a reference and at least one candidate")
+    if out is not None and out.suffix not in (".csv", ".parquet"):
+        raise ConfigurationError(f"{out} ends in {out.suffix!r}; expected a file name ending in .csv or .parquet")
     names = tuple(name.strip() for name in metrics.split(",") if name.strip())
     options = Options(metrics=names, variance=variance, trim=trim, images=images, seed=seed)
     try:
@@ -159,9 +161,12 @@ def _print(table: pd.DataFrame) -> None:
 
 def _write(table: pd.DataFrame, out: Path) -> None:
     from .files import write_atomic
-    from .tables import parquet
 
-    if out.suffix not in (".csv", ".parquet"):
-        raise ConfigurationError(f"{out} ends in {out.suffix!r}; expected a file name ending in .csv or .parquet")
-    write_atomic(out, parquet(table) if out.suffix == ".parquet" else table.to_csv(index=False).encode())
+    if out.suffix == ".csv":
+        content = table.to_csv(index=False).encode()
+    else:
+        from .tables import parquet
+
+        content = parquet(table)
+    write_atomic(out, content)
     typer.echo(f"table  {out}")
