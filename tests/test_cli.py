@@ -5,6 +5,8 @@ import os
 import subprocess
 import sys
 
+import numpy as np
+import pandas as pd
 import pytest
 from typer.testing import CliRunner
 
@@ -89,3 +91,19 @@ def test_an_interrupted_comparison_says_so(tmp_path, monkeypatch):
     result = invoke("compare", "--activations", tmp_path / "a.npy", tmp_path / "b.npy")
     assert result.exit_code == 130
     assert "interrupted; nothing was compared to the end, and nothing was written" in result.stderr
+
+
+def test_a_table_of_another_format_is_refused_before_the_comparison(tmp_path):
+    with pytest.raises(ValueError, match=r"ends in '\.txt'; expected a file name ending in \.csv or \.parquet"):
+        invoke("compare", "--activations", tmp_path / "a.npy", tmp_path / "b.npy", "--out", tmp_path / "t.txt")
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".parquet"])
+def test_the_table_of_a_comparison_is_written(tmp_path, suffix):
+    for name in ("a", "b"):
+        np.save(tmp_path / f"{name}.npy", np.random.default_rng(0).standard_normal((50, 4)))
+    out = tmp_path / f"table{suffix}"
+    invoke("compare", "--activations", tmp_path / "a.npy", tmp_path / "b.npy", "--out", out, "--metrics", "cca")
+    table = pd.read_csv(out) if suffix == ".csv" else pd.read_parquet(out)
+    assert list(table["metric"]) == ["cca"]
+    assert table["value"].tolist() == pytest.approx([1.0])
