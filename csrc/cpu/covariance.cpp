@@ -87,8 +87,8 @@ template <class T> struct Plan {
     bool half = false;
     for (int v = 0; v < p.n_views; ++v) half = half || size_of(p.views[v].dtype) == 2;
     chunk = half || rows < 4096 ? 32 : rows < 32768 ? 64 : 128;
-    if (rows < 1024 && unit == 1) tile = 64;  // so few errors do not average out: sums in float64 earlier
     by_rows = first_block.back() * kBlock * int64_t(sizeof(double)) <= kSharedStateBytes;
+    if (by_rows && unit == 1 && rows < 1024) tile = 64;  // so few errors do not average out: join float64 sooner
     const int64_t useful = by_rows ? (rows + kRowsPerThread - 1) / kRowsPerThread : p.threads;
     threads = int(std::max<int64_t>(1, std::min<int64_t>(p.threads, useful)));
   }

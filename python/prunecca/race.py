@@ -14,7 +14,7 @@ from .probe import fma_rate
 
 Call = Callable[[], Any]
 
-_SAMPLE_SECONDS = 0.005  # shorter calls are repeated within a sample
+_SAMPLE_SECONDS = 0.03  # shorter calls are repeated within a sample, after one that wakes the sleeping threads
 # Between samples: the threads of NumPy's OpenBLAS go on spinning for a tenth of a second (measured), and would take the
 # cores from the next rival.
 REST_SECONDS = 0.15
@@ -100,6 +100,8 @@ def run(contest: Contest, *, seconds: float = 6.0, rounds: tuple[int, int] = (5,
         while len(peaks) < rounds[0] or (time.perf_counter() < end and len(peaks) < rounds[1]):
             for name, call in contest.rivals.items():
                 time.sleep(REST_SECONDS)
+                if loops[name] > 1:
+                    call()
                 began = time.perf_counter()
                 for _ in range(loops[name]):
                     call()
@@ -112,6 +114,7 @@ def run(contest: Contest, *, seconds: float = 6.0, rounds: tuple[int, int] = (5,
 
 
 def _loops(call: Call) -> int:
+    call()
     began = time.perf_counter()
     call()
     return max(1, int(_SAMPLE_SECONDS / (time.perf_counter() - began + 1e-9)))
