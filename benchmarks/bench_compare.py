@@ -14,8 +14,9 @@ from interleaved import interleaved, ratio
 
 import prunecca as pc
 from prunecca import models
-from prunecca.covariance import StreamingCovariance
-from prunecca.scoring import choose_metrics, score
+from prunecca.comparison.scores import score
+from prunecca.covariance.streaming import StreamingCovariance
+from prunecca.similarity.registry import choose_metrics
 
 BATCH = 128
 
@@ -125,7 +126,7 @@ def test_eigendecompositions(benchmark):
     """A matrix per thread, beside LAPACK with all threads on one matrix after the other, and SciPy."""
     import scipy.linalg
 
-    from prunecca.host_threads import one_per_thread
+    from prunecca.linalg.threads import one_per_thread
 
     samples = torch.randn(20, 600, 512, dtype=torch.float64)
     matrices = samples.mT @ samples

@@ -13,8 +13,8 @@ import pytest
 import torch
 
 import prunecca as pc
-from prunecca import contests
-from prunecca.race import Contest, run
+from prunecca.bench import workloads
+from prunecca.bench.timing import Contest, run
 
 
 def show(benchmark, contest: Contest) -> None:
@@ -30,19 +30,19 @@ def show(benchmark, contest: Contest) -> None:
 @pytest.mark.benchmark(group="covariance of (N, C), float32")
 @pytest.mark.parametrize("channels", [1, 3, 16, 17, 64, 100, 128, 256, 512, 1024, 2048, 4096])
 def test_rows(benchmark, channels):
-    show(benchmark, contests.covariance_of_rows(channels))
+    show(benchmark, workloads.covariance_of_rows(channels))
 
 
 @pytest.mark.benchmark(group="covariance of (N, C, H, W), float32")
 @pytest.mark.parametrize("shape", [(128, 64, 32, 32), (128, 256, 8, 8), (128, 512, 2, 2)], ids=str)
 def test_images(benchmark, shape):
-    show(benchmark, contests.covariance_of_images(shape))
+    show(benchmark, workloads.covariance_of_images(shape))
 
 
 @pytest.mark.benchmark(group="SVCCA of two arrays, float32")
 @pytest.mark.parametrize(("rows", "channels"), [(500_000, 64), (100_000, 256)])
 def test_svcca(benchmark, rows, channels):
-    show(benchmark, contests.svcca_of_rows(rows, channels))
+    show(benchmark, workloads.svcca_of_rows(rows, channels))
 
 
 _PEAK = """

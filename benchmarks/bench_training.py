@@ -13,10 +13,12 @@ import pytest
 import torch
 from interleaved import interleaved, ratio
 
-from prunecca import augmentation, models
-from prunecca.augmentation import Augmentation
-from prunecca.data import Split, Splits
-from prunecca.training import Training, TrainingConfig
+from prunecca import models
+from prunecca.data import augmentation
+from prunecca.data.augmentation import Augmentation
+from prunecca.data.splits import Split, Splits
+from prunecca.training.config import TrainingConfig
+from prunecca.training.training import Training
 
 BATCH = 128
 BATCHES = 8

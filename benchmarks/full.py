@@ -18,7 +18,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from prunecca.probe import describe_machine, measure_peaks
+from prunecca.machine.info import describe_machine
+from prunecca.machine.peaks import measure_peaks
 
 HERE = Path(__file__).parent
 NOUNS = ("covariance", "masks", "training", "compare")

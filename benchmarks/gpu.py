@@ -22,7 +22,7 @@ from device.bench import Bench, Contest, measure
 from device.table import NotMeasured, Row, as_table
 
 import prunecca as pc
-from prunecca.probe import describe_machine
+from prunecca.machine.info import describe_machine
 
 SECTIONS = {"covariance": covariance, "pruning": pruning, "linalg": linalg, "networks": networks}
 # Of the time; what a section leaves goes to those after it.

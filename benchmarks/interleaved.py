@@ -6,7 +6,7 @@ import statistics
 import time
 from collections.abc import Callable, Mapping
 
-from prunecca.race import REST_SECONDS
+from prunecca.bench.timing import REST_SECONDS
 
 _SHORT_SECONDS = 0.05
 

@@ -24,7 +24,7 @@ import torch
 from rich.progress import track
 
 import prunecca as pc
-from prunecca.probe import describe_machine
+from prunecca.machine.info import describe_machine
 
 CHANNELS, SIDE, CHUNK = 256, 8, 256  # images of a chunk: 16 MiB
 IMAGE_BYTES = 4 * CHANNELS * SIDE * SIDE

@@ -6,9 +6,10 @@ import pytest
 import torch
 
 import prunecca as pc
-from prunecca import _native, gram_cuda
+from prunecca import _native
 from prunecca._arrays import native
-from prunecca.gram_cuda import Watch
+from prunecca.covariance import cuda
+from prunecca.covariance.cuda import Watch
 
 
 @pytest.fixture
@@ -26,7 +27,7 @@ def calls(monkeypatch):
         _native.covariance_update(views, axes, pairs, shifts, sums, grams, norms, exact, 1, native(scratch))
 
     fake = types.SimpleNamespace(covariance_update_cuda=update, covariance_workspace_cuda=lambda *_: 64)
-    monkeypatch.setattr(gram_cuda, "_native", fake)
+    monkeypatch.setattr(cuda, "_native", fake)
     return seen
 
 
@@ -37,7 +38,7 @@ def _update(views, pairs, norms=False):
     grams = [torch.zeros(channels[i], channels[j], dtype=torch.float64) for i, j in pairs]
     kept = [torch.zeros(1 + channels[i] + channels[j], dtype=torch.float64) for i, j in pairs] if norms else []
     watch, names = Watch(torch.device("cpu")), [f"view {v}" for v in range(len(views))]
-    gram_cuda.update(views, [1] * len(views), pairs, shifts, sums, grams, kept, True, watch, "here: ", names)
+    cuda.update(views, [1] * len(views), pairs, shifts, sums, grams, kept, True, watch, "here: ", names)
     return sums, grams, kept
 
 
@@ -66,7 +67,7 @@ def test_views_of_two_dtypes_are_brought_to_the_wider(calls):
 
 def test_views_that_the_kernels_cannot_nest_are_made_contiguous(calls, monkeypatch):
     sizes = iter([0, 64])
-    monkeypatch.setattr(gram_cuda._native, "covariance_workspace_cuda", lambda *_: next(sizes))
+    monkeypatch.setattr(cuda._native, "covariance_workspace_cuda", lambda *_: next(sizes))
     x = torch.randn(4, 6, 5, 3).permute(2, 1, 3, 0)[:, ::2]
     _, grams, _ = _update([x], [(0, 0)])
     rows = x.movedim(1, -1).reshape(-1, 3).double()
@@ -74,7 +75,7 @@ def test_views_that_the_kernels_cannot_nest_are_made_contiguous(calls, monkeypat
 
 
 def test_a_build_without_cuda_says_so(monkeypatch):
-    monkeypatch.setattr(gram_cuda, "_native", types.SimpleNamespace())
+    monkeypatch.setattr(cuda, "_native", types.SimpleNamespace())
     with pytest.raises(RuntimeError, match="built without CUDA"):
         _update([torch.zeros(3, 2)], [(0, 0)])
 
@@ -122,7 +123,7 @@ def test_a_result_asks_the_device_once_for_all_candidates(monkeypatch):
 
 
 def test_places_are_not_kept_for_ever(monkeypatch):
-    monkeypatch.setattr(gram_cuda, "_CHECK_EVERY", 3)
+    monkeypatch.setattr(cuda, "_CHECK_EVERY", 3)
     watch = Watch(torch.device("cpu"))
     assert [watch.number("", ["x"]) for _ in range(7)] == [0, 1, 2, 0, 1, 2, 0]
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 import prunecca as pc
-from prunecca import linalg
+from prunecca.linalg import batched
 from prunecca.ops import masked_weight
 from prunecca.pruning import threshold
 
@@ -76,9 +76,9 @@ def decompositions() -> None:
     """Every size of tile, and the blocks above."""
     for n, count in ((5, 3), (16, 2), (33, 2), (64, 2), (100, 1), (160, 4)):
         x = torch.randn(count, 2 * n, n, dtype=torch.float64, device="cuda")
-        values, vectors = linalg.eigh_batched(x.mT @ x)
+        values, vectors = batched.eigh_batched(x.mT @ x)
         torch.testing.assert_close((vectors * values.unsqueeze(-2)) @ vectors.mT, x.mT @ x, rtol=0, atol=1e-10)
-        found = linalg.svdvals_batched(x[:, :n])
+        found = batched.svdvals_batched(x[:, :n])
         torch.testing.assert_close(found.cpu(), torch.linalg.svdvals(x[:, :n].cpu()), rtol=0, atol=1e-11)
 
 

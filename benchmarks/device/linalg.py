@@ -11,8 +11,9 @@ import torch
 from torch import Tensor
 
 import prunecca as pc
-from prunecca import linalg
-from prunecca.scoring import choose_metrics, score
+from prunecca.comparison.scores import score
+from prunecca.linalg import batched
+from prunecca.similarity.registry import choose_metrics
 
 from .bench import Bench, Contest
 from .clock import ratio
@@ -89,15 +90,15 @@ def one_size(bench: Bench, side: int, count: int) -> Row:
     """Eigenvectors and singular values of ``count`` matrices of one side: in blocks, or all by torch in one call."""
     x = torch.randn(count, 2 * side, side, dtype=torch.float64, device=bench.device)
     matrices = x.mT @ x / len(x[0])
-    values, vectors = linalg.eigh_batched(matrices)
+    values, vectors = batched.eigh_batched(matrices)
     scale = values.abs().amax(-1)[:, None, None]
     error = float(((matrices @ vectors - vectors * values.unsqueeze(-2)).abs() / scale).max())
-    singular = linalg.svdvals_batched(x[:, :side])
+    singular = batched.svdvals_batched(x[:, :side])
     error = max(error, float((singular - torch.linalg.svdvals(x[:, :side])).abs().max() / singular.max()))
     if not error <= 1e-12:
         raise AssertionError(f"an eigenvalue is off by {error} of the largest; at most 1e-12 was expected")
     rivals = {
-        OURS: lambda: (linalg.eigh_batched(matrices), linalg.svdvals_batched(x[:, :side])),
+        OURS: lambda: (batched.eigh_batched(matrices), batched.svdvals_batched(x[:, :side])),
         "torch, batched": lambda: (torch.linalg.eigh(matrices), torch.linalg.svdvals(x[:, :side])),
     }
     return Row(_one(side, count), bench.race_on_host(rivals, (2, 10)), error=error)

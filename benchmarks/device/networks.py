@@ -10,8 +10,9 @@ import torch
 from torch import nn
 
 import prunecca as pc
-from prunecca.data import Split, Splits
-from prunecca.training import Training, TrainingConfig
+from prunecca.data.splits import Split, Splits
+from prunecca.training.config import TrainingConfig
+from prunecca.training.training import Training
 
 from .bench import Bench, Contest
 from .table import OURS, Row

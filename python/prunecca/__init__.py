@@ -4,31 +4,25 @@ Layers are compared by SVCCA and its relatives from one streaming pass over the 
 grow with the number of datapoints. See the README for the two-minute tour.
 """
 
-from . import _start  # before the seconds that torch takes  # noqa: F401
+from . import _interrupt  # before the seconds that torch takes  # noqa: F401
 
 # isort: split
 import torch  # before the extension: its OpenMP runtime must be in the process before the extension asks for one  # noqa: F401
 
 from . import data, models, ops, pruning, training
-from ._arrays import cpu_level, set_cpu_level
-from .activations import compare_files
-from .compare import compare
-from .comparison import Comparison
-from .covariance import Covariance, StreamingCovariance
-from .info import build_info
-from .intrinsic_dimension import IntrinsicDimension, intrinsic_dimension, intrinsic_dimensions
-from .layers import Layer, find_layers
-from .scoring import METRICS
-from .similarity import (
-    CanonicalCorrelations,
-    cca,
-    linear_cka,
-    linear_regression,
-    nbs,
-    procrustes,
-    pwcca,
-    svcca,
-)
+from .activations.layers import Layer, find_layers
+from .comparison.compare import compare
+from .comparison.files import compare_files
+from .comparison.result import Comparison
+from .covariance.covariance import Covariance
+from .covariance.streaming import StreamingCovariance
+from .dimension import IntrinsicDimension, intrinsic_dimension, intrinsic_dimensions
+from .machine.info import build_info, cpu_level, set_cpu_level
+from .similarity.cca import CanonicalCorrelations, cca, pwcca, svcca
+from .similarity.cka import linear_cka
+from .similarity.procrustes import nbs, procrustes
+from .similarity.registry import METRICS
+from .similarity.regression import linear_regression
 
 __version__: str = build_info()["version"]
 

@@ -26,16 +26,6 @@ _TORCH_CODES = {
 }
 
 
-def cpu_level() -> str:
-    """The SIMD level of the CPU kernels in use: ``"baseline"``, ``"avx2"`` or ``"avx512"``."""
-    return str(_native.build_info()["cpu_level"])
-
-
-def set_cpu_level(name: str) -> None:
-    """Force a SIMD level (as the variable ``PRUNECCA_CPU_LEVEL`` does); ``ValueError`` when the machine lacks it."""
-    _native.set_cpu_level(name)
-
-
 def as_tensor(x: Any, name: str = "array") -> torch.Tensor:
     """View ``x`` (torch, NumPy, CuPy, numba device array, anything with DLPack) as a detached tensor, without a copy.
 

@@ -14,3 +14,38 @@ def sentence(error: BaseException) -> str:
         error, ValueError | FileNotFoundError | PermissionError | RuntimeError | TimeoutError | TypeError
     )
     return text if text and (known or isinstance(error, OSError)) else f"{type(error).__name__}: {text}"
+
+
+class ClaimLost(RuntimeError):
+    """Another process took this piece over, because this one gave no sign of life for too long."""
+
+
+class ConfigurationError(ValueError):
+    """The options cannot be carried out, or differ from those a run directory was made with."""
+
+
+RUN_AGAIN = "; remove it and run again"
+
+
+class StorageError(OSError):
+    """The folder or disk refuses to be written."""
+
+    def __str__(self) -> str:
+        return str(self.args[0])
+
+
+class CorruptFile(ValueError):
+    """A file is cut short or its content is not what was written."""
+
+    @property
+    def finding(self) -> str:
+        """The sentence without its advice, for where the file is made again anyhow."""
+        return str(self).removesuffix(RUN_AGAIN)
+
+
+class WorkerFailed(RuntimeError):
+    """A worker process stopped with an error, or all of them were killed."""
+
+
+class Diverged(ArithmeticError):
+    """The loss is not a finite number; the training stands where it stood before the epoch."""

@@ -1,150 +1,32 @@
-"""What a running study tells: bars on a terminal, one line per network elsewhere, or events to another process."""
+"""How far a comparison is: a progress bar on a terminal, or the caller's own function."""
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable
-from types import TracebackType
-from typing import Any, Protocol
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Literal
 
-from rich.console import Console
-from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+Progress = bool | Callable[[int, int | None], None]
 
 
-class Reporter(Protocol):
-    """What the study calls while it works; `name` is a piece such as ``digits4 replicate 0 level 1``."""
+@contextmanager
+def telling(
+    progress: Progress, total: int | None, unit: Literal["inputs", "bytes"] = "inputs"
+) -> Iterator[Callable[[int], None]]:
+    """A function to be told what is done: of a bar on standard error (True), the caller's own, or of nothing (False)."""
+    if progress is True:
+        from rich.console import Console
+        from rich.progress import BarColumn, DownloadColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
+        from rich.progress import Progress as Bar
 
-    def begin(self, name: str, epoch: int, epochs: int) -> None:
-        """A network starts or continues its training after `epoch` of at most `epochs` epochs."""
-
-    def batch(self, name: str, done: int, total: int) -> None:
-        """`done` of the `total` batches of the running epoch are trained."""
-
-    def epoch(self, name: str, record: dict[str, Any]) -> None:
-        """An epoch is finished and saved."""
-
-    def end(self, name: str, summary: dict[str, Any]) -> None:
-        """The network is trained, compared and saved."""
-
-    def message(self, text: str) -> None:
-        """Something the user should know."""
-
-
-class Silent:
-    """Tells nothing."""
-
-    def begin(self, name: str, epoch: int, epochs: int) -> None: ...
-
-    def batch(self, name: str, done: int, total: int) -> None: ...
-
-    def epoch(self, name: str, record: dict[str, Any]) -> None: ...
-
-    def end(self, name: str, summary: dict[str, Any]) -> None: ...
-
-    def message(self, text: str) -> None: ...
-
-
-class Lines(Silent):
-    """One line per network, for logs and pipes; `prefix` tells who writes."""
-
-    def __init__(self, console: Console, prefix: str = "") -> None:
-        self._console = console
-        self._prefix = prefix
-        self._started: dict[str, float] = {}
-
-    def begin(self, name: str, epoch: int, epochs: int) -> None:
-        self._started[name] = time.monotonic()
-        where = f" from epoch {epoch}" if epoch else ""
-        self._print(f"{name}: training{where} to epoch {epochs}")
-
-    def end(self, name: str, summary: dict[str, Any]) -> None:
-        seconds = time.monotonic() - self._started.pop(name, time.monotonic())
-        self._print(f"{name}: {describe(summary)} in {seconds:.1f} s")
-
-    def message(self, text: str) -> None:
-        self._print(text)
-
-    def _print(self, text: str) -> None:
-        self._console.print(self._prefix + text, highlight=False, markup=False, soft_wrap=True)
-
-
-class Bars(Silent):
-    """Bars on a terminal: the networks of the study, and the epochs of each network in training. A context manager."""
-
-    def __init__(self, console: Console, total: int, done: int) -> None:
-        self._progress = Progress(
-            TextColumn("{task.description}"),
-            BarColumn(),
-            TextColumn("{task.completed:.0f}/{task.total:.0f} {task.fields[unit]}"),
-            TimeElapsedColumn(),
-            TimeRemainingColumn(),
-            TextColumn("{task.fields[note]}"),
-            console=console,
-        )
-        self._all = self._progress.add_task("networks", total=total, completed=done, unit="", note="")
-        self._tasks: dict[str, TaskID] = {}
-        self._epochs: dict[str, int] = {}
-
-    def __enter__(self) -> Bars:
-        self._progress.start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._progress.stop()
-
-    def begin(self, name: str, epoch: int, epochs: int) -> None:
-        if name in self._tasks:
-            self._progress.remove_task(self._tasks[name])
-        self._tasks[name] = self._progress.add_task(name, total=epochs, completed=epoch, unit="epochs", note="")
-        self._epochs[name] = epoch
-
-    def batch(self, name: str, done: int, total: int) -> None:
-        self._progress.update(self._tasks[name], completed=self._epochs[name] + done / total)
-
-    def epoch(self, name: str, record: dict[str, Any]) -> None:
-        self._epochs[name] = record["epoch"]
-        note = f"test accuracy {100 * record['test_accuracy']:.2f} %"
-        self._progress.update(self._tasks[name], completed=record["epoch"], note=note)
-
-    def end(self, name: str, summary: dict[str, Any]) -> None:
-        if name in self._tasks:
-            self._progress.remove_task(self._tasks.pop(name))
-        self._progress.advance(self._all)
-        self._progress.console.print(f"{name}: {describe(summary)}", highlight=False)
-
-    def message(self, text: str) -> None:
-        self._progress.console.print(text, highlight=False, markup=False, soft_wrap=True)
-
-
-class Events:
-    """Passes every call to `send` as a tuple (method name, arguments), for a reporter in another process."""
-
-    def __init__(self, send: Callable[[tuple[str, tuple[Any, ...]]], None]) -> None:
-        self._send = send
-        self._last = 0.0
-
-    def begin(self, name: str, epoch: int, epochs: int) -> None:
-        self._send(("begin", (name, epoch, epochs)))
-
-    def batch(self, name: str, done: int, total: int) -> None:
-        if time.monotonic() - self._last > 0.2:  # a bar does not need more, and a pipe is not free
-            self._last = time.monotonic()
-            self._send(("batch", (name, done, total)))
-
-    def epoch(self, name: str, record: dict[str, Any]) -> None:
-        self._send(("epoch", (name, record)))
-
-    def end(self, name: str, summary: dict[str, Any]) -> None:
-        self._send(("end", (name, summary)))
-
-    def message(self, text: str) -> None:
-        self._send(("message", (text,)))
-
-
-def describe(summary: dict[str, Any]) -> str:
-    """A network in half a sentence: test accuracy and what is left of it."""
-    return (
-        f"test accuracy {100 * summary['test_accuracy']:.2f} %, {100 * summary['density']:.1f} % of the parameters left"
-    )
+        console = Console(stderr=True)
+        count = DownloadColumn() if unit == "bytes" else MofNCompleteColumn()
+        columns = (TextColumn("{task.description}"), BarColumn(), count, TimeRemainingColumn())
+        with Bar(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
+            task = bar.add_task("comparing", total=total)
+            yield lambda done: bar.update(task, completed=done)
+    elif callable(progress):
+        tell = progress
+        yield lambda done: tell(done, total)
+    else:
+        yield lambda done: None

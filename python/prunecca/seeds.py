@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import hashlib
 import zlib
+from collections.abc import Iterator
 
 import numpy as np
 import torch
@@ -22,3 +25,18 @@ def derive(seed: int, purpose: str, epoch: int = 0) -> int:
 def generator(seed: int, purpose: str, epoch: int = 0) -> torch.Generator:
     """A CPU generator in the state that ``derive`` gives."""
     return torch.Generator().manual_seed(derive(seed, purpose, epoch))
+
+
+def seed_for(*parts: object) -> int:
+    """A seed in [0, 2^63) that depends on all parts and on nothing else."""
+    return int.from_bytes(hashlib.sha256("/".join(map(str, parts)).encode()).digest()[:8], "little") >> 1
+
+
+@contextlib.contextmanager
+def seeded(seed: int | None) -> Iterator[None]:
+    if seed is None:
+        yield
+        return
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(seed)  # torch.manual_seed would reseed the GPUs too
+        yield

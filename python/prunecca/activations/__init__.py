@@ -1,0 +1,1 @@
+"""From a loader to activations, one batch at a time."""

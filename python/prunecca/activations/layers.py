@@ -1,0 +1,123 @@
+"""Which layers of a model represent it, and their activations as a forward pass produces them."""
+
+from __future__ import annotations
+
+import difflib
+import fnmatch
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor, nn
+
+from .trace import Event, Kind, trace
+
+LayerChoice = str | type[nn.Module]
+
+
+@dataclass(frozen=True)
+class Layer:
+    """One output of one module in a forward pass.
+
+    name: as in tables: the module's, or ``"module#2"`` for the second call of a module that runs several times.
+    module, call, calls: the module's name, which of its calls (from 1), and how many it makes in one forward pass.
+    kind: "conv", "pool" or "fc": the last of these that had run when the output was there ("fc" if none had).
+    depth: position among the chosen layers in order of execution, from 0.
+    overwritten: a later operation writes to the output in place, so it must be copied to outlive the forward pass.
+    """
+
+    name: str
+    module: str
+    call: int
+    calls: int
+    kind: Kind
+    depth: int
+    overwritten: bool = False
+
+
+def find_layers(
+    model: nn.Module, inputs: Tensor, layers: Iterable[LayerChoice] | LayerChoice | None = None
+) -> list[Layer]:
+    """The chosen layers of ``model`` in order of execution, found by one forward pass of two of the ``inputs``.
+
+    layers: module names, names of calls (``"layer1.0.relu#2"``), globs (``"features.*"``) and module types, mixed.
+        None takes the model's attribute ``representation_layers`` (names) if it has one, and otherwise: the activation
+        after each convolution and each hidden linear layer (through normalisation and, for convolutions, residual
+        sums), and each pooling. Only modules can be seen: where the activation is a plain function call, it is the
+        output of the layer, or of its normalisation, that is taken.
+
+    Put the model in eval mode first. Raises ``ValueError`` for a name that does not exist, a named layer that does not
+    run, one that runs several times and is named without ``#``, and where nothing was found.
+    """
+    events = trace(model, inputs[:2])
+    if layers is None:
+        layers = getattr(model, "representation_layers", None)
+    if layers is None:
+        chosen = {event for event in events if event.representative}
+        if not chosen:
+            raise ValueError(
+                f"no convolutions, poolings or hidden linear layers run in {type(model).__name__}; expected a choice of layers"
+            )
+    else:
+        choices = [layers] if isinstance(layers, str | type) else list(layers)
+        chosen = {event for choice in choices for event in _match(model, events, choice)}
+        if not chosen:
+            raise ValueError(
+                "the choice of layers is empty; expected names, globs or module types, or None for the default"
+            )
+    totals = Counter(event.module for event in events)
+    ordered = [event for event in events if event in chosen]
+    return [
+        Layer(
+            name=event.module if totals[event.module] == 1 else f"{event.module}#{event.call}",
+            module=event.module,
+            call=event.call,
+            calls=totals[event.module],
+            kind=event.kind or "fc",
+            depth=depth,
+            overwritten=event.overwritten,
+        )
+        for depth, event in enumerate(ordered)
+    ]
+
+
+def _match(model: nn.Module, events: list[Event], choice: Any) -> list[Event]:
+    modules = dict(model.named_modules(remove_duplicate=False))
+    if isinstance(choice, type) and issubclass(choice, nn.Module):
+        found = [event for event in events if isinstance(modules[event.module], choice)]
+        if not found:
+            raise ValueError(f"no module of type {choice.__name__} runs in {type(model).__name__}")
+        return found
+    if not isinstance(choice, str):
+        raise TypeError(f"layer {choice!r} is a {type(choice).__name__}; expected a name, a glob or a module type")
+    if any(sign in choice for sign in "*?["):
+        found = [event for event in events if fnmatch.fnmatchcase(event.module, choice)]
+        if not found:
+            raise ValueError(
+                f"no layer that runs in {type(model).__name__} matches {choice!r}{nearest_names(choice, modules)}"
+            )
+        return found
+    return [_named(modules, events, choice)]
+
+
+def _named(modules: dict[str, nn.Module], events: list[Event], choice: str) -> Event:
+    name, _, call = choice.partition("#")
+    if not name or name not in modules:
+        raise ValueError(f"there is no layer {name!r}{nearest_names(name, modules)}")
+    runs = [event for event in events if modules[event.module] is modules[name]]
+    if not runs:
+        raise ValueError(f"layer {name!r} does not run in a forward pass; expected a layer that does")
+    if not call and len(runs) > 1:
+        raise ValueError(
+            f"layer {name!r} runs {len(runs)} times in a forward pass; name one call, from '{name}#1' to '{name}#{len(runs)}'"
+        )
+    if call and not (call.isdecimal() and 1 <= int(call) <= len(runs)):
+        raise ValueError(f"layer {name!r} runs {len(runs)} times in a forward pass, so there is no call {choice!r}")
+    return runs[int(call or 1) - 1]
+
+
+def nearest_names(name: str, modules: dict[str, nn.Module]) -> str:
+    names = [known for known in modules if known]
+    near = difflib.get_close_matches(name, names, n=3, cutoff=0.5) or names[:5]
+    return f"; expected a module such as {', '.join(repr(n) for n in near)}" if near else ""

@@ -1,0 +1,1 @@
+"""Ours beside the usual ways, timed in turns."""

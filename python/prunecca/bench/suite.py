@@ -1,0 +1,85 @@
+"""``prunecca bench``: what this machine does with the main kernels, beside the usual ways, in about two minutes."""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Callable, Iterator
+from dataclasses import asdict
+from typing import Any
+
+import torch
+
+from ..machine.info import describe_machine
+from ..machine.peaks import measure_peaks
+from . import workloads
+from .timing import Contest, run
+
+Results = dict[str, Any]
+Selection = list[tuple[str, Callable[[], Contest]]]
+
+_SECONDS = 5.0  # of each contest, besides its checks
+
+
+def selection() -> Selection:
+    """Titles and contests, the headline first: SVCCA from arrays to value."""
+    svcca: Selection = [
+        (f"SVCCA of 2 x ({n}, {c})", lambda n=n, c=c, numpy=numpy: workloads.svcca_of_rows(n, c, numpy=numpy))  # type: ignore[misc]
+        for n, c, numpy in ((500_000, 16, False), (200_000, 64, True), (100_000, 256, False), (50_000, 512, False))
+    ]
+    covariance: Selection = [
+        (f"covariance of ({workloads.rows_for(c)}, {c})", lambda c=c: workloads.covariance_of_rows(c))  # type: ignore[misc]
+        for c in (16, 64, 256, 1024)
+    ]
+    images: Selection = [
+        (f"covariance of {shape}", lambda shape=shape: workloads.covariance_of_images(shape))  # type: ignore[misc]
+        for shape in ((128, 64, 32, 32), (128, 512, 2, 2))
+    ]
+    return [*svcca, *covariance, *images, ("Adam step, 7 million weights", lambda: workloads.masked_adam(7_000_000))]
+
+
+def measure(chosen: Selection | None = None, seconds: float = _SECONDS) -> Iterator[tuple[str, Results]]:
+    """Run contest after contest; yields each title with its rows by rival (see ``Outcome.row``)."""
+    for title, make in chosen or selection():
+        outcome = run(make(), seconds=seconds, rounds=(3, 40))
+        yield title, {rival: outcome.row(rival) for rival in outcome.seconds}
+        gc.collect()
+
+
+def machine_and_peaks() -> Results:
+    return {"machine": describe_machine(), "peaks": asdict(measure_peaks(torch.get_num_threads()))}
+
+
+def as_table(results: Results) -> str:
+    """A Markdown table of the machine and of every contest, to be pasted."""
+    machine, peaks = results["machine"], results["peaks"]
+    lines = [
+        f"{machine['processor']}, {peaks['threads']} threads, {machine['cpu_level']}; "
+        f"peak {peaks['float32']:.0f} GFLOP/s float32, memory {peaks['read']:.0f} GB/s read; "
+        f"prunecca {machine['prunecca']}, torch {machine['torch']}",
+        "",
+        "| what | how | time | rate | of FMA peak | prunecca is |",
+        "|---|---|---:|---:|---:|---:|",
+    ]
+    for title, rows in results["contests"].items():
+        for rival, row in rows.items():
+            ours = rival == "prunecca"
+            lines.append(
+                f"| {title if ours else ''} | {rival} | {_time(row['seconds'])} | {_rate(row, title)} "
+                f"| {_percent(row) if ours or 'fraction_of_peak' in row else ''} "
+                f"| {'' if ours else format(row['ours_times_faster'], '.2f') + ' times faster'} |"
+            )
+    return "\n".join(lines)
+
+
+def _time(seconds: float) -> str:
+    return f"{seconds:.2f} s" if seconds >= 1 else f"{1e3 * seconds:.3g} ms"
+
+
+def _rate(row: Results, title: str) -> str:
+    if title.startswith("SVCCA"):
+        return f"{row['rows_per_second'] / 1e6:.3g} M rows/s"
+    return f"{row['gflops']:.0f} GFLOP/s" if "gflops" in row else f"{row['gbytes_per_second']:.1f} GB/s"
+
+
+def _percent(row: Results) -> str:
+    return f"{100 * row['fraction_of_peak']:.0f} %" if "fraction_of_peak" in row else ""

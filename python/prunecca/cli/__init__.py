@@ -1,0 +1,5 @@
+"""The ``prunecca`` command."""
+
+from .main import main
+
+__all__ = ["main"]

@@ -1,0 +1,46 @@
+"""``prunecca bench``: the two-minute benchmark from the command line."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+
+def bench(
+    plot: Annotated[
+        Path | None, typer.Option("--plot", help="Write a roofline picture there, .png, .pdf or .svg.")
+    ] = None,
+    json_file: Annotated[Path | None, typer.Option("--json", help="Write all figures there.")] = None,
+    seconds: Annotated[float, typer.Option("--seconds", help="For each contest, besides its checks.", min=0.0)] = 5.0,
+) -> None:
+    """Measure this machine and the main kernels beside the usual ways, in about two minutes.
+
+    Results are checked against each other first. The table can be pasted into an issue.
+    """
+    from rich.console import Console
+    from rich.progress import Progress
+
+    from ..bench.roofline import draw_roofline
+    from ..bench.suite import as_table, machine_and_peaks, measure, selection
+    from ..storage.atomic import write_atomic
+
+    chosen = selection()
+    contests: dict[str, Any] = {}
+    try:
+        with Progress(console=Console(stderr=True), transient=True) as progress:
+            task = progress.add_task("peaks of the machine", total=len(chosen) + 1)
+            results = {**machine_and_peaks(), "contests": contests}
+            for title, make in chosen:
+                progress.update(task, advance=1, description=title)
+                contests.update(measure([(title, make)], seconds))
+    except KeyboardInterrupt:
+        typer.echo(f"interrupted after {len(contests)} of {len(chosen)} contests", err=True)
+        raise typer.Exit(130) from None
+    typer.echo(as_table(results))
+    if json_file is not None:
+        write_atomic(json_file, json.dumps(results, indent=1).encode())
+    if plot is not None:
+        draw_roofline(results, plot)

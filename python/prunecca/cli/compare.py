@@ -1,0 +1,174 @@
+"""``prunecca compare``: the layers of trained networks, or files of activations, from the command line."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from ..errors import ConfigurationError
+from ..study.options import Options
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from torch import nn
+
+    from ..study.resolve import Setting
+
+_DEFAULTS = Options()
+
+
+def compare(
+    files: Annotated[
+        list[Path],
+        typer.Argument(
+            help="A reference and one or more candidates: state.safetensors of a run directory, or state_dicts "
+            "saved by torch; with --activations, .npy files.",
+            show_default=False,
+        ),
+    ],
+    activations: Annotated[
+        bool, typer.Option("--activations", help="The files hold activations: (N, C), (N, C, H, W) or (N, C, L).")
+    ] = False,
+    problem: Annotated[
+        str | None,
+        typer.Option("--problem", help="Whose network the states belong to.", show_default="as the first says"),
+    ] = None,
+    data: Annotated[
+        Path | None, typer.Option("--data", help="Folder of the images, as for reproduce.", envvar="PRUNECCA_DATA")
+    ] = None,
+    images: Annotated[int, typer.Option("--images", help="How many training images.")] = _DEFAULTS.images,
+    metrics: Annotated[str, typer.Option("--metrics", help="Names, separated by commas.")] = "svcca,linear_cka",
+    variance: Annotated[float, typer.Option("--variance", help="Kept by SVCCA before the CCA.")] = _DEFAULTS.variance,
+    trim: Annotated[
+        float | None,
+        typer.Option(
+            "--trim", help="Average the correlations that hold this fraction of their sum.", show_default="all"
+        ),
+    ] = None,
+    layers: Annotated[
+        str | None,
+        typer.Option("--layers", help="Names or globs, separated by commas.", show_default="all hidden layers"),
+    ] = None,
+    seed: Annotated[int, typer.Option("--seed", help="Decides which images are drawn.")] = _DEFAULTS.seed,
+    device: Annotated[str, typer.Option("--device", help="auto, cpu, cuda or cuda:N.")] = "auto",
+    out: Annotated[
+        Path | None, typer.Option("--out", help="Write the table there, .csv or .parquet.", show_default=False)
+    ] = None,
+) -> None:
+    """Compare the layers of a reference network with those of other networks."""
+    if len(files) < 2:
+        raise ConfigurationError(f"one file was given, {files[0]}; expected a reference and at least one candidate")
+    if out is not None and out.suffix not in (".csv", ".parquet"):
+        raise ConfigurationError(f"{out} ends in {out.suffix!r}; expected a file name ending in .csv or .parquet")
+    names = tuple(name.strip() for name in metrics.split(",") if name.strip())
+    options = Options(metrics=names, variance=variance, trim=trim, images=images, seed=seed)
+    try:
+        if activations:
+            from ..comparison.files import compare_files
+
+            table = compare_files(files[0], files[1:], options.metric_options(), progress=True)
+        else:
+            chosen = None if layers is None else [name.strip() for name in layers.split(",")]
+            table = _compare_states(files, options, problem, data, chosen, device)
+    except KeyboardInterrupt:
+        typer.echo("interrupted; nothing was compared to the end, and nothing was written", err=True)
+        raise typer.Exit(130) from None
+    _print(table)
+    if out is not None:
+        _write(table, out)
+
+
+def _compare_states(
+    paths: list[Path], options: Options, problem: str | None, data: Path | None, layers: list[str] | None, device: str
+) -> pd.DataFrame:
+    from ..comparison.compare import compare as compare_models
+    from ..data.loading import representation_subset
+    from ..machine.info import choose_device
+
+    place = choose_device(device)
+    setting, reference = _network(paths[0], problem, data)
+    candidates = {str(path): _network(path, setting.problem.name, data)[1] for path in paths[1:]}
+    images = representation_subset(setting.splits(data).train.to(place), options.images, options.seed)
+    result = compare_models(
+        reference,
+        candidates,
+        images,
+        layers,
+        options.metric_options(),
+        device=place,
+        progress=True,
+        distributed="off",
+    )
+    return result.table
+
+
+def _network(path: Path, problem: str | None, data: Path | None) -> tuple[Setting, nn.Module]:
+    """The setting and network of a state of a run directory, or of a state_dict saved by torch."""
+    import pickle
+
+    import torch
+
+    from ..errors import CorruptFile
+    from ..storage.states import load_state
+    from ..study.resolve import Setting, settle
+
+    if not path.is_file():
+        raise FileNotFoundError(f"{path} does not exist; expected a file of weights")
+    metadata: dict[str, Any] = {}
+    try:
+        state, metadata = load_state(path)
+    except CorruptFile as error:
+        try:
+            state = torch.load(path, map_location="cpu", weights_only=True)
+        except (RuntimeError, pickle.UnpicklingError, EOFError, KeyError):
+            raise error from None
+    name = problem or metadata.get("problem")
+    if name is None:
+        raise ConfigurationError(f"{path} does not say whose network it is; give --problem, such as cifar2")
+    if "setting" in metadata and metadata["problem"] == name:
+        setting = Setting.from_json(metadata["setting"])
+    else:
+        setting = settle(name, Options(), data)
+    model = setting.build(Options())
+    try:
+        model.load_state_dict(state)
+    except (RuntimeError, TypeError, AttributeError):
+        raise ConfigurationError(f"{path} does not fit the network of {name}; give the right --problem") from None
+    return setting, model
+
+
+def _print(table: pd.DataFrame) -> None:
+    """Layers down, metrics across, one block per candidate."""
+    from rich.console import Console
+    from rich.table import Table
+
+    console = Console()
+    for candidate, rows in table.groupby("candidate", sort=False):
+        metrics = list(rows["metric"].unique())
+        console.print(str(candidate), style="bold", highlight=False, markup=False, soft_wrap=True)
+        shown = Table()
+        if "layer" in rows:
+            shown.add_column("layer")
+        for metric in metrics:
+            shown.add_column(metric, justify="right")
+        by_layer = rows.groupby("layer", sort=False) if "layer" in rows else [("", rows)]
+        for layer, of in by_layer:
+            values = of.set_index("metric")["value"]
+            cells = [f"{values[metric]:.4f}" for metric in metrics]
+            shown.add_row(*([str(layer)] if "layer" in rows else []), *cells)
+        console.print(shown)
+
+
+def _write(table: pd.DataFrame, out: Path) -> None:
+    from ..storage.atomic import write_atomic
+
+    if out.suffix == ".csv":
+        content = table.to_csv(index=False).encode()
+    else:
+        from ..storage.tables import parquet
+
+        content = parquet(table)
+    write_atomic(out, content)
+    typer.echo(f"table  {out}")

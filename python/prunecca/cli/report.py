@@ -1,0 +1,56 @@
+"""``prunecca report``: the page of a study from the command line."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def report(
+    run_directory: Annotated[
+        Path,
+        typer.Argument(help="Folder made by `prunecca reproduce`, also unfinished, or its tables and config.json."),
+    ],
+    out: Annotated[
+        Path | None, typer.Option("--out", help="Folder of the page and figures.", show_default="RUN_DIRECTORY/report")
+    ] = None,
+    metric: Annotated[
+        str | None,
+        typer.Option("--metric", help="Of the claims and main figures.", show_default="svcca, or the first there is"),
+    ] = None,
+    margin: Annotated[
+        float, typer.Option("--margin", help="Loss of accuracy, from 0 to 1, that counts as comparable.")
+    ] = 0.02,
+) -> None:
+    """Write one HTML page about a study: figures, tables, and a verdict on each of the paper's claims."""
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+
+    from ..report.claims import FAILS, HOLDS, UNDECIDED
+    from ..report.report import write
+
+    bar = Progress(
+        TextColumn("figures"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("{task.description}"),
+        console=Console(stderr=True),
+        transient=True,
+    )
+    with bar:
+        task = bar.add_task("", total=None)
+        written = write(
+            run_directory,
+            out,
+            metric=metric,
+            margin=margin,
+            message=lambda text: typer.echo(text, err=True),
+            progress=lambda done, total, name: bar.update(task, completed=done, total=total, description=name),
+        )
+    verdicts = [finding.verdict for finding in written.findings]
+    counts = ", ".join(f"{verdicts.count(verdict)} {verdict}" for verdict in (HOLDS, FAILS, UNDECIDED))
+    typer.echo(f"page     {written.page}")
+    typer.echo(f"figures  {written.page.parent / 'figures'}")
+    typer.echo(f"claims   {written.claims} ({counts})")

@@ -1,0 +1,289 @@
+"""``prunecca reproduce``: the study from the command line."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shlex
+import signal
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from ..errors import ConfigurationError
+from ..study.options import PAPER_LEVELS, SHORT_EPOCHS, SHORT_LEVELS, Options, Size
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from rich.console import Console
+
+    from ..study.reporter import Reporter
+
+_DEFAULTS = Options()
+_RUN, _STUDY, _PRUNING, _COMPARISON = "Run", "Study", "Pruning and retraining", "Comparison"
+
+
+def _option(name: str, text: str, panel: str, **more: Any) -> Any:
+    return typer.Option(name, help=text, rich_help_panel=panel, **more)
+
+
+def reproduce(
+    problems: Annotated[
+        list[str] | None,
+        typer.Argument(
+            help="cifar2 cifar4 cifar6 cifar8 cifar10, digits2 ... digits10, vgg19, resnet18 or a torchvision classifier.",
+            show_default="digits4",
+        ),
+    ] = None,
+    out: Annotated[
+        Path | None, _option("--out", "Run directory; an existing one is continued.", _RUN, show_default="runs/PROBLEM")
+    ] = None,
+    data: Annotated[
+        Path | None,
+        _option("--data", "Folder with the CIFAR-10 python batches, or an image folder.", _RUN, envvar="PRUNECCA_DATA"),
+    ] = None,
+    workers: Annotated[int, _option("--workers", "Processes on this machine.", _RUN, min=1)] = 1,
+    threads: Annotated[
+        int | None, _option("--threads", "CPU threads of each process.", _RUN, min=1, show_default="all, shared")
+    ] = None,
+    device: Annotated[str, _option("--device", "auto, cpu, cuda or cuda:N.", _RUN)] = "auto",
+    paper: Annotated[
+        bool, _option("--paper", f"The paper's schedule: its epochs, and {PAPER_LEVELS} levels.", _STUDY)
+    ] = False,
+    levels: Annotated[
+        int | None,
+        _option("--levels", "Pruning iterations.", _STUDY, show_default=f"{SHORT_LEVELS}, with --paper {PAPER_LEVELS}"),
+    ] = None,
+    replicates: Annotated[int, _option("--replicates", "Repetitions from the same unpruned network.", _STUDY)] = 1,
+    controls: Annotated[int, _option("--controls", "Networks retrained without pruning.", _STUDY)] = 1,
+    epochs: Annotated[
+        int | None,
+        _option(
+            "--epochs",
+            "Epochs of the unpruned network.",
+            _STUDY,
+            show_default=f"at most {SHORT_EPOCHS}, with --paper the problem's",
+        ),
+    ] = None,
+    seed: Annotated[int, _option("--seed", "Seed of everything random.", _STUDY)] = _DEFAULTS.seed,
+    train_images: Annotated[
+        int | None, _option("--train-images", "Train on this many images only.", _STUDY, show_default="all")
+    ] = None,
+    image_size: Annotated[
+        int | None, _option("--image-size", "Side of the images of a folder.", _STUDY, show_default="224")
+    ] = None,
+    batch_size: Annotated[
+        int | None, _option("--batch-size", "Images per step.", _STUDY, show_default="the problem's")
+    ] = None,
+    learning_rate: Annotated[float, _option("--learning-rate", "Of Adam.", _STUDY)] = _DEFAULTS.learning_rate,
+    weight_decay: Annotated[float, _option("--weight-decay", "L2, as in Adam.", _STUDY)] = _DEFAULTS.weight_decay,
+    dropout: Annotated[
+        float | None, _option("--dropout", "After hidden linear layers.", _STUDY, show_default="0.5")
+    ] = None,
+    patience: Annotated[
+        int | None,
+        _option(
+            "--patience", "Epochs without improvement before stopping early.", _STUDY, show_default="the problem's"
+        ),
+    ] = None,
+    rewind_epoch: Annotated[
+        int, _option("--rewind-epoch", "Levels restart from the end of this epoch.", _PRUNING)
+    ] = _DEFAULTS.rewind_epoch,
+    rewind_optimizer: Annotated[
+        str, _option("--rewind-optimizer", "restore its state of that epoch, or begin fresh.", _PRUNING)
+    ] = _DEFAULTS.rewind_optimizer,
+    prune_output_layer: Annotated[
+        bool, _option("--prune-output-layer", "Prune the output layer too.", _PRUNING)
+    ] = False,
+    conv_rate: Annotated[
+        float | None,
+        _option(
+            "--conv-rate", "Fraction of convolution entries pruned per level.", _PRUNING, show_default="the problem's"
+        ),
+    ] = None,
+    fc_rate: Annotated[
+        float | None,
+        _option("--fc-rate", "Fraction of linear entries pruned per level.", _PRUNING, show_default="the problem's"),
+    ] = None,
+    criterion: Annotated[str, _option("--criterion", "Which entries stay.", _PRUNING)] = _DEFAULTS.criterion,
+    scope: Annotated[
+        str, _option("--scope", "Entries compete within their pool, layer, or global.", _PRUNING)
+    ] = _DEFAULTS.scope,
+    retrain: Annotated[
+        str, _option("--retrain", "rewind, lr_rewind, finetune or reinit.", _PRUNING)
+    ] = _DEFAULTS.retrain,
+    pruned_value: Annotated[
+        str, _option("--pruned-value", "What pruned entries hold.", _PRUNING)
+    ] = _DEFAULTS.pruned_value,
+    one_shot: Annotated[
+        bool, _option("--one-shot", "Prune each level at once, from the unpruned network.", _PRUNING)
+    ] = False,
+    images: Annotated[
+        int, _option("--images", "Training images on which layers are compared.", _COMPARISON)
+    ] = _DEFAULTS.images,
+    metrics: Annotated[str, _option("--metrics", "Names, separated by commas.", _COMPARISON)] = ",".join(
+        _DEFAULTS.metrics
+    ),
+    variance: Annotated[
+        float, _option("--variance", "Kept by SVCCA before the CCA.", _COMPARISON)
+    ] = _DEFAULTS.variance,
+    trim: Annotated[
+        float | None,
+        _option(
+            "--trim",
+            "Average the correlations that hold this fraction of their sum.",
+            _COMPARISON,
+            show_default="all of them",
+        ),
+    ] = None,
+    dimension_images: Annotated[
+        int, _option("--dimension-images", "Of these, for intrinsic dimensions; 0: none.", _COMPARISON)
+    ] = _DEFAULTS.dimension_images,
+    layers: Annotated[
+        str | None,
+        _option(
+            "--layers",
+            "Names or globs, separated by commas.",
+            _COMPARISON,
+            show_default="after every convolution, pooling and hidden linear layer",
+        ),
+    ] = None,
+) -> None:
+    """Train, prune and compare networks as in the paper, for one or more problems.
+
+    Stop it at any time: the same command continues after the last finished epoch. Several processes, also on several machines, may
+    work in the same --out.
+    """
+    names = problems or ["digits4"]
+    options = Options(
+        seed=seed,
+        epochs=epochs,
+        rewind_epoch=rewind_epoch,
+        rewind_optimizer=rewind_optimizer,
+        prune_output_layer=prune_output_layer,
+        conv_rate=conv_rate,
+        fc_rate=fc_rate,
+        criterion=criterion,
+        scope=scope,
+        retrain=retrain,
+        pruned_value=pruned_value,
+        one_shot=one_shot,
+        dropout=dropout,
+        learning_rate=learning_rate,
+        weight_decay=weight_decay,
+        batch_size=batch_size,
+        patience=patience,
+        image_size=image_size,
+        train_images=train_images,
+        images=images,
+        metrics=_names(metrics),
+        variance=variance,
+        trim=trim,
+        dimension_images=dimension_images,
+        layers=_names(layers) if layers else None,
+    )
+    size = Size(levels if levels is not None else PAPER_LEVELS if paper else SHORT_LEVELS, replicates, controls)
+    out = out or Path("runs") / ("-".join(names) + ("-paper" if paper else ""))
+
+    rank, ranks = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
+    if ranks > 1 and workers > 1:
+        raise ConfigurationError("--workers is for one machine without torchrun; under torchrun give --nproc-per-node")
+    with _interruptible(out):
+        from ..machine import info  # slow, so that it may be interrupted
+        from ..study.study import (
+            execute,  # slow, so that it may be interrupted
+            prepare,  # slow, so that it may be interrupted
+        )
+
+        info.choose_device(device)  # before anything is written
+        run = prepare(names, options, size, out, data=data, short=not paper, message=_say)
+        with _reporter(run, rank, ranks) as reporter:
+            tables = execute(run, data=data, device=device, workers=workers, threads=threads, reporter=reporter)
+        if rank == 0:
+            _conclude(run.root, tables)
+
+
+def _say(text: str) -> None:
+    typer.echo(text, err=True)
+
+
+def _names(text: str) -> tuple[str, ...]:
+    return tuple(name.strip() for name in text.split(",") if name.strip())
+
+
+@contextlib.contextmanager
+def _interruptible(out: Path) -> Iterator[None]:
+    """Ctrl-C and the end of a batch job's time say how to continue, and exit with 130."""
+
+    def stop(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    except KeyboardInterrupt:
+        command = shlex.join(["prunecca", *sys.argv[1:]])
+        kept = f"every finished epoch is in {out}" if out.is_dir() else "nothing was written yet"
+        typer.echo(f"\ninterrupted; {kept}. To continue: {command}", err=True)
+        raise typer.Exit(130) from None
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+@contextlib.contextmanager
+def _reporter(run: Any, rank: int, ranks: int) -> Iterator[Reporter]:
+    from rich.console import Console
+
+    from ..study.reporter import Bars, Lines
+
+    console = Console(stderr=True)
+    pieces = run.pieces()
+    done = sum(run.record(piece) is not None for piece in pieces)
+    if done:
+        console.print(f"{run.root}: {done} of {len(pieces)} networks are finished already", highlight=False)
+    if ranks > 1:
+        yield Lines(console, prefix=f"[rank {rank}] ")
+    elif console.is_terminal:
+        with Bars(console, len(pieces), done) as bars:
+            yield bars
+    else:
+        yield Lines(console)
+
+
+def _conclude(root: Path, tables: dict[str, pd.DataFrame]) -> None:
+    from rich.console import Console
+
+    console = Console()
+    _summary(console, tables)
+    for what, where in (("figures", "figures"), ("tables", "tables"), ("configuration", "config.json")):
+        console.print(f"{what:<14}{root / where}", highlight=False, soft_wrap=True)
+
+
+def _summary(console: Console, tables: dict[str, pd.DataFrame]) -> None:
+    """Medians over replicates: one row per problem and level."""
+    from rich.table import Table
+
+    levels, similarity = tables["levels"], tables["similarity"]
+    metric = similarity["metric"].iloc[0]
+    for problem, its in levels.groupby("problem", sort=False):
+        table = Table(title=str(problem), title_justify="left", title_style="bold")
+        for heading in ("network", "parameters left", "test accuracy", f"{metric}: first layer", "least", "last layer"):
+            table.add_column(heading, justify="left" if heading == "network" else "right")
+        for (control, level), rows in its.groupby(["control", "level"]):
+            of = similarity[
+                (similarity["problem"] == problem)
+                & (similarity["metric"] == metric)
+                & (similarity["control"] == control)
+                & (similarity["level"] == level)
+            ]
+            values = of.groupby("depth")["value"].median()
+            table.add_row(
+                "unpruned" if level == 0 else f"control {level}, not pruned" if control else f"level {level}",
+                f"{100 * rows['density'].median():.1f} %",
+                f"{100 * rows['test_accuracy'].median():.2f} %",
+                *(f"{value:.3f}" for value in (values.iloc[0], values.min(), values.iloc[-1])),
+            )
+        console.print(table)

@@ -1,0 +1,152 @@
+"""compare(): models x layers x metrics -> a table, in one pass over the data and in memory that does not grow with it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, Literal
+
+import pandas as pd
+import torch
+from torch import nn
+
+from ..activations.evaluation_mode import evaluating
+from ..activations.inputs import input_batches, total_inputs
+from ..activations.layers import Layer, LayerChoice
+from ..covariance.covariance import Covariance, Layout, Precision
+from ..covariance.distributed import gather, merge_over_ranks, rank_and_size
+from ..machine.memory import keeping_freed_memory
+from ..progress import Progress, telling
+from ..similarity.registry import Metric, choose_metrics
+from .forward import ForwardPasses
+from .result import Comparison
+from .scores import score
+
+Distributed = Literal["shard", "sharded", "off"]
+
+_COLUMNS = ["candidate", "layer", "kind", "depth", "metric", "value", "count", "channels", "kept_x", "kept_y"]
+
+
+def compare(
+    reference: nn.Module,
+    candidates: nn.Module | Mapping[str, nn.Module] | Sequence[nn.Module],
+    loader: Iterable[Any],
+    layers: Iterable[LayerChoice] | LayerChoice | Mapping[str, str] | None = None,
+    metrics: str | Iterable[str] | Mapping[str, Mapping[str, Any]] = ("svcca",),
+    *,
+    max_datapoints: int | None = None,
+    precision: Precision = "float32",
+    layout: Layout = "auto",
+    device: torch.device | str | None = None,
+    distributed: Distributed = "shard",
+    keep_covariances: bool = False,
+    progress: Progress = False,
+) -> Comparison:
+    """Score every layer of every candidate against the same layer of the reference.
+
+    Every model makes one forward pass per batch, in eval mode without gradients; the modes are restored. The
+    reference's activations live for one batch, those of a candidate are consumed as they are produced. The forward passes
+    have the precision of ``torch.autocast`` around the call, and activations are read in the memory order they have
+    (channels_last, say). On a CUDA device nothing waits for the device between batches.
+
+    Args:
+        candidates: a module (called "candidate"), modules by name, or a list (called "0", "1", ...).
+        loader: gives tensors of inputs, or tuples and lists that start with one; a tensor of inputs is cut into batches.
+        layers: as in ``find_layers``; or a mapping of the reference's layer names to the candidates', where they differ.
+        metrics: names among svcca, cca, pwcca, linear_cka, debiased_cka, nbs, procrustes and linear_regression, or a
+            mapping of names to options, such as ``{"svcca": {"variance": 0.99, "trim": 0.98}}``.
+        max_datapoints: stop after that many inputs.
+        precision: of the products; "float64" for the smallest directions of cca, pwcca and linear_regression.
+        layout: "nlc" where activations of three dimensions are (N, L, C).
+        device: where the models are moved for the comparison; None takes the device they are on.
+        distributed: where torch.distributed is in use, "shard" lets every rank take its share of the batches of a loader
+            that gives all of them the same, "sharded" takes each rank's loader as its share (``max_datapoints`` is then
+            that of one rank); both give every rank the same table. "off" compares on this process alone.
+        keep_covariances: keep them in the result.
+        progress: True for a bar, or a function called with the inputs done and their total (None if unknown).
+
+    Raises:
+        ValueError: an empty loader, models on different devices, layers that do not match, run several times or never,
+            activations that are not finite (naming layer, model and batch), metrics or options that do not exist.
+        TypeError: batches without a tensor of inputs.
+    """
+    chosen = choose_metrics(metrics)
+    if distributed not in ("shard", "sharded", "off"):
+        raise ValueError(f"distributed is {distributed!r}; expected 'shard', 'sharded' or 'off'")
+    if max_datapoints is not None and max_datapoints < 1:
+        raise ValueError(f"max_datapoints is {max_datapoints}; expected at least 1, or None for all")
+    run = ForwardPasses(reference, _by_name(candidates), layers, precision, "debiased_cka" in chosen, layout)
+    rank, ranks = (0, 1) if distributed == "off" else rank_and_size()
+    share = (rank, ranks) if distributed == "shard" else (0, 1)
+    with evaluating(run.models(), device) as place, torch.no_grad():
+        failure: Exception | None = None
+        try:
+            with telling(progress, total_inputs(loader, max_datapoints)) as tell, keeping_freed_memory(place):
+                for number, inputs, done in input_batches(loader, max_datapoints, share):
+                    run.batch(number, inputs.to(place, non_blocking=True))
+                    if number % share[1] != share[0]:
+                        run.forget()
+                    tell(done)
+        except Exception as error:
+            if ranks == 1:
+                raise
+            failure = error
+        if ranks > 1:
+            _bring_together(run, failure, rank, place)
+    if not run.layers:
+        raise ValueError("the loader gave no inputs; expected at least one batch")
+    return _result(run, chosen, keep_covariances)
+
+
+def _result(run: ForwardPasses, metrics: Mapping[str, Metric], keep: bool) -> Comparison:
+    rows: list[dict[str, Any]] = []
+    kept: dict[tuple[str, str], Covariance] = {}
+    for layer in run.layers:
+        try:
+            covariances = run.accumulators.pop(layer.name).finalize()
+        except ValueError as error:
+            raise ValueError(f"layer {layer.name!r}: {error}") from error
+        assert isinstance(covariances, list)
+        fixed = {"layer": layer.name, "kind": layer.kind, "depth": layer.depth}
+        for name, cov, scores in zip(run.candidates, covariances, score(covariances, metrics), strict=True):
+            sizes = {"count": cov.count, "channels": cov.xx.shape[-1]}
+            rows += [{"candidate": name, **fixed, **scored, **sizes} for scored in scores]
+            if keep:
+                kept[name, layer.name] = cov
+    table = pd.DataFrame(rows, columns=_COLUMNS).astype({"kept_x": "Int64", "kept_y": "Int64"})
+    order = {name: place for place, name in enumerate(run.candidates)}
+    table = table.sort_values("candidate", key=lambda names: names.map(order), kind="stable", ignore_index=True)
+    return Comparison(table, tuple(run.layers), kept)
+
+
+def _bring_together(run: ForwardPasses, failure: Exception | None, rank: int, device: torch.device) -> None:
+    """Merge the accumulators of all ranks; a failure on one rank is raised on all, so that none waits for ever."""
+    told = gather((None if failure is None else str(failure), run.layers))
+    if failure is not None:
+        raise failure
+    for other, (message, _) in enumerate(told):
+        if message is not None:
+            raise RuntimeError(f"the comparison failed on rank {other}: {message}")
+    layers: list[Layer] = next((layers for _, layers in told if layers), [])
+    if not run.layers:
+        run.expect(layers)
+    for layer in layers:
+        merge_over_ranks(run.accumulators[layer.name], device)
+
+
+def _by_name(candidates: Any) -> dict[str, nn.Module]:
+    if isinstance(candidates, nn.Module):
+        named = {"candidate": candidates}
+    elif isinstance(candidates, Mapping):
+        named = {str(name): model for name, model in candidates.items()}
+    elif isinstance(candidates, Sequence):
+        named = {str(place): model for place, model in enumerate(candidates)}
+    else:
+        raise TypeError(
+            f"candidates is a {type(candidates).__name__}; expected a module, a list of modules or modules by name"
+        )
+    if not named:
+        raise ValueError("there are no candidates; expected at least one module")
+    for name, model in named.items():
+        if not isinstance(model, nn.Module):
+            raise TypeError(f"candidate {name!r} is a {type(model).__name__}; expected a torch.nn.Module")
+    return named

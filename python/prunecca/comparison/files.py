@@ -1,0 +1,166 @@
+"""Stored activations that need not fit in memory: .npy and safetensors files, read once while they are compared.
+
+A file holds an array of shape (N, C), (N, C, H, W) or (N, C, L), datapoints first, in C order, of float16, bfloat16
+(safetensors), float32 or float64. Nothing is unpickled: headers are parsed, and the numbers are read as numbers.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from ..covariance.covariance import Covariance, Layout, Precision
+from ..covariance.streaming import StreamingCovariance
+from ..progress import Progress, telling
+from ..similarity.operands import default_precision
+from ..similarity.registry import choose_metrics
+from ..storage.array_files import StoredActivations, stored_activations
+from ..storage.read_ahead import Chunk, Piece, read_ahead
+from .scores import score
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+_CHUNK_BYTES = 16 << 20  # of all files together; two or three of these are held, and a disk reads it in one sweep
+_STATE_BYTES = 32 << 20  # of a second accumulator
+
+
+def compare_files(
+    reference: str | Path,
+    candidates: Sequence[str | Path],
+    metrics: str | Iterable[str] | Mapping[str, Mapping[str, Any]] = ("svcca",),
+    *,
+    precision: Precision | None = None,
+    layout: Layout = "auto",
+    progress: Progress = False,
+) -> pd.DataFrame:
+    """Score stored activations against those of a reference, in one pass over all files and in little memory.
+
+    Resident memory grows by about 50 MB and a few C x C float64 matrices, whatever the size of the files, which leave
+    the page cache as it was.
+
+    Args:
+        reference, candidates: files as for ``stored_activations``, with the same datapoints in the same order.
+        metrics: as in ``compare``.
+        precision: of the products; None takes float64 for a few thousand rows or float64 files, and float32 otherwise.
+        progress: True for a bar, or a function called with the bytes done and their total.
+
+    Returns a table with the columns candidate, metric, value, count, channels, kept_x, kept_y.
+    Raises ``ValueError`` or ``OSError`` as ``stored_activations``, and where files do not share their datapoints or hold
+    NaN or infinity.
+    """
+    import pandas as pd
+
+    chosen = choose_metrics(metrics)
+    if not candidates:
+        raise ValueError(f"only {reference} was given; expected a reference and at least one candidate")
+    files = [stored_activations(path) for path in (reference, *candidates)]
+    covariances = _covariances(
+        files, precision=precision, norms="debiased_cka" in chosen, layout=layout, progress=progress
+    )
+    rows = [
+        {"candidate": str(name), **scored, "count": cov.count, "channels": cov.xx.shape[-1]}
+        for name, cov, scores in zip(candidates, covariances, score(covariances, chosen), strict=True)
+        for scored in scores
+    ]
+    columns = ["candidate", "metric", "value", "count", "channels", "kept_x", "kept_y"]
+    return pd.DataFrame(rows, columns=columns).astype({"kept_x": "Int64", "kept_y": "Int64"})
+
+
+def _covariances(
+    files: Sequence[StoredActivations],
+    *,
+    precision: Precision | None = None,
+    norms: bool = False,
+    layout: Layout = "auto",
+    progress: Progress = False,
+    chunk_bytes: int = _CHUNK_BYTES,
+) -> list[Covariance]:
+    """Covariances of the first file with each of the others, read in chunks of about ``chunk_bytes`` for all of them."""
+    first = files[0]
+    for other in files[1:]:
+        if _datapoints(other, layout) != _datapoints(first, layout):
+            raise ValueError(
+                f"{first.path} has shape {first.shape} but {other.path} has {other.shape}; "
+                "both must have the same datapoints and positions"
+            )
+    rows = math.prod(_datapoints(first, layout))
+    step = max(1, chunk_bytes // sum(f.row_bytes for f in files))
+    starts = range(0, first.shape[0], step)
+    plan = [[_piece(f, start, min(start + step, f.shape[0])) for f in files] for start in starts]
+    team = [
+        StreamingCovariance(precision=precision or default_precision(rows), norms=norms)
+        for _ in range(_team_size(files, layout, len(plan)))
+    ]
+    names = ", ".join(str(f.path) for f in files)
+
+    def add(number: int, chunk: Chunk) -> int:
+        x, *ys = (_activation(raw, f) for raw, f in zip(chunk.pieces, files, strict=True))
+        where = f"{names}, datapoints {number * step} to {number * step + len(x) - 1}"
+        team[number % len(team)].update(x, ys, layout=layout, where=where)
+        chunk.release()
+        return sum(raw.nbytes for raw in chunk.pieces)
+
+    with (
+        telling(progress, sum(f.nbytes for f in files), "bytes") as tell,
+        read_ahead(plan, len(team) + 1) as chunks,
+        teamwork(len(team)) as members,
+    ):
+        done = 0
+        running: deque[Future[int]] = deque()
+        for number, chunk in enumerate(chunks):
+            running.append(members[number % len(team)].submit(add, number, chunk))
+            while len(running) >= len(team) or (running and number == len(plan) - 1):
+                done += running.popleft().result()
+                tell(done)
+    for member in team[1:]:
+        team[0].merge(member)
+    covariances = team[0].finalize()
+    assert isinstance(covariances, list)
+    return covariances
+
+
+def _team_size(files: Sequence[StoredActivations], layout: Layout, chunks: int) -> int:
+    """How many take the chunks in turns, each with an accumulator: two, while those are small and there are chunks for both.
+
+    Threads that share a chunk wait for each other several times in it, and the reading often holds up one of them.
+    """
+    channels = [f.shape[2 if layout == "nlc" else 1] for f in files]
+    state = 8 * sum(c * (c + channels[0]) for c in channels)
+    return min(2, torch.get_num_threads(), chunks) if state <= _STATE_BYTES else 1
+
+
+def _activation(raw: np.ndarray[Any, Any], file: StoredActivations) -> torch.Tensor:
+    return torch.from_numpy(raw).view(file.dtype).reshape(-1, *file.shape[1:])
+
+
+def _datapoints(file: StoredActivations, layout: Layout) -> tuple[int, ...]:
+    return file.shape[:2] if layout == "nlc" else (file.shape[0], *file.shape[2:])
+
+
+def _piece(file: StoredActivations, start: int, stop: int) -> Piece:
+    offset, length = file.offset + start * file.row_bytes, (stop - start) * file.row_bytes
+    return Piece(file.path, offset, length, file.dtype.itemsize)
+
+
+@contextmanager
+def teamwork(members: int) -> Iterator[list[ThreadPoolExecutor]]:
+    """Executors of one thread each, which share ``torch.get_num_threads()``; what a member is given it does in order."""
+    threads = torch.get_num_threads()
+    each = -(-threads // members)
+    # OpenMP counts threads per thread that asks: the members have to be told.
+    team = [ThreadPoolExecutor(1, initializer=torch.set_num_threads, initargs=(each,)) for _ in range(members)]
+    try:
+        yield team
+    finally:
+        for member in team:
+            member.shutdown(cancel_futures=True)
+        torch.set_num_threads(threads)

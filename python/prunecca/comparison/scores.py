@@ -1,0 +1,69 @@
+"""Rows of a table from the covariances of one layer with every candidate."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+import torch
+
+from ..covariance.covariance import Covariance
+from ..similarity.cca import CanonicalCorrelations
+from ..similarity.registry import Metric
+
+_STACK_BYTES = 1 << 26  # of the candidates that one batched call takes; more gains nothing and costs memory
+
+
+def score(covariances: Sequence[Covariance], metrics: Mapping[str, Metric]) -> list[list[dict[str, Any]]]:
+    """For each covariance of one reference with a candidate, one row per metric: metric, value, kept_x, kept_y.
+
+    ``kept_x`` and ``kept_y`` are None for metrics that keep no directions. The reference is decomposed once, and
+    candidates of equal width are taken together.
+    """
+    rows: list[list[dict[str, Any]]] = [[] for _ in covariances]
+    for together in _groups(covariances):
+        batch = _stack([covariances[i] for i in together], covariances[0])
+        for name, metric in metrics.items():
+            result = metric(batch)
+            canonical = isinstance(result, CanonicalCorrelations)
+            values = _each(result.mean if canonical else result, len(together))
+            kept_x = _each(result.kept_x, len(together)) if canonical else [None] * len(together)
+            kept_y = _each(result.kept_y, len(together)) if canonical else [None] * len(together)
+            for i, value, x, y in zip(together, values, kept_x, kept_y, strict=True):
+                rows[i].append({"metric": name, "value": value, "kept_x": x, "kept_y": y})
+    return rows
+
+
+def _groups(covariances: Sequence[Covariance]) -> list[list[int]]:
+    """Positions of the covariances that can be stacked, in portions of ``_STACK_BYTES``."""
+    alike: dict[tuple[int, str], list[int]] = {}
+    for i, cov in enumerate(covariances):
+        alike.setdefault((cov.yy.shape[-1], cov.precision), []).append(i)
+    groups = []
+    for members in alike.values():
+        one = covariances[members[0]]
+        size = max(1, _STACK_BYTES // (8 * (one.yy.numel() + one.xy.numel())))
+        groups += [members[start : start + size] for start in range(0, len(members), size)]
+    return groups
+
+
+def _stack(members: Sequence[Covariance], reference: Covariance) -> Covariance:
+    """Candidates as one batch beside the one reference, whose own tensors stay as they are."""
+    if len(members) == 1:
+        return replace(members[0], mean_x=reference.mean_x, xx=reference.xx)
+    norms = [cov.norms for cov in members if cov.norms is not None]
+    return replace(
+        members[0],
+        mean_x=reference.mean_x,
+        xx=reference.xx,
+        mean_y=torch.stack([cov.mean_y for cov in members]),
+        yy=torch.stack([cov.yy for cov in members]),
+        xy=torch.stack([cov.xy for cov in members]),
+        norms=torch.stack(norms) if norms else None,
+    )
+
+
+def _each(value: Any, count: int) -> list[Any]:
+    # Python numbers stay as they are: as a tensor a float would be rounded to float32.
+    return list(value.expand(count).tolist()) if isinstance(value, torch.Tensor) else [value] * count

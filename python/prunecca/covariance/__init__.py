@@ -1,0 +1,1 @@
+"""The covariance of representations: its streaming state and one-pass update."""

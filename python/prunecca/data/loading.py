@@ -1,0 +1,92 @@
+"""The data of a problem: images in memory as uint8, and batches of them that a seed and an epoch determine.
+
+::
+
+    splits = load("cifar2", "path/to/data")
+    for inputs, labels in splits.train.batches(128, seed=0, epoch=3, augmentation=Augmentation()):
+        ...
+    for inputs, _ in representation_subset(splits.train):        # never augmented, the same for every network
+        ...
+"""
+
+from __future__ import annotations
+
+import os
+
+import torch
+from torch import Tensor
+
+from .. import seeds
+from ..problems import Problem, find_problem
+from . import cifar10, digits, image_folder
+from .images import ImageFiles
+from .splits import Batches, Split, Splits
+
+
+def load(
+    problem: str | Problem,
+    folder: str | os.PathLike[str] | None = None,
+    *,
+    image_size: int | None = None,
+    validation_seed: int = 0,
+) -> Splits:
+    """The training, validation (where the problem asks for it) and test images of a problem.
+
+    folder: of CIFAR-10's python batches, or of images in the layout of ImageNet; None: the variable ``PRUNECCA_DATA``.
+    The digits need none. image_size: of images from a folder (default 224). ``FileNotFoundError`` or ``ValueError``
+    says in one sentence what is missing, wrong or corrupt.
+    """
+    chosen = find_problem(problem) if isinstance(problem, str) else problem
+    if chosen.dataset == "digits":
+        train, test, names = digits.read_digits(chosen.classes)
+    else:
+        place = _folder(chosen.name, folder)
+        if chosen.dataset == "cifar10" or cifar10.find_cifar10(place) is not None:
+            train, test, names = cifar10.read_cifar10(place, chosen.classes)
+        else:
+            train, test, names = image_folder.read_image_folder(place, image_size or 224)
+    mean, std = _statistics(train.images)
+    splits = Splits(
+        name=chosen.name,
+        class_names=names,
+        train=Split(train.images, train.labels, mean, std),
+        test=Split(test.images, test.labels, mean, std),
+    )
+    return splits.hold_out(chosen.validation, validation_seed) if chosen.validation else splits
+
+
+def representation_subset(
+    split: Split, count: int = 5000, seed: int = 0, *, batch: int = 500, channels_last: bool = True
+) -> Batches:
+    """The images on which layers are compared: ``count`` random ones (all, if there are fewer), fixed by the seed.
+
+    Give it the training split. Yields (inputs, labels), normalised, never augmented, always in the same order.
+    channels_last: the layout in which networks and covariances are faster on a CPU; the values are the same.
+    """
+    if count < 1:
+        raise ValueError(f"count is {count}; expected at least 1 image")
+    order = torch.randperm(len(split), generator=seeds.generator(seed, "representation"))
+    return split.subset(order[:count]).batches(batch, channels_last=channels_last)
+
+
+def _folder(problem: str, folder: str | os.PathLike[str] | None) -> str | os.PathLike[str]:
+    place = folder if folder is not None else os.environ.get("PRUNECCA_DATA")
+    if not place:
+        raise ValueError(f"{problem} needs images: give their folder with --data or in the variable PRUNECCA_DATA")
+    if not os.path.isdir(place):
+        raise FileNotFoundError(f"{os.fspath(place)} is not a folder; give the folder of the images of {problem}")
+    return place
+
+
+def _statistics(images: Tensor | ImageFiles, sample: int = 2048) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Mean and standard deviation per channel of values in [0, 1]: exact in memory, of a fixed random sample of files."""
+    if isinstance(images, ImageFiles):
+        order = torch.randperm(len(images), generator=seeds.generator(0, "statistics"))[:sample]
+        images = torch.cat(list(images.stream(torch.split(order, 64))))
+    pixels = images.numel() // images.shape[1]
+    total = images.sum(dim=(0, 2, 3), dtype=torch.int64).double()
+    parts = torch.split(images, max(1, 2**22 // images[0].numel()))  # squares take four times the memory
+    squares = torch.stack([part.int().square().sum(dim=(0, 2, 3)) for part in parts]).sum(0).double()
+    mean = total / pixels
+    std = (squares / pixels - mean.square()).clamp(min=0).sqrt().clamp(min=1.0)  # constant channels: one grey level
+    return tuple((mean / 255).tolist()), tuple((std / 255).tolist())

@@ -1,0 +1,1 @@
+"""Pictures: of a comparison, of a study, of one of its problems."""

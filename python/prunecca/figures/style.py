@@ -1,0 +1,144 @@
+"""What the study's pictures have in common: colours, markers, axes, and the check of the table they are drawn from."""
+
+from __future__ import annotations
+
+import io
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from matplotlib import rc_context
+from matplotlib.axes import Axes
+from matplotlib.cm import ScalarMappable
+from matplotlib.colors import BoundaryNorm, Colormap, ListedColormap
+from matplotlib.figure import Figure
+
+from ..storage.atomic import write_atomic
+
+MARKERS = {"conv": "o", "pool": "s", "fc": "D"}
+LINES = [
+    "#0072b2",
+    "#d55e00",
+    "#009e73",
+    "#cc79a7",
+    "#e69f00",
+    "#56b4e9",
+    "#000000",
+]  # told apart by colour-blind eyes
+GREY = "#666666"
+DASHED = (0, (4, 3))
+
+
+def level_lines(
+    axes: Axes,
+    table: pd.DataFrame,
+    value: str,
+    colours: Colormap,
+    norm: BoundaryNorm,
+    *,
+    room: int = 9,
+    size: float = 4.0,
+) -> None:
+    """A value along the layers: medians over replicates, one line per level, and the dashed median of the control.
+
+    Args:
+        table: level, control, layer, kind, depth and the column `value`, of one problem.
+        room: how many names of layers fit beside each other; more are slanted.
+        size: of the markers, in points.
+    """
+    layers = table.drop_duplicates("layer").sort_values("depth", kind="stable")
+    names, kinds = layers["layer"].tolist(), layers["kind"].tolist()
+    for level, rows in table[~table["control"]].groupby("level"):
+        line = rows.groupby("layer")[value].median().reindex(names).to_numpy()
+        colour = colours(norm(int(str(level))))
+        axes.plot(range(len(line)), line, color=colour, linewidth=1.4, zorder=2)
+        for kind, marker in MARKERS.items():
+            at = [place for place, its in enumerate(kinds) if its == kind]
+            axes.plot(at, line[at], marker, color=colour, markersize=size, zorder=3)
+    control = table[table["control"]]
+    if len(control):
+        line = control.groupby("layer")[value].median().reindex(names).to_numpy()
+        label = "retrained without pruning"
+        axes.plot(range(len(line)), line, color=GREY, linestyle=DASHED, linewidth=1.3, label=label, zorder=4)
+    layer_ticks(axes, names, room)
+    axes.set_xlim(-0.4, len(names) - 0.6)
+    tidy(axes)
+
+
+def level_bar(figure: Figure, panels: Sequence[Axes], last: int, colours: Colormap, norm: BoundaryNorm) -> None:
+    """The bar that says which shade is which level, beside the panels."""
+    bar = figure.colorbar(ScalarMappable(norm, colours), ax=list(panels), label="pruning iteration", pad=0.02)
+    bar.set_ticks(np.unique(np.linspace(0, last, min(last, 10) + 1).round()).tolist())
+    bar.minorticks_off()
+
+
+def layer_ticks(axes: Axes, layers: Sequence[str], room: int = 9) -> None:
+    """The names of the layers along the x axis: slanted where more than `room` of them are, upright where far more."""
+    crowd = len(layers) / room
+    if crowd <= 1:
+        axes.set_xticks(range(len(layers)), list(layers))
+    else:
+        slant = 60 if crowd <= 2.2 else 90
+        axes.set_xticks(range(len(layers)), list(layers), rotation=slant, ha="right" if slant == 60 else "center")
+    if 1 < crowd <= 2.2:
+        for label in axes.get_xticklabels():
+            label.set_rotation_mode("anchor")
+    axes.tick_params(axis="x", labelsize="small" if crowd <= 2.2 else "x-small" if crowd <= 6 else "xx-small")
+
+
+def shades(last: int) -> tuple[Colormap, BoundaryNorm]:
+    """Light to dark, one shade per level, none so light that it is lost on white paper."""
+    from matplotlib import colormaps
+
+    count = max(last + 1, 2)
+    shades = ListedColormap(colormaps["viridis_r"](np.linspace(0.12, 1.0, count)))
+    return shades, BoundaryNorm(np.arange(count + 1) - 0.5, count)
+
+
+def unit_axis(axes: Axes, values: pd.Series) -> None:
+    """The y axis from 0 to 1, or from where the values begin when some are negative."""
+    low = float(values.min())
+    axes.set_ylim(min(0.0, low - 0.02) if np.isfinite(low) else 0.0, 1.02)
+    axes.set_yticks(np.linspace(0, 1, 6))
+
+
+def tidy(axes: Axes) -> None:
+    """No frame at the top and right, a faint grid across."""
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.grid(True, axis="y", color="#dddddd", linewidth=0.6)
+    axes.set_axisbelow(True)
+
+
+def require(table: pd.DataFrame, columns: list[str]) -> None:
+    """ValueError unless the table has rows and these columns."""
+    missing = [column for column in columns if column not in table.columns]
+    if missing or table.empty:
+        what = f"lacks the columns {', '.join(missing)}" if missing else "has no rows"
+        raise ValueError(f"the table {what}; expected one of the tables of a run directory")
+
+
+def as_svg(figure: Figure) -> bytes:
+    """The figure as one SVG file that needs no font; the same figure gives the same bytes."""
+    stream = io.BytesIO()
+    with rc_context({"svg.hashsalt": "prunecca", "svg.fonttype": "path"}):
+        figure.savefig(stream, format="svg", metadata={"Date": None})
+    return stream.getvalue()
+
+
+def save(figure: Figure, path: str | os.PathLike[str], *, kinds: Sequence[str] = ("png", "pdf")) -> list[Path]:
+    """Write the figure as `path`.png (200 dots per inch) and `path`.pdf, atomically; return what was written."""
+    path = Path(path)
+    written = []
+    for kind in kinds:
+        target = path.with_name(f"{path.name}.{kind}")
+        # Without the date, the same tables give the same bytes.
+        metadata = {"CreationDate": None} if kind == "pdf" else {"Software": None}
+
+        def write(stream: object, kind: str = kind, metadata: dict[str, None] = metadata) -> None:
+            figure.savefig(stream, format=kind, dpi=200, metadata=metadata)  # type: ignore[arg-type]
+
+        write_atomic(target, write)
+        written.append(target)
+    return written

@@ -1,0 +1,1 @@
+"""What was built, what this machine has, and what it can do."""

@@ -1,0 +1,65 @@
+"""What this machine is, and the most it can do: multiply-adds and memory traffic, measured."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+
+from .. import _native
+from .._arrays import native
+
+_FMA_SECONDS = 0.01
+_BUFFER_BYTES = 256 << 20  # beyond any cache this is likely to meet
+
+
+@dataclass(frozen=True)
+class Peaks:
+    """Rates of ``threads`` threads at the SIMD level in use: GFLOP/s of multiply-adds, GB/s of memory traffic."""
+
+    threads: int
+    float32: float
+    float64: float
+    read: float
+    copy: float  # bytes read plus bytes written
+
+
+def measure_peaks(threads: int | None = None, repeats: int = 15) -> Peaks:
+    """The best of several tries of each probe; takes about two seconds."""
+    threads = threads or torch.get_num_threads()
+    source = torch.ones(_BUFFER_BYTES // 8, dtype=torch.float64)
+    target = torch.zeros_like(source)
+    read = _best(lambda: _native.probe_read(native(source), threads), repeats)
+    copy = _best(lambda: _native.probe_copy(native(target), native(source), threads), repeats)
+    return Peaks(
+        threads,
+        float32=max(fma_rate(threads=threads) for _ in range(repeats)),
+        float64=max(fma_rate(threads=threads, float64=True) for _ in range(repeats)),
+        read=_BUFFER_BYTES / read / 1e9,
+        copy=2 * _BUFFER_BYTES / copy / 1e9,
+    )
+
+
+def fma_rate(*, threads: int, float64: bool = False) -> float:
+    """GFLOP/s of independent multiply-adds in registers: the better of two tries of about 10 ms."""
+    iterations, rates = 2000, [0.0]
+    while len(rates) < 3:
+        began = time.perf_counter()
+        operations = _native.probe_fma(float64, iterations, threads)
+        seconds = time.perf_counter() - began
+        if seconds >= _FMA_SECONDS / 2:
+            rates.append(operations / seconds / 1e9)
+        else:
+            iterations = int(iterations * min(100.0, max(2.0, _FMA_SECONDS / max(seconds, 1e-6))))
+    return max(rates)
+
+
+def _best(call: Callable[[], object], repeats: int) -> float:
+    best = float("inf")
+    for _ in range(repeats):
+        began = time.perf_counter()
+        call()
+        best = min(best, time.perf_counter() - began)
+    return best

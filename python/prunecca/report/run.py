@@ -1,0 +1,197 @@
+"""What a report is about: a run directory, or the small folder of tables that remains of one without its weights.
+
+    run = read("runs/digits4")
+    run.problems, len(run.finished), run.tables["levels"]
+
+Nothing in the folder is changed. Where the pieces are there, the tables are made from those finished so far; otherwise
+the tables stored under ``tables/``, or beside ``config.json``, are taken, as Parquet or CSV.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import shlex
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from .. import errors
+from ..errors import ConfigurationError
+from ..storage import states
+from ..study import tables
+from ..study.options import SHORT_EPOCHS, Options, Size
+from ..study.plan import Piece
+from ..study.run_directory import ENVIRONMENT, RECORD, RunDirectory
+
+PAPER_METRIC = "svcca"
+_KEY = ["problem", "replicate", "level", "control"]
+_NEEDED = {
+    "levels": [*_KEY, "density", "parameters_left", "test_accuracy"],
+    "layers": [*_KEY, "layer", "density"],
+    "similarity": [*_KEY, "layer", "kind", "depth", "metric", "value"],
+    "dimension": [*_KEY, "layer", "kind", "depth", "dimension", "error"],
+}
+_NAMES = {"problem": str, "layer": str, "kind": str, "metric": str}  # a layer may be called "0"
+
+
+@dataclass(frozen=True)
+class ReportedRun:
+    """A study so far.
+
+    name: of its folder. configuration: of ``config.json``. starts: what is known of the machines, oldest first.
+    tables: see `tables`; those without rows may lack columns. pieces: all networks that were asked for.
+    """
+
+    name: str
+    configuration: dict[str, Any]
+    starts: list[dict[str, Any]]
+    tables: dict[str, pd.DataFrame]
+    pieces: list[Piece]
+
+    @property
+    def problems(self) -> list[str]:
+        """All problems that were asked for."""
+        return list(self.configuration["problems"])
+
+    @property
+    def metrics(self) -> list[str]:
+        """The metrics of the similarity table."""
+        similarity = self.tables["similarity"]
+        return [] if similarity.empty else [str(name) for name in similarity["metric"].unique()]
+
+    @property
+    def finished(self) -> set[Piece]:
+        """The networks that the tables hold."""
+        return {
+            Piece(problem, 0 if level == 0 or control else replicate, level, control)
+            for problem, replicate, level, control in self.tables["levels"][_KEY].itertuples(index=False)
+        }
+
+    def unfinished(self, problem: str) -> list[Piece]:
+        """The networks of a problem that were asked for and are not in the tables."""
+        done = self.finished
+        return [piece for piece in self.pieces if piece.problem == problem and piece not in done]
+
+    def size(self, problem: str) -> Size:
+        """The levels, replicates and controls that were asked for."""
+        return Size(**self.configuration["problems"][problem]["size"])
+
+    def of(self, table: str, problem: str, *, metric: str | None = None) -> pd.DataFrame:
+        """The rows of a table about one problem (and metric)."""
+        rows = self.tables[table]
+        if rows.empty:
+            return rows
+        rows = rows[rows["problem"] == problem]
+        return rows if metric is None else rows[rows["metric"] == metric]
+
+    def with_pruned(self) -> list[str]:
+        """The problems of which a pruned network or a control is finished: those with something to compare."""
+        levels = self.tables["levels"]
+        there = set(levels.loc[levels["level"] > 0, "problem"])
+        return [problem for problem in self.problems if problem in there]
+
+    def choose_metric(self, asked: str | None) -> str:
+        """The metric asked for; None: that of the paper, or where it was not computed the first there is.
+
+        Raises:
+            ValueError: it was not computed in this run.
+        """
+        if asked is None:
+            return PAPER_METRIC if PAPER_METRIC in self.metrics or not self.metrics else self.metrics[0]
+        if asked not in self.metrics:
+            raise ValueError(f"{self.name} has no metric {asked!r}; it has {', '.join(self.metrics) or 'none yet'}")
+        return asked
+
+    def seconds(self) -> float:
+        """The time of training, summed over the networks; 0 where it was not stored."""
+        timing = self.tables["timing"]
+        if timing.empty:
+            return 0.0
+        shared = (timing["level"] == 0) & (timing["replicate"] > 0)  # level 0 is repeated for each replicate
+        return float(timing.loc[~shared, "seconds"].sum())
+
+    def commands(self) -> list[str]:
+        """The command lines, one per size, that make these numbers in an empty folder; without --out and --data."""
+        defaults, given = Options().as_json(), self.configuration["options"]
+        words: list[str] = []
+        for name, value in given.items():
+            flag = f"--{name.replace('_', '-')}"
+            if value is None or value == defaults.get(name):
+                continue
+            if isinstance(value, bool):
+                words.append(flag)
+            else:
+                words += [flag, ",".join(map(str, value)) if isinstance(value, list) else str(value)]
+        groups: dict[tuple[str, ...], list[str]] = {}
+        for problem, its in self.configuration["problems"].items():
+            paper = given.get("epochs") is None and its["settings"]["epochs"] > SHORT_EPOCHS
+            size = dataclasses.asdict(self.size(problem))
+            key = (*(["--paper"] if paper else []), *(w for name in size for w in (f"--{name}", str(size[name]))))
+            groups.setdefault(key, []).append(problem)
+        return [shlex.join(["prunecca", "reproduce", *problems, *key, *words]) for key, problems in groups.items()]
+
+
+def read(folder: str | os.PathLike[str], message: Callable[[str], None] | None = None) -> ReportedRun:
+    """What is there to be reported in a folder.
+
+    Args:
+        folder: a run directory, or one that holds at least ``config.json`` and the table `levels`.
+        message: told, in a sentence each, what was found damaged.
+
+    Raises:
+        ConfigurationError: this is no run directory.
+        ValueError: no network is finished yet.
+        CorruptFile: the configuration or a table is damaged.
+    """
+    root = Path(folder)
+    if not root.is_dir():
+        what = "is a file" if root.exists() else "does not exist"
+        raise ConfigurationError(f"{root} {what}; expected a folder made by `prunecca reproduce`")
+    run = RunDirectory(root, message)
+    configuration, pieces = run.configuration(), run.pieces()
+    made: dict[str, pd.DataFrame] = {}
+    if any(run.path(piece, RECORD).exists() for piece in pieces):
+        made = tables.build(run)
+    if not made or made["levels"].empty:
+        made = {name: _stored(root, name) for name in tables.NAMES}
+    if made["levels"].empty:
+        raise ValueError(
+            f"no network of {root} is finished yet; go on with `prunecca reproduce --out {root}` and the options it was begun with"
+        )
+    return ReportedRun(root.resolve().name, configuration, _starts(root), made, pieces)
+
+
+def _stored(root: Path, name: str) -> pd.DataFrame:
+    """A stored table; empty when it is not there."""
+    for path in (
+        root / "tables" / f"{name}.parquet",
+        root / "tables" / f"{name}.csv",
+        root / f"{name}.parquet",
+        root / f"{name}.csv",
+    ):
+        try:
+            table = pd.read_parquet(path) if path.suffix == ".parquet" else pd.read_csv(path, dtype=_NAMES)
+        except FileNotFoundError:
+            continue
+        except pd.errors.EmptyDataError:  # how a table without columns is written
+            return pd.DataFrame()
+        except (ValueError, OSError) as error:
+            raise errors.CorruptFile(f"{path} is damaged: it cannot be read as a table; restore it") from error
+        missing = [column for column in _NEEDED.get(name, []) if column not in table.columns]
+        if missing and not table.empty:
+            raise errors.CorruptFile(
+                f"{path} lacks the columns {', '.join(missing)}; expected the table {name!r} of a run"
+            )
+        return table
+    return pd.DataFrame()
+
+
+def _starts(root: Path) -> list[dict[str, Any]]:
+    try:
+        return list(states.read_json(root / ENVIRONMENT)["starts"])
+    except (FileNotFoundError, errors.CorruptFile, KeyError):  # the numbers can be reported without it
+        return []

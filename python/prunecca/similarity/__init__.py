@@ -1,0 +1,1 @@
+"""Similarity of representations: functions of a covariance, one file per family of metrics."""

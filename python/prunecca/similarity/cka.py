@@ -1,0 +1,69 @@
+"""Similarity of two representations: functions of a ``Covariance``, or of two arrays that are streamed into one.
+
+Values lie in [0, 1] and are 1 for a representation and itself (debiased CKA may come out slightly below 0). Where a
+side has no variance at all, because every channel is dead, no similarity is defined and the value is NaN. A batched
+covariance gives a tensor of its leading shape in place of a float.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..covariance.covariance import Layout, Precision
+from .operands import as_value, paired_covariance, squared_norm, trace
+
+
+def linear_cka(
+    x: Any,
+    y: Any = None,
+    *,
+    debiased: bool = False,
+    precision: Precision | None = None,
+    layout: Layout = "auto",
+) -> float | Tensor:
+    """Centred kernel alignment with linear kernels (Kornblith et al. 2019): ``|xy|^2 / (|xx| |yy|)``, Frobenius norms.
+
+    x, y: a ``Covariance`` alone, or two arrays as for ``cca``.
+    debiased: with the unbiased estimator of HSIC (Song et al. 2012, equation 5; Nguyen et al. 2021) in place of the
+        biased one, which approaches 1 when there are few datapoints for the channels. Exact, in the same pass, from
+        the norms of a covariance accumulated with ``norms=True``. It is not clipped: unrelated representations scatter
+        around 0. Where an unbiased self-similarity is not positive the value is NaN.
+
+    Raises ``ValueError`` for the debiased form without norms or with fewer than 4 datapoints.
+    Invariant to orthogonal maps and to isotropic scaling. Float32 products are all it needs.
+    """
+    cov = paired_covariance(x, y, precision=precision, layout=layout, norms=debiased)
+    squares = [squared_norm(cov.xy), squared_norm(cov.xx), squared_norm(cov.yy)]
+    if not debiased:
+        return as_value(cov, (squares[0] / (squares[1] * squares[2]).sqrt()).clamp(0.0, 1.0))
+    n = cov.count
+    if cov.norms is None:
+        raise ValueError(
+            "the covariance has no norms; accumulate it with StreamingCovariance(norms=True) for debiased CKA"
+        )
+    if n < 4:
+        raise ValueError(f"the covariance is of {n} datapoints; debiased CKA needs at least 4")
+    fourth_x, fourth_y, mixed = cov.norms.unbind(-1)
+    traces = trace(cov.xx), trace(cov.yy)
+    cross, own_x, own_y = (
+        _unbiased_hsic(n, square, norm, a * b)
+        for square, norm, a, b in zip(
+            squares,
+            (mixed, fourth_x, fourth_y),
+            (traces[0], traces[0], traces[1]),
+            (traces[1], traces[0], traces[1]),
+            strict=True,
+        )
+    )
+    defined = (own_x > 0) & (own_y > 0)
+    return as_value(cov, torch.where(defined, cross / torch.where(defined, own_x * own_y, 1.0).sqrt(), torch.nan))
+
+
+def _unbiased_hsic(n: int, square: Tensor, norm: Tensor, traces: Tensor) -> Tensor:
+    # With centred rows K1 = 0, so of Song et al.'s equation 5 remain |X'Y|^2 and the diagonals: sums of |x|^2 |y|^2,
+    # and the product of the traces of the two Gram matrices. `square` and `traces` are of covariances.
+    scale = float(n - 1) ** 2
+    return (scale * square - norm * (n / (n - 2)) + scale * traces / ((n - 1) * (n - 2))) / (n * (n - 3))

@@ -1,0 +1,1 @@
+"""Files, and nothing about networks."""

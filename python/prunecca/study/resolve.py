@@ -1,0 +1,128 @@
+"""A setting: one problem as a study does it, with the study's options in the place of the problem's own values."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+
+from ..activations.layers import find_layers
+from ..data.loading import load
+from ..data.splits import Splits
+from ..errors import ConfigurationError
+from ..models import build
+from ..problems import Problem, find_problem
+from ..seeds import seed_for
+from ..similarity.registry import choose_metrics
+from .options import SHORT_EPOCHS, Options
+
+
+@dataclass(frozen=True)
+class Setting:
+    """A problem with its number of classes, image size, epochs and rates settled, and the digest of its data."""
+
+    problem: Problem
+    image_size: int
+    train_images: int | None
+    data: str
+
+    def as_json(self) -> dict[str, Any]:
+        """One flat dictionary of plain values; what `configuration.merge_configuration` compares."""
+        settled = dataclasses.asdict(self)
+        return {**settled.pop("problem"), **settled}
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any]) -> Setting:
+        """The setting written by `as_json`."""
+        own = {field.name: value[field.name] for field in dataclasses.fields(cls) if field.name != "problem"}
+        return cls(Problem(**{name: item for name, item in value.items() if name not in own}), **own)
+
+    def splits(self, data: str | os.PathLike[str] | None) -> Splits:
+        """The images.
+
+        Raises:
+            ConfigurationError: they are not those the run directory was made with.
+        """
+        splits = _load(json.dumps(dataclasses.asdict(self.problem)), _place(data), self.image_size, self.train_images)
+        if splits.digest != self.data:
+            raise ConfigurationError(
+                f"the images of {self.problem.name} are not those this run directory was made with; "
+                "give the same --data, or another --out"
+            )
+        return splits
+
+    def build(self, options: Options, *draw: object) -> nn.Module:
+        """The network before training, on the CPU; each `draw` gives another initialisation, none that of level 0."""
+        seed = seed_for(options.seed, self.problem.name, "initial", *draw)
+        return build(self.problem, self.problem.classes, options.dropout, image_size=self.image_size, seed=seed)
+
+
+def settle(name: str, options: Options, data: str | os.PathLike[str] | None = None, *, short: bool = True) -> Setting:
+    """The setting of a problem; everything that can be found impossible before training is found here.
+
+    short: at most `SHORT_EPOCHS` epochs where the options do not say how many.
+
+    Raises:
+        ValueError: unknown problem, metric or layer, damaged images, options that exclude each other.
+        FileNotFoundError: images that are not there.
+    """
+    choose_metrics(options.metrics)
+    problem = find_problem(name)
+    epochs = options.epochs or (min(SHORT_EPOCHS, problem.epochs) if short else problem.epochs)
+    if options.rewind_epoch >= epochs:
+        raise ConfigurationError(
+            f"rewind-epoch is {options.rewind_epoch}; expected less than the {epochs} epochs of {name}, of which the rest is trained"
+        )
+    given = {"conv": options.conv_rate, "fc": options.fc_rate}
+    rates = {pool: problem.rates[pool] if rate is None else rate for pool, rate in given.items()}
+    if options.scope == "global" and len(set(rates.values())) > 1:
+        raise ConfigurationError(
+            f"scope global has one rate, and {name} has {rates['conv']} for conv and {rates['fc']} for fc; "
+            "give --conv-rate and --fc-rate the same value"
+        )
+    problem = dataclasses.replace(
+        problem,
+        epochs=epochs,
+        rates=rates,
+        batch=options.batch_size or problem.batch,
+        patience=options.patience or problem.patience,
+        validation=problem.validation or (0.1 if options.patience else 0.0),
+    )
+    splits = _load(json.dumps(dataclasses.asdict(problem)), _place(data), options.image_size, options.train_images)
+    problem = dataclasses.replace(problem, classes=len(splits.class_names))
+    setting = Setting(problem, splits.train.image_size, options.train_images, splits.digest)
+    if options.layers is not None or problem.network is not None:
+        _try_out(setting, options)
+    return setting
+
+
+def _try_out(setting: Setting, options: Options) -> None:
+    """Run the network once, to find its layers."""
+    side = setting.image_size
+    try:
+        find_layers(setting.build(options).eval(), torch.zeros(2, 3, side, side), options.layers)
+    except RuntimeError as error:
+        raise ConfigurationError(
+            f"{setting.problem.name} cannot take images of {side} x {side} pixels ({error}); "
+            "choose another network, or for a folder of images a larger --image-size"
+        ) from error
+
+
+def _place(data: str | os.PathLike[str] | None) -> str | None:
+    return os.environ.get("PRUNECCA_DATA") or None if data is None else os.fspath(data)
+
+
+@functools.lru_cache(maxsize=1)  # the same problem is asked for again and again, and its images fill memory
+def _load(problem: str, data: str | None, image_size: int | None, train_images: int | None) -> Splits:
+    splits = load(Problem(**json.loads(problem)), data, image_size=image_size)
+    if train_images is not None and train_images < len(splits.train):
+        order = torch.randperm(len(splits.train), generator=torch.Generator().manual_seed(0))
+        splits = dataclasses.replace(splits, train=splits.train.subset(order[:train_images].sort().values))
+    return splits

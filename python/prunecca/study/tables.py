@@ -1,0 +1,91 @@
+"""The tidy tables of a study, made from the finished pieces of a run directory.
+
+levels: problem, replicate, level, control, density, parameters_left, test_accuracy, test_loss, epochs, best_epoch, digest
+layers: problem, replicate, level, control, layer, parameters, parameters_left, density
+similarity: problem, replicate, level, control, layer, kind (conv, pool, fc), depth, metric, value, count, channels, kept_x, kept_y
+dimension: problem, replicate, level, control, layer, kind, depth, dimension, error, count, duplicates, features
+epochs: problem, replicate, level, control, epoch, train_loss, train_accuracy, val_loss, val_accuracy, test_loss, test_accuracy
+timing: problem, replicate, level, control, epoch, seconds (the only table that two runs do not share bit by bit)
+
+Level 0 is one network that all replicates share; it is repeated for each of them, with the same digest, so that every
+replicate is a whole curve. In the rows of a control, level n is its number: it was retrained with the seeds of level n.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from ..storage import atomic
+from ..storage.tables import parquet
+from .options import Size
+from .plan import Piece
+from .run_directory import DIMENSION, SIMILARITY, RunDirectory
+
+NAMES = ("levels", "layers", "similarity", "dimension", "epochs", "timing")
+_KEY = ["problem", "replicate", "level", "control"]
+_EPOCH = ["epoch", "train_loss", "train_accuracy", "val_loss", "val_accuracy", "test_loss", "test_accuracy"]
+
+
+def build(run: RunDirectory) -> dict[str, pd.DataFrame]:
+    """The tables of all pieces finished so far; a table without rows has no columns."""
+    rows: dict[str, list[Any]] = {name: [] for name in NAMES}
+    stored: dict[str, list[pd.DataFrame]] = {"similarity": [], "dimension": []}
+    sizes = {name: Size(**its["size"]) for name, its in run.configuration()["problems"].items()}
+    for piece, record in run.finished():
+        for key in _keys(piece, sizes[piece.problem]):
+            rows["levels"].append({**key, **record["summary"]})
+            rows["layers"] += [{**key, **layer} for layer in record["layers"]]
+            for epoch in record["epochs"]:
+                rows["epochs"].append({**key, **{name: epoch.get(name, float("nan")) for name in _EPOCH}})
+                rows["timing"].append({**key, "epoch": epoch["epoch"], "seconds": epoch["seconds"]})
+            for name, file in (("similarity", SIMILARITY), ("dimension", DIMENSION)):
+                if file in record["files"]:
+                    table = pd.read_parquet(run.path(piece, file))
+                    stored[name].append(table.assign(**key)[[*_KEY, *table.columns]])
+    tables = {name: pd.DataFrame(rows[name]) for name in NAMES}
+    for name, parts in stored.items():
+        tables[name] = pd.concat(parts, ignore_index=True) if parts else pd.DataFrame()
+    return {name: _sorted(table) for name, table in tables.items()}
+
+
+def write(run: RunDirectory) -> dict[str, pd.DataFrame]:
+    """Make the tables and write each as Parquet and CSV under ``tables/``; return them."""
+    tables = build(run)
+    for name, table in tables.items():
+        folder = run.root / "tables"
+        atomic.write_atomic(folder / f"{name}.parquet", parquet(table))
+        atomic.write_atomic(folder / f"{name}.csv", table.to_csv(index=False).encode())
+    return tables
+
+
+def load(run_directory: str | os.PathLike[str]) -> dict[str, pd.DataFrame]:
+    """The tables under ``tables/`` of a run directory, by name.
+
+    Raises:
+        FileNotFoundError: the folder has no tables (yet).
+    """
+    folder = Path(run_directory) / "tables"
+    if not (folder / "levels.parquet").exists():
+        raise FileNotFoundError(f"{run_directory} has no tables; run `prunecca reproduce --out {run_directory}` first")
+    return {name: pd.read_parquet(folder / f"{name}.parquet") for name in NAMES}
+
+
+def _keys(piece: Piece, size: Size) -> list[dict[str, Any]]:
+    replicates = range(size.replicates) if piece.level == 0 else [piece.replicate]
+    return [
+        {"problem": piece.problem, "replicate": r, "level": piece.level, "control": piece.control} for r in replicates
+    ]
+
+
+def _sorted(table: pd.DataFrame) -> pd.DataFrame:
+    if table.empty:
+        return table
+    order = {name: place for place, name in enumerate(table["problem"].unique())}
+    by = ["problem", "control", "replicate", "level"]
+    return table.sort_values(
+        by, key=lambda column: column.map(order) if column.name == "problem" else column, kind="stable"
+    ).reset_index(drop=True)

@@ -1,0 +1,289 @@
+"""Training one network, as a value: run an epoch, read its state, put a state back.
+
+::
+
+    training = Training(build("cifar2", seed=0), load("cifar2", folder), TrainingConfig.for_problem("cifar2"), seed=1)
+    while not training.finished:
+        print(training.run_epoch()["test_accuracy"])
+    tensors, metadata = training.state()
+
+Whatever is random in an epoch (order, augmentation, dropout) follows from (seed, epoch) alone. A state therefore
+carries no generator, and going on from it gives, on a CPU, the same bits as never having stopped.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import asdict
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from .. import seeds
+from ..data.splits import Splits
+from ..errors import Diverged
+from ..machine.memory import keeping_freed_memory
+from ..pruning.masked_optimizer import MaskedOptimizer
+from ..pruning.optimizer_state import load_optimizer, optimizer_tensors
+from ..pruning.optimizers import MaskedAdam
+from .config import TrainingConfig
+from .evaluation import autocast, evaluate
+
+Record = dict[str, float]
+Progress = Callable[[int, int], None]
+OptimizerFactory = Callable[[nn.Module, "TrainingConfig"], torch.optim.Optimizer]
+
+
+class Training:
+    """A network being trained on ``splits``; between calls it always stands at the end of an epoch.
+
+    model: trained in place, where it lies (the data is moved to its device). masks: parameter name -> bool tensor;
+    masked entries are zero from here on. optimizer_factory: makes the optimizer from (model, config) instead of the
+    paper's Adam with L2; one with masks of its own then takes the place of ``masks``. With ``splits.validation`` the
+    training ends
+    with the weights of lowest validation loss, otherwise with the last.
+
+    Attributes: ``epoch`` (epochs finished), ``history`` (a record of each epoch run here), ``best`` (record of lowest
+    validation loss, or None).
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        splits: Splits,
+        config: TrainingConfig,
+        *,
+        seed: int,
+        masks: Mapping[str, Tensor] | None = None,
+        optimizer_factory: OptimizerFactory | None = None,
+    ) -> None:
+        if config.patience is not None and splits.validation is None:
+            raise ValueError(
+                "patience needs a validation split; hold one out (splits.hold_out) or set patience to None"
+            )
+        if masks and optimizer_factory is not None:
+            raise ValueError(
+                "both masks and an optimizer_factory are given; give the masks to the optimizer that it makes"
+            )
+        self.model = model
+        self.device = next(model.parameters()).device
+        self.digest = splits.digest
+        self.splits = splits.to(self.device)
+        self.config = config
+        self.seed = seed
+        masks = {name: mask.to(self.device) for name, mask in (masks or {}).items()}
+        self.optimizer = optimizer_factory(model, config) if optimizer_factory else _adam(model, config, masks)
+        self.epoch = 0
+        self.start = 0
+        self.history: list[Record] = []
+        self.best: Record | None = None
+        self._best_model: dict[str, Tensor] = {}
+
+    @property
+    def finished(self) -> bool:
+        """Whether the epochs are used up or the patience is."""
+        waited = self.epoch - (int(self.best["epoch"]) if self.best else self.start)
+        return self.epoch >= self.config.epochs or (self.config.patience is not None and waited >= self.config.patience)
+
+    def run(self, progress: Progress | None = None) -> list[Record]:
+        """Run the epochs that are left; the history."""
+        while not self.finished:
+            self.run_epoch(progress)
+        return self.history
+
+    def run_epoch(self, progress: Progress | None = None) -> Record:
+        """Train for one epoch and evaluate; the epoch's record.
+
+        progress: called with (batches done, batches) after each batch. When anything interrupts the epoch, the
+        training is put back to where the epoch began, so ``state`` is always that of a finished epoch. ``Diverged``
+        when the loss becomes NaN or infinite.
+
+        The record: epoch (counted from 1), train_loss and train_accuracy (running, over the augmented images, with
+        dropout), val_loss and val_accuracy (where there is a validation split), test_loss, test_accuracy, seconds.
+        """
+        if self.finished:
+            raise ValueError(f"the training is finished after epoch {self.epoch}; it cannot run another")
+        before = self._network_copy(), optimizer_tensors(self.model, self.optimizer)
+        standing = self.epoch, list(self.history), self.best, self._best_model
+        try:
+            with keeping_freed_memory(self.device):
+                return self._run_epoch(progress)
+        except BaseException:
+            self.epoch, self.history, self.best, self._best_model = standing
+            self._load_network(before[0])
+            load_optimizer(self.model, self.optimizer, *before[1])
+            raise
+
+    def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        """Copies (on the CPU) of everything that the next epoch depends on, and JSON-able metadata.
+
+        Names: ``model.conv1.0.weight`` (buffers too), ``optimizer.exp_avg.conv1.0.weight``, and ``best.`` of the model
+        while an unfinished training has seen better validation weights than it holds.
+        """
+        tensors, numbers = optimizer_tensors(self.model, self.optimizer)
+        tensors = {f"optimizer.{name}": tensor for name, tensor in tensors.items()}
+        tensors.update({f"model.{name}": tensor for name, tensor in self._network_copy().items()})
+        if not self.finished:
+            tensors.update({f"best.{name}": tensor for name, tensor in self._best_model.items()})
+        metadata = {
+            "epoch": self.epoch,
+            "start": self.start,
+            "seed": self.seed,
+            "split": self.digest,
+            "config": asdict(self.config),
+            "history": [dict(record) for record in self.history],
+            "best": dict(self.best) if self.best else None,
+            "optimizer": numbers,
+        }
+        return {name: tensor.to("cpu", copy=True) for name, tensor in tensors.items()}, metadata
+
+    def load(self, tensors: Mapping[str, Tensor], metadata: Mapping[str, Any]) -> None:
+        """Go on from a state of this same training: same network, data, configuration and seed (``ValueError`` if not)."""
+        for name, mine, given in (
+            ("seed", self.seed, metadata["seed"]),
+            ("split", self.digest, metadata["split"]),
+            ("config", asdict(self.config), metadata["config"]),
+        ):
+            if mine != given:
+                raise ValueError(
+                    f"the state has {name} {given}, this training {mine}; go on with what the state was made with"
+                )
+        self._take(tensors, metadata["optimizer"])
+        self.epoch, self.start = metadata["epoch"], metadata["start"]
+        self.history = [dict(record) for record in metadata["history"]]
+        self.best = dict(metadata["best"]) if metadata["best"] else None
+        best = {name.removeprefix("best."): t for name, t in tensors.items() if name.startswith("best.")}
+        self._best_model = {name: tensor.to(self.device, copy=True) for name, tensor in best.items()}
+
+    def start_from(
+        self,
+        tensors: Mapping[str, Tensor],
+        *,
+        epoch: int,
+        optimizer: Literal["restore", "fresh"] = "restore",
+        numbers: Mapping[str, Any] | None = None,
+    ) -> None:
+        """Start at the end of ``epoch`` from copies of another training's state, with this one's seed and masks.
+
+        This is rewinding when the state is that of ``epoch``, and learning-rate rewinding when it is a later one. The
+        network is taken whole (weights, biases, BatchNorm buffers); the optimizer's moments and steps are taken
+        ("restore") or begin anew ("fresh"). History and early stopping begin anew: the best weights and the
+        patience count from ``epoch`` on. numbers: ``metadata["optimizer"]`` of the state, if it has any.
+        """
+        if not 0 <= epoch < self.config.epochs:
+            raise ValueError(
+                f"epoch is {epoch}; expected 0 to {self.config.epochs - 1}, so that epochs are left to run"
+            )
+        if optimizer not in ("restore", "fresh"):
+            raise ValueError(f"optimizer is '{optimizer}'; expected 'restore' or 'fresh'")
+        if optimizer == "fresh":
+            tensors = {name: tensor for name, tensor in tensors.items() if not name.startswith("optimizer.")}
+        self._take(tensors, (numbers or {}) if optimizer == "restore" else {})
+        self.epoch = self.start = epoch
+        self.history, self.best, self._best_model = [], None, {}
+        if isinstance(self.optimizer, MaskedOptimizer):
+            self.optimizer.set_masks(self.optimizer.masks)  # the state may come from a denser network
+
+    def _run_epoch(self, progress: Progress | None) -> Record:
+        began = time.perf_counter()
+        record: Record = {"epoch": self.epoch + 1}
+        record["train_loss"], record["train_accuracy"] = self._train(progress)
+        for name, split in (("val", self.splits.validation), ("test", self.splits.test)):
+            if split is not None:
+                loss, accuracy = evaluate(
+                    self.model, split, precision=self.config.precision, channels_last=self.config.channels_last
+                )
+                if not math.isfinite(loss):
+                    raise Diverged(f"the {name} loss is {loss} after epoch {self.epoch + 1}; {_ADVICE}")
+                record[f"{name}_loss"], record[f"{name}_accuracy"] = loss, accuracy
+        record["seconds"] = time.perf_counter() - began
+        self.epoch += 1
+        self.history.append(record)
+        if "val_loss" in record:
+            if self.best is None or record["val_loss"] < self.best["val_loss"]:
+                self.best, self._best_model = record, self._network_copy()
+            if self.finished:
+                self._load_network(self._best_model)
+        return record
+
+    def _train(self, progress: Progress | None) -> tuple[float, float]:
+        config, number_of_epoch = self.config, self.epoch + 1
+        batches = self.splits.train.batches(
+            config.batch,
+            seed=self.seed,
+            epoch=self.epoch,
+            augmentation=config.augmentation,
+            channels_last=config.channels_last,
+        )
+        # On a GPU nothing is read back before the epoch ends: each reading would wait for the device.
+        losses = torch.zeros(len(batches), device=self.device)
+        hits = torch.zeros(len(batches), dtype=torch.int64, device=self.device)
+        seen = 0
+        self.model.train()
+        with self._seeded_dropout():
+            for number, (inputs, labels) in enumerate(batches):
+                if len(labels) == 1 < len(batches):
+                    continue  # BatchNorm has no variance of one image; a shuffle leaves out another one each time
+                with autocast(self.device, config.precision):
+                    logits = self.model(inputs)
+                    loss = nn.functional.cross_entropy(logits.float(), labels)
+                if self.device.type == "cpu" and not math.isfinite(loss.item()):
+                    raise _diverged(loss.item(), number_of_epoch, number, len(batches))
+                self.optimizer.zero_grad(set_to_none=True)
+                loss.backward()  # type: ignore[no-untyped-call]
+                self.optimizer.step()
+                losses[number] = loss.detach() * len(labels)
+                hits[number] = (logits.detach().argmax(1) == labels).sum()
+                seen += len(labels)
+                if progress is not None:
+                    progress(number + 1, len(batches))
+        wrong = torch.nonzero(~torch.isfinite(losses)).flatten().tolist()
+        if wrong:
+            raise _diverged(losses[wrong[0]].item(), number_of_epoch, wrong[0], len(batches))
+        return losses.double().sum().item() / seen, hits.sum().item() / seen
+
+    @contextlib.contextmanager
+    def _seeded_dropout(self) -> Iterator[None]:
+        seed = seeds.derive(self.seed, "dropout", self.epoch)
+        gpu = [self.device] if self.device.type == "cuda" else []
+        with torch.random.fork_rng(devices=gpu):
+            torch.default_generator.manual_seed(seed)
+            if gpu:
+                with torch.cuda.device(self.device):
+                    torch.cuda.manual_seed(seed)
+            yield
+
+    def _network_copy(self) -> dict[str, Tensor]:
+        return {name: tensor.detach().clone() for name, tensor in self.model.state_dict().items()}
+
+    def _load_network(self, tensors: Mapping[str, Tensor]) -> None:
+        self.model.load_state_dict(tensors)
+
+    def _take(self, tensors: Mapping[str, Tensor], numbers: Mapping[str, Any]) -> None:
+        network = {name.removeprefix("model."): t for name, t in tensors.items() if name.startswith("model.")}
+        expected = {name: tuple(tensor.shape) for name, tensor in self.model.state_dict().items()}
+        given = {name: tuple(tensor.shape) for name, tensor in network.items()}
+        if given != expected:
+            odd = sorted(name for name in given.keys() | expected.keys() if given.get(name) != expected.get(name))
+            raise ValueError(
+                f"the state does not fit the network at {odd[0]}: it has {given.get(odd[0], 'nothing')}, the network "
+                f"{expected.get(odd[0], 'nothing')}; use the state of a network of the same architecture"
+            )
+        moments = {name.removeprefix("optimizer."): t for name, t in tensors.items() if name.startswith("optimizer.")}
+        self._load_network(network)
+        load_optimizer(self.model, self.optimizer, moments, numbers)
+
+
+def _adam(model: nn.Module, config: TrainingConfig, masks: Mapping[str, Tensor]) -> torch.optim.Optimizer:
+    return MaskedAdam(model.named_parameters(), masks, lr=config.lr, weight_decay=config.weight_decay)
+
+
+_ADVICE = "lower the learning rate or look at the images and labels"
+
+
+def _diverged(loss: float, epoch: int, batch: int, batches: int) -> Diverged:
+    return Diverged(f"the loss is {loss} in epoch {epoch}, batch {batch + 1} of {batches}; {_ADVICE}")
