@@ -1,6 +1,6 @@
 """Ctrl-C while the ``prunecca`` command is being loaded, which takes seconds: a sentence instead of a traceback.
 
-Importing this module is all; in any other program it does nothing.
+In any other program, importing this module does nothing. A command that has its own answer calls ``stop_answering``.
 """
 
 from __future__ import annotations
@@ -9,7 +9,12 @@ import os
 import signal
 import sys
 import threading
-from types import FrameType
+
+
+def stop_answering() -> None:
+    """Put Python's own handler back."""
+    if _can_set() and signal.getsignal(signal.SIGINT) is _answer:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def _is_command() -> bool:
@@ -19,25 +24,14 @@ def _is_command() -> bool:
     return "prunecca" in (*given[place + 1 : place + 2], *map(os.path.basename, sys.argv[:1]))
 
 
-def _answer(number: int, frame: FrameType | None) -> None:
-    if _is_begun(frame):
-        signal.default_int_handler(number, frame)
+def _answer(number: int, frame: object) -> None:
     os.write(2, b"\ninterrupted before anything was begun; nothing was written\n")
     os._exit(130)
 
 
-def _is_begun(frame: FrameType | None) -> bool:
-    """Whether the function `name` of a `cli_name` is running in this stack; an interruption is then its own affair."""
-    while frame is not None:
-        if frame.f_globals.get("__name__") == f"prunecca.cli_{frame.f_code.co_name}":
-            return True
-        frame = frame.f_back
-    return False
+def _can_set() -> bool:
+    return threading.current_thread() is threading.main_thread()
 
 
-if (
-    _is_command()
-    and threading.current_thread() is threading.main_thread()
-    and signal.getsignal(signal.SIGINT) is signal.default_int_handler
-):
+if _is_command() and _can_set() and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
     signal.signal(signal.SIGINT, _answer)

@@ -8,6 +8,8 @@ from typing import Annotated, Any
 
 import typer
 
+from .interruption import interruptible
+
 
 def bench(
     plot: Annotated[
@@ -20,25 +22,22 @@ def bench(
 
     Results are checked against each other first. The table can be pasted into an issue.
     """
-    from rich.console import Console
-    from rich.progress import Progress
-
-    from ..bench.roofline import draw_roofline
-    from ..bench.suite import as_table, machine_and_peaks, measure, selection
-    from ..storage.atomic import write_atomic
-
-    chosen = selection()
     contests: dict[str, Any] = {}
-    try:
+    with interruptible(lambda: f"interrupted after {len(contests)} contests"):
+        from rich.console import Console
+        from rich.progress import Progress
+
+        from ..bench.roofline import draw_roofline
+        from ..bench.suite import as_table, machine_and_peaks, measure, selection
+        from ..storage.atomic import write_atomic
+
+        chosen = selection()
         with Progress(console=Console(stderr=True), transient=True) as progress:
             task = progress.add_task("peaks of the machine", total=len(chosen) + 1)
             results = {**machine_and_peaks(), "contests": contests}
             for title, make in chosen:
                 progress.update(task, advance=1, description=title)
                 contests.update(measure([(title, make)], seconds))
-    except KeyboardInterrupt:
-        typer.echo(f"interrupted after {len(contests)} of {len(chosen)} contests", err=True)
-        raise typer.Exit(130) from None
     typer.echo(as_table(results))
     if json_file is not None:
         write_atomic(json_file, json.dumps(results, indent=1).encode())

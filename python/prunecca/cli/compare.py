@@ -9,6 +9,7 @@ import typer
 
 from ..errors import ConfigurationError
 from ..study.options import Options
+from .interruption import interruptible
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -64,7 +65,7 @@ def compare(
         raise ConfigurationError(f"{out} ends in {out.suffix!r}; expected a file name ending in .csv or .parquet")
     names = tuple(name.strip() for name in metrics.split(",") if name.strip())
     options = Options(metrics=names, variance=variance, trim=trim, images=images, seed=seed)
-    try:
+    with interruptible(lambda: "interrupted; nothing was compared to the end, and nothing was written"):
         if activations:
             from ..comparison.files import compare_files
 
@@ -72,9 +73,6 @@ def compare(
         else:
             chosen = None if layers is None else [name.strip() for name in layers.split(",")]
             table = _compare_states(files, options, problem, data, chosen, device)
-    except KeyboardInterrupt:
-        typer.echo("interrupted; nothing was compared to the end, and nothing was written", err=True)
-        raise typer.Exit(130) from None
     _print(table)
     if out is not None:
         _write(table, out)

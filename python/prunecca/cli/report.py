@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from .interruption import interruptible
+
 
 def report(
     run_directory: Annotated[
@@ -25,30 +27,31 @@ def report(
     ] = 0.02,
 ) -> None:
     """Write one HTML page about a study: figures, tables, and a verdict on each of the paper's claims."""
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+    with interruptible(lambda: "interrupted; what was written so far is whole, and the same command writes the rest"):
+        from rich.console import Console
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
-    from ..report.claims import FAILS, HOLDS, UNDECIDED
-    from ..report.report import write
+        from ..report.claims import FAILS, HOLDS, UNDECIDED
+        from ..report.report import write
 
-    bar = Progress(
-        TextColumn("figures"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn("{task.description}"),
-        console=Console(stderr=True),
-        transient=True,
-    )
-    with bar:
-        task = bar.add_task("", total=None)
-        written = write(
-            run_directory,
-            out,
-            metric=metric,
-            margin=margin,
-            message=lambda text: typer.echo(text, err=True),
-            progress=lambda done, total, name: bar.update(task, completed=done, total=total, description=name),
+        bar = Progress(
+            TextColumn("figures"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("{task.description}"),
+            console=Console(stderr=True),
+            transient=True,
         )
+        with bar:
+            task = bar.add_task("", total=None)
+            written = write(
+                run_directory,
+                out,
+                metric=metric,
+                margin=margin,
+                message=lambda text: typer.echo(text, err=True),
+                progress=lambda done, total, name: bar.update(task, completed=done, total=total, description=name),
+            )
     verdicts = [finding.verdict for finding in written.findings]
     counts = ", ".join(f"{verdicts.count(verdict)} {verdict}" for verdict in (HOLDS, FAILS, UNDECIDED))
     typer.echo(f"page     {written.page}")

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import os
 import shlex
-import signal
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,6 +14,7 @@ import typer
 
 from ..errors import ConfigurationError
 from ..study.options import PAPER_LEVELS, SHORT_EPOCHS, SHORT_LEVELS, Options, Size
+from .interruption import interruptible
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -186,20 +186,18 @@ def reproduce(
         layers=_names(layers) if layers else None,
     )
     size = Size(levels if levels is not None else PAPER_LEVELS if paper else SHORT_LEVELS, replicates, controls)
-    out = out or Path("runs") / ("-".join(names) + ("-paper" if paper else ""))
+    folder = out or Path("runs") / ("-".join(names) + ("-paper" if paper else ""))
 
     rank, ranks = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
     if ranks > 1 and workers > 1:
         raise ConfigurationError("--workers is for one machine without torchrun; under torchrun give --nproc-per-node")
-    with _interruptible(out):
-        from ..machine import info  # slow, so that it may be interrupted
-        from ..study.study import (
-            execute,  # slow, so that it may be interrupted
-            prepare,  # slow, so that it may be interrupted
-        )
+    with interruptible(lambda: _how_to_continue(folder)):
+        # Slow, so that it may be interrupted.
+        from ..machine.info import choose_device
+        from ..study.study import execute, prepare
 
-        info.choose_device(device)  # before anything is written
-        run = prepare(names, options, size, out, data=data, short=not paper, message=_say)
+        choose_device(device)  # before anything is written
+        run = prepare(names, options, size, folder, data=data, short=not paper, message=_say)
         with _reporter(run, rank, ranks) as reporter:
             tables = execute(run, data=data, device=device, workers=workers, threads=threads, reporter=reporter)
         if rank == 0:
@@ -214,23 +212,10 @@ def _names(text: str) -> tuple[str, ...]:
     return tuple(name.strip() for name in text.split(",") if name.strip())
 
 
-@contextlib.contextmanager
-def _interruptible(out: Path) -> Iterator[None]:
-    """Ctrl-C and the end of a batch job's time say how to continue, and exit with 130."""
-
-    def stop(*_: object) -> None:
-        raise KeyboardInterrupt
-
-    before = signal.signal(signal.SIGTERM, stop)
-    try:
-        yield
-    except KeyboardInterrupt:
-        command = shlex.join(["prunecca", *sys.argv[1:]])
-        kept = f"every finished epoch is in {out}" if out.is_dir() else "nothing was written yet"
-        typer.echo(f"\ninterrupted; {kept}. To continue: {command}", err=True)
-        raise typer.Exit(130) from None
-    finally:
-        signal.signal(signal.SIGTERM, before)
+def _how_to_continue(out: Path) -> str:
+    command = shlex.join(["prunecca", *sys.argv[1:]])
+    kept = f"every finished epoch is in {out}" if out.is_dir() else "nothing was written yet"
+    return f"interrupted; {kept}. To continue: {command}"
 
 
 @contextlib.contextmanager
