@@ -16,8 +16,8 @@ def sentence(error: BaseException) -> str:
     return text if text and (known or isinstance(error, OSError)) else f"{type(error).__name__}: {text}"
 
 
-class ClaimLost(RuntimeError):
-    """Another process took this piece over, because this one gave no sign of life for too long."""
+class InUse(RuntimeError):
+    """Another process works on the run directory."""
 
 
 class ConfigurationError(ValueError):

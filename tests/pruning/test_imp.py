@@ -280,7 +280,7 @@ def test_parts_that_were_not_captured() -> None:
         ({"scope": "net"}, "scope is 'net'; expected one of pool, layer, global"),
         ({"survivors": "go"}, "survivors is 'go'; expected one of rewind, keep"),
         ({"pruned": "gone"}, "pruned is 'gone'; expected one of zero, init"),
-        ({"rewind_optimizer": "keep"}, "rewind_optimizer is 'keep'; expected one of restore, fresh"),
+        ({"rewind_optimizer": "keep"}, "rewind_optimizer is 'keep'; expected one of restore, rewind, fresh"),
         ({"levels": -1}, "levels is -1"),
         ({"epochs": 0}, "epochs 0; expected at least 0 and 1"),
         ({"rewind_epoch": 51}, "rewind_epoch is 51; expected 0 to 50"),

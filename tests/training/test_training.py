@@ -14,7 +14,9 @@ from prunecca.data.augmentation import Augmentation
 from prunecca.data.loading import load
 from prunecca.data.splits import Split, Splits
 from prunecca.errors import Diverged
+from prunecca.pruning import Snapshot
 from prunecca.storage import states
+from prunecca.training import training as module
 from prunecca.training.config import TrainingConfig
 from prunecca.training.evaluation import evaluate
 from prunecca.training.training import Training
@@ -55,8 +57,8 @@ def without_seconds(history):
 
 
 def everything(training):
-    tensors, metadata = training.state()
-    return states.digest(tensors), without_seconds(metadata["history"])
+    snapshot = training.state()
+    return states.digest(snapshot.tensors()), without_seconds(snapshot.records["history"])
 
 
 def test_it_learns_and_records_each_epoch(validated):
@@ -78,11 +80,10 @@ def test_going_on_after_any_epoch_gives_the_same_bits(validated, stop, tmp_path)
     first = start(validated, epochs=6, patience=3)
     for _ in range(min(stop, len(whole.history))):
         first.run_epoch()
-    tensors, metadata = first.state()
-    states.save_state(tmp_path / "state", tensors, metadata)
+    first.state().save(tmp_path / "state")
     torch.manual_seed(999)  # a resumed process has another global generator
     second = start(validated, epochs=6, patience=3, model=tiny(seed=55))
-    second.load(*states.load_state(tmp_path / "state"))
+    second.load(Snapshot.load(tmp_path / "state"))
     second.run()
     assert everything(second) == everything(whole)
     assert second.best == whole.best or without_seconds([second.best]) == without_seconds([whole.best])
@@ -111,14 +112,14 @@ def test_an_interruption_after_the_last_batch_leaves_no_trace_either(validated, 
     training = start(validated, patience=1)
     training.run_epoch()
     before = everything(training), training.best
-    copy = Training._network_copy
+    copy = module.copied
 
-    def interrupt(self):
-        if self.epoch == 2:
+    def interrupt(model):
+        if training.epoch == 2:
             raise KeyboardInterrupt
-        return copy(self)
+        return copy(model)
 
-    monkeypatch.setattr(Training, "_network_copy", interrupt)
+    monkeypatch.setattr(module, "copied", interrupt)
     training.best["val_loss"] = 99.0  # so that the second epoch is better, and its weights are copied
     with pytest.raises(KeyboardInterrupt):
         training.run_epoch()
@@ -147,7 +148,7 @@ def test_each_source_of_randomness_follows_the_epoch(splits, cause, monkeypatch)
     ends = []
     for epoch in (0, 1):
         training = start(splits)
-        training.start_from(start(splits).state()[0], epoch=epoch)
+        training.start_from(replace(start(splits).state(), epoch=epoch))
         training.run_epoch()
         ends.append(everything(training)[0])
     assert ends[0] != ends[1]
@@ -162,7 +163,8 @@ def test_training_leaves_the_global_generator_alone(splits):
 def test_state_is_a_copy_with_flat_names(splits):
     training = start(splits)
     training.run_epoch()
-    tensors, metadata = training.state()
+    snapshot = training.state()
+    tensors, metadata = snapshot.tensors(), snapshot.records
     digest = states.digest(tensors)
     assert {"model.conv1.0.weight", "model.conv1.1.running_mean", "optimizer.exp_avg.conv1.0.weight"} <= set(tensors)
     json.dumps(metadata, allow_nan=False)
@@ -174,14 +176,15 @@ def test_rewinding_restores_everything_and_never_aliases(splits):
     origin = start(splits)
     for _ in range(2):
         origin.run_epoch()
-    stored, _ = origin.state()
+    snapshot = origin.state()
+    stored = snapshot.tensors()
     digest = states.digest(stored)
     origin.run()
 
     replicate = start(splits, seed=8, model=tiny(seed=3))
     for _ in range(3):  # rewind, train, rewind again
-        replicate.start_from(stored, epoch=2)
-        assert states.digest(replicate.state()[0]) == digest
+        replicate.start_from(replace(snapshot, epoch=2))
+        assert states.digest(replicate.state().tensors()) == digest
         assert (replicate.epoch, replicate.history, replicate.best) == (2, [], None)
         history = replicate.run()
         assert [record["epoch"] for record in history] == [3, 4]
@@ -191,20 +194,20 @@ def test_rewinding_restores_everything_and_never_aliases(splits):
 def test_rewinding_with_the_same_seed_is_the_control(splits):
     origin = start(splits)
     origin.run_epoch()
-    stored, _ = origin.state()
+    snapshot = origin.state()
     origin.run()
     control = start(splits, model=tiny(seed=3))
-    control.start_from(stored, epoch=1)
+    control.start_from(replace(snapshot, epoch=1))
     control.run()
-    assert states.digest(control.state()[0]) == states.digest(origin.state()[0])
+    assert states.digest(control.state().tensors()) == states.digest(origin.state().tensors())
 
 
 def test_a_fresh_optimizer_forgets_the_moments(splits):
     origin = start(splits)
     origin.run_epoch()
     fresh = start(splits)
-    fresh.start_from(origin.state()[0], epoch=1, optimizer="fresh")
-    names = list(fresh.state()[0])
+    fresh.start_from(replace(origin.state(), epoch=1), optimizer="fresh")
+    names = list(fresh.state().tensors())
     assert not any(name.startswith("optimizer.") for name in names)
     fresh.run_epoch()
     origin.run_epoch()
@@ -222,9 +225,9 @@ def test_early_stopping_ends_with_the_best_weights(validated):
     assert training.best["epoch"] == best
     assert training.epoch == best + 2 < 40
     assert evaluate(training.model, validated.validation)[0] == losses[best - 1]
-    tensors, metadata = training.state()
+    snapshot = training.state()
     again = start(validated, epochs=40, patience=2, lr=0.05)
-    again.load(tensors, metadata)
+    again.load(snapshot)
     assert again.finished
     assert evaluate(again.model, validated.validation)[0] == losses[best - 1]
     with pytest.raises(ValueError, match=f"finished after epoch {training.epoch}"):
@@ -234,9 +237,9 @@ def test_early_stopping_ends_with_the_best_weights(validated):
 def test_patience_counts_anew_after_a_rewind(validated):
     origin = start(validated, patience=1)
     origin.run_epoch()
-    stored, _ = origin.state()
+    snapshot = origin.state()
     replicate = start(validated, patience=1)
-    replicate.start_from(stored, epoch=3)
+    replicate.start_from(replace(snapshot, epoch=3))
     assert not replicate.finished
     replicate.run_epoch()
     assert replicate.best["epoch"] == 4
@@ -266,13 +269,14 @@ def test_a_last_batch_of_one_image_is_left_out(splits):
 def test_masked_entries_are_zero_from_the_start_after_a_rewind_and_after_training(splits):
     origin = start(splits)
     origin.run_epoch()
-    stored, _ = origin.state()
+    snapshot = origin.state()
+    stored = snapshot.tensors()
     mask = torch.rand(4, 4, 3, 3) < 0.5
     name = "conv2.0.weight"
     training = Training(tiny(), splits, origin.config, seed=1, masks={name: mask})
     assert not training.model.conv2[0].weight[~mask].any()
-    training.start_from(stored, epoch=1)
-    state, _ = training.state()
+    training.start_from(replace(snapshot, epoch=1))
+    state = training.state().tensors()
     for kind in ("model", "optimizer.exp_avg", "optimizer.exp_avg_sq"):
         assert stored[f"{kind}.{name}"][~mask].any()
         assert not state[f"{kind}.{name}"][~mask].any()
@@ -280,7 +284,7 @@ def test_masked_entries_are_zero_from_the_start_after_a_rewind_and_after_trainin
     others = {key for key in stored if not key.endswith(name)}
     assert all(torch.equal(state[key], stored[key]) for key in others)
     training.run()
-    state, _ = training.state()
+    state = training.state().tensors()
     assert not any(
         state[f"{kind}.{name}"][~mask].any() for kind in ("model", "optimizer.exp_avg", "optimizer.exp_avg_sq")
     )
@@ -296,9 +300,9 @@ def test_another_optimizer_can_be_given_and_resumed(splits):
     whole, half, rest = new(), new(), new()
     whole.run()
     half.run_epoch()
-    rest.load(*half.state())
+    rest.load(half.state())
     rest.run()
-    assert "optimizer.momentum_buffer.conv1.0.weight" in rest.state()[0]
+    assert "optimizer.momentum_buffer.conv1.0.weight" in rest.state().tensors()
     assert everything(rest) == everything(whole)
 
 
@@ -357,23 +361,23 @@ def test_wrong_settings_are_one_sentence(splits, changes, sentence):
 def test_a_state_that_does_not_belong_is_refused(splits, validated):
     training = start(splits)
     training.run_epoch()
-    tensors, metadata = training.state()
+    snapshot = training.state()
     for other, sentence in (
         (start(splits, seed=8), "the state has seed 7, this training 8"),
         (start(validated), "the state has split"),
         (start(splits, lr=0.02), "the state has config"),
     ):
         with pytest.raises(ValueError, match=sentence):
-            other.load(tensors, metadata)
+            other.load(snapshot)
     wide = models.build(models.Problem("wide", "any", 3, "5* 4 MP", "8*"), image_size=8)
     with pytest.raises(
         ValueError, match=r"does not fit the network at conv1.0.bias: it has \(4,\), the network \(5,\)"
     ):
-        start(splits, model=wide).load(tensors, metadata)
+        start(splits, model=wide).load(snapshot)
     with pytest.raises(ValueError, match="epoch is 4; expected 0 to 3"):
-        start(splits).start_from(tensors, epoch=4)
+        start(splits).start_from(replace(snapshot, epoch=4))
     with pytest.raises(ValueError, match="optimizer is 'keep'"):
-        start(splits).start_from(tensors, epoch=1, optimizer="keep")
+        start(splits).start_from(replace(snapshot, epoch=1), optimizer="keep")
     with pytest.raises(ValueError, match="mask 'conv1' names no parameter"):
         Training(tiny(), splits, TrainingConfig(), seed=0, masks={"conv1": torch.ones(4) > 0})
     with pytest.raises(ValueError, match="both masks and an optimizer_factory"):
@@ -403,10 +407,11 @@ def test_on_the_gpu_nothing_waits_for_the_device_between_batches(splits, changes
     finally:
         waiting.forbid(False)
     assert history[-1]["test_accuracy"] > 0.8
-    tensors, metadata = training.state()
+    snapshot = training.state()
+    tensors = snapshot.tensors()
     assert not any(tensor.is_cuda for tensor in tensors.values())
     again = start(splits, model=tiny(seed=4).cuda(), epochs=8, **changes)
-    again.load(tensors, metadata)
+    again.load(snapshot)
     assert everything(again) == everything(training)
 
 
@@ -436,7 +441,7 @@ def test_on_the_gpu_a_masked_network_is_trained_as_on_the_host(splits):
             config = TrainingConfig(epochs=1, batch=16, lr=1e-3)
             training = Training(tiny(dropout=0.0).to(place), splits, config, seed=7, masks=masks)
             training.run_epoch()
-            ends.append(training.state()[0])
+            ends.append(training.state().tensors())
     finally:
         torch.backends.cudnn.conv.fp32_precision = before
     for name, here in ends[0].items():

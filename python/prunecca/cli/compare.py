@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     import pandas as pd
     from torch import nn
 
-    from ..study.resolve import Setting
+    from ..study.resolve import ResolvedProblem
 
 _DEFAULTS = Options()
 
@@ -102,7 +102,7 @@ def _compare_states(
     return result.table
 
 
-def _network(path: Path, problem: str | None, data: Path | None) -> tuple[Setting, nn.Module]:
+def _network(path: Path, problem: str | None, data: Path | None) -> tuple[ResolvedProblem, nn.Module]:
     """The setting and network of a state of a run directory, or of a state_dict saved by torch."""
     import pickle
 
@@ -110,7 +110,7 @@ def _network(path: Path, problem: str | None, data: Path | None) -> tuple[Settin
 
     from ..errors import CorruptFile
     from ..storage.states import load_state
-    from ..study.resolve import Setting, settle
+    from ..study.resolve import ResolvedProblem, resolve
 
     if not path.is_file():
         raise FileNotFoundError(f"{path} does not exist; expected a file of weights")
@@ -126,9 +126,9 @@ def _network(path: Path, problem: str | None, data: Path | None) -> tuple[Settin
     if name is None:
         raise ConfigurationError(f"{path} does not say whose network it is; give --problem, such as cifar2")
     if "setting" in metadata and metadata["problem"] == name:
-        setting = Setting.from_json(metadata["setting"])
+        setting = ResolvedProblem.from_json(metadata["setting"])
     else:
-        setting = settle(name, Options(), data)
+        setting = resolve(name, Options(), data)
     model = setting.build(Options())
     try:
         model.load_state_dict(state)

@@ -6,6 +6,7 @@ for those who train in pieces and store what lies between.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
@@ -59,11 +60,12 @@ def imp(
     retraining = recipe.retraining
     for number in range(1, recipe.levels + 1):  # line 7
         trained = unpruned if recipe.one_shot else final
-        masks = next_masks(recipe, pools, trained.model, masks, number, initial.model)  # line 4
+        before, masks = masks, next_masks(recipe, pools, trained.model, masks, number, initial.model)  # line 4
         weights = next_weights(
             recipe,
             masks,
             number,
+            previous=None if recipe.one_shot else before,
             initial=initial.model,
             rewind=rewind.model,
             final=trained.model,
@@ -118,18 +120,39 @@ def next_weights(
     initial: Mapping[str, Tensor],
     rewind: Mapping[str, Tensor],
     final: Mapping[str, Tensor],
+    previous: Mapping[str, Tensor] | None = None,
     fresh: Mapping[str, Tensor] | None = None,
 ) -> dict[str, Tensor]:
     """The state from which ``level`` is trained: copies, masks applied. All states are those of ``model.state_dict()``.
 
-    initial: at initialisation. rewind: at the end of epoch k. final: trained, as pruned for this level. fresh: of a
-    new random network, for ``survivors="reinitialize"``.
+    Args:
+        recipe: what becomes of survivors and of what is pruned.
+        masks: of this level, as from ``next_masks``.
+        level: from 1.
+        initial: the network at initialisation.
+        rewind: the network at the end of epoch k.
+        final: the network as trained, from which this level was pruned.
+        previous: the masks of ``final``; what they prune keeps the value it was frozen at.
+        fresh: a new random network, for ``survivors="reinitialize"``.
+
+    Returns:
+        Names with tensors, on the devices of the state that the values are taken from.
+
+    Raises:
+        ValueError: the recipe needs ``fresh``, which is None.
+
+    Example:
+        >>> import torch, prunecca as pc
+        >>> state = {"weight": torch.tensor([1.0, -2.0])}
+        >>> masks = {"weight": torch.tensor([False, True])}
+        >>> pc.pruning.next_weights(pc.pruning.Recipe(), masks, 1, initial=state, rewind=state, final=state)
+        {'weight': tensor([ 0., -2.])}
     """
     if recipe.survivors == "reinitialize" and fresh is None:
         raise ValueError("survivors='reinitialize' needs the state of a new random network; pass it as fresh")
     base = {"keep": final, "reinitialize": fresh}.get(recipe.survivors) or rewind
-    weights = {name: tensor.detach().clone() for name, tensor in base.items()}
-    generator = torch.Generator().manual_seed(recipe.seed * 1_000_003 + level)
+    weights = {name: v.detach().clone() if isinstance(v, Tensor) else copy.deepcopy(v) for name, v in base.items()}
+    generator = torch.Generator().manual_seed((recipe.seed * 1_000_003 + level) % 2**63)
     for name, mask in masks.items():
         values = weights[name]
         start, end = initial[name].to(values.device), final[name].to(values.device)
@@ -144,5 +167,10 @@ def next_weights(
             gone = start
         elif recipe.pruned == "zero_if_shrunk":
             gone = torch.where(end.abs() < start.abs(), gone, start)
+        elif recipe.pruned in ("frozen", "by_movement"):
+            shrunk = end.abs() < start.abs() if recipe.pruned == "by_movement" else torch.zeros_like(kept)
+            gone = torch.where(shrunk, gone, values)
+            if previous is not None and name in previous:
+                gone = torch.where(previous[name].to(values.device), gone, end)
         weights[name] = torch.where(kept, values, gone)
     return weights

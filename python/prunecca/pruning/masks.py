@@ -16,8 +16,8 @@ from torch import Tensor, nn
 
 from .. import _native
 from .._arrays import native, stream_of
-from .criteria import criterion_named, scores
-from .threshold import Pool, count_kept, prune_lowest
+from .criteria import find_criterion, scores
+from .threshold import RankedGroup, count_kept, prune_lowest
 
 Masks = dict[str, Tensor]
 Named = nn.Module | Mapping[str, Tensor] | Iterable[tuple[str, Tensor]]
@@ -59,7 +59,7 @@ def prune(
     """
     final = named_tensors(parameters)
     start = None if initial is None else named_tensors(initial)
-    chosen = criterion_named(criterion)
+    chosen = find_criterion(criterion)
     generator = torch.Generator().manual_seed(seed)
     pooled = _check_pools(pools, final)
     before = {name: fitting_mask(name, mask, final.get(name)) for name, mask in (previous or {}).items()}
@@ -69,7 +69,7 @@ def prune(
         alive = [before[name] if name in before else torch.ones_like(final[name], dtype=torch.bool) for name in names]
         alive = [mask.contiguous() for mask in alive]
         masks = [torch.empty(mask.shape, dtype=torch.bool, device=mask.device) for mask in alive]
-        ranked.append(Pool(scores(chosen, names, final, start, alpha, generator), alive, masks))
+        ranked.append(RankedGroup(scores(chosen, names, final, start, alpha, generator), alive, masks))
     nans = prune_lowest(ranked, chosen.signed, lambda group, survivors: math.floor(groups[group][1] * survivors))
     after: Masks = {}
     for (names, _), pool, nan in zip(groups, ranked, nans, strict=True):

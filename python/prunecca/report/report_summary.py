@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from ..study.plan import Piece
+from ..study.plan import Network
 from . import wording
 from .markup import Html, tag
 from .run import ReportedRun
@@ -45,7 +45,7 @@ def unfinished(run: ReportedRun) -> Html | None:
     return tag("div", notes, class_="notice", role="note") if notes else None
 
 
-def _named(pieces: Sequence[Piece]) -> str:
+def _named(pieces: Sequence[Network]) -> str:
     names = [str(piece).removeprefix(f"{piece.problem} ") for piece in pieces]
     more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
     return f"Still to come: {', '.join(names[:_SHOWN])}{more}."

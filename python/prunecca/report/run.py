@@ -9,7 +9,6 @@ the tables stored under ``tables/``, or beside ``config.json``, are taken, as Pa
 
 from __future__ import annotations
 
-import dataclasses
 import os
 import shlex
 from collections.abc import Callable
@@ -24,7 +23,7 @@ from ..errors import ConfigurationError
 from ..storage import states
 from ..study import tables
 from ..study.options import SHORT_EPOCHS, Options, Size
-from ..study.plan import Piece
+from ..study.plan import Network
 from ..study.run_directory import ENVIRONMENT, RECORD, RunDirectory
 
 PAPER_METRIC = "svcca"
@@ -50,7 +49,7 @@ class ReportedRun:
     configuration: dict[str, Any]
     starts: list[dict[str, Any]]
     tables: dict[str, pd.DataFrame]
-    pieces: list[Piece]
+    pieces: list[Network]
 
     @property
     def problems(self) -> list[str]:
@@ -64,14 +63,14 @@ class ReportedRun:
         return [] if similarity.empty else [str(name) for name in similarity["metric"].unique()]
 
     @property
-    def finished(self) -> set[Piece]:
+    def finished(self) -> set[Network]:
         """The networks that the tables hold."""
         return {
-            Piece(problem, 0 if level == 0 or control else replicate, level, control)
+            Network(problem, 0 if level == 0 or control else replicate, level, control)
             for problem, replicate, level, control in self.tables["levels"][_KEY].itertuples(index=False)
         }
 
-    def unfinished(self, problem: str) -> list[Piece]:
+    def unfinished(self, problem: str) -> list[Network]:
         """The networks of a problem that were asked for and are not in the tables."""
         done = self.finished
         return [piece for piece in self.pieces if piece.problem == problem and piece not in done]
@@ -116,7 +115,7 @@ class ReportedRun:
 
     def commands(self) -> list[str]:
         """The command lines, one per size, that make these numbers in an empty folder; without --out and --data."""
-        defaults, given = Options().as_json(), self.configuration["options"]
+        defaults, given = Options().flags(), Options.from_json(self.configuration["options"]).flags()
         words: list[str] = []
         for name, value in given.items():
             flag = f"--{name.replace('_', '-')}"
@@ -125,14 +124,23 @@ class ReportedRun:
             if isinstance(value, bool):
                 words.append(flag)
             else:
-                words += [flag, ",".join(map(str, value)) if isinstance(value, list) else str(value)]
+                words += [flag, ",".join(map(str, value)) if isinstance(value, list | tuple) else str(value)]
         groups: dict[tuple[str, ...], list[str]] = {}
         for problem, its in self.configuration["problems"].items():
             paper = given.get("epochs") is None and its["settings"]["epochs"] > SHORT_EPOCHS
-            size = dataclasses.asdict(self.size(problem))
-            key = (*(["--paper"] if paper else []), *(w for name in size for w in (f"--{name}", str(size[name]))))
+            size = _size_flags(self.size(problem))
+            key = (
+                *(["--paper"] if paper else []),
+                *(word for name, value in size.items() for word in (f"--{name}", value)),
+            )
             groups.setdefault(key, []).append(problem)
         return [shlex.join(["prunecca", "reproduce", *problems, *key, *words]) for key, problems in groups.items()]
+
+
+def _size_flags(size: Size) -> dict[str, str]:
+    numbers = size.numbers
+    replicates = str(size.replicates) if numbers.start == 0 else f"{numbers.start}:{numbers.stop}"
+    return {"levels": str(size.levels), "replicates": replicates, "controls": str(size.controls)}
 
 
 def read(folder: str | os.PathLike[str], message: Callable[[str], None] | None = None) -> ReportedRun:
@@ -152,17 +160,17 @@ def read(folder: str | os.PathLike[str], message: Callable[[str], None] | None =
         what = "is a file" if root.exists() else "does not exist"
         raise ConfigurationError(f"{root} {what}; expected a folder made by `prunecca reproduce`")
     run = RunDirectory(root, message)
-    configuration, pieces = run.configuration(), run.pieces()
+    configuration, plan = run.configuration(), run.plan(problems=False)
     made: dict[str, pd.DataFrame] = {}
-    if any(run.path(piece, RECORD).exists() for piece in pieces):
-        made = tables.build(run)
+    if any(run.path(network, RECORD).exists() for network in plan.networks()):
+        made = tables.build(run, plan, run.finished())
     if not made or made["levels"].empty:
         made = {name: _stored(root, name) for name in tables.NAMES}
     if made["levels"].empty:
         raise ValueError(
             f"no network of {root} is finished yet; go on with `prunecca reproduce --out {root}` and the options it was begun with"
         )
-    return ReportedRun(root.resolve().name, configuration, _starts(root), made, pieces)
+    return ReportedRun(root.resolve().name, configuration, _starts(root), made, plan.networks())
 
 
 def _stored(root: Path, name: str) -> pd.DataFrame:

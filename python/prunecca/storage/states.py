@@ -35,13 +35,8 @@ def save_state(
     path: str | os.PathLike[str], tensors: Mapping[str, torch.Tensor], metadata: Mapping[str, Any] | None = None
 ) -> str:
     """Write tensors and JSON-able metadata as one safetensors file, atomically; return the digest of the tensors."""
-    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-    content = digest(tensors)
-    text = _canonical(metadata or {})
-    header = {"digest": content, "metadata": text, "metadata_digest": hashlib.sha256(text.encode()).hexdigest()}
-    # One key only: safetensors writes several in random order, and the same state must give the same bytes.
-    write_atomic(path, safetensors.torch.save(tensors, metadata={"prunecca": json.dumps(header)}))
-    return content
+    write_atomic(path, state_bytes(tensors, metadata))
+    return digest(tensors)
 
 
 def load_state(path: str | os.PathLike[str]) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
@@ -51,18 +46,43 @@ def load_state(path: str | os.PathLike[str]) -> tuple[dict[str, torch.Tensor], d
         FileNotFoundError: there is no such file.
         CorruptFile: the file is cut short, was changed, or was not written by `save_state`.
     """
-    path = Path(path)
-    data = path.read_bytes()
+    return state_from_bytes(Path(path).read_bytes(), str(path))
+
+
+def state_bytes(tensors: Mapping[str, torch.Tensor], metadata: Mapping[str, Any] | None = None) -> bytes:
+    """The content of a file of `save_state`: the same state gives the same bytes."""
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    text = _canonical(metadata or {})
+    header = {
+        "digest": digest(tensors),
+        "metadata": text,
+        "metadata_digest": hashlib.sha256(text.encode()).hexdigest(),
+    }
+    # One key only: safetensors writes several in random order, and the same state must give the same bytes.
+    return safetensors.torch.save(tensors, metadata={"prunecca": json.dumps(header)})
+
+
+def state_from_bytes(data: bytes, name: str) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
+    """Tensors and metadata of the content of a file of `save_state`; `name` is used in errors.
+
+    Raises:
+        CorruptFile: the content is not what was written.
+    """
     try:
         (length,) = struct.unpack_from("<Q", data)
         header = json.loads(json.loads(data[8 : 8 + length])["__metadata__"]["prunecca"])
         tensors = safetensors.torch.load(data)
         text, expected, text_expected = header["metadata"], header["digest"], header["metadata_digest"]
     except (struct.error, ValueError, KeyError, TypeError, OverflowError, safetensors.SafetensorError) as error:
-        raise CorruptFile(f"{path} is not a whole state file ({len(data)} bytes){RUN_AGAIN}") from error
+        raise not_whole(name, data) from error
     if digest(tensors) != expected or hashlib.sha256(text.encode()).hexdigest() != text_expected:
-        raise CorruptFile(f"{path} is damaged: its content does not match the digest it was written with{RUN_AGAIN}")
+        raise CorruptFile(f"{name} is damaged: its content does not match the digest it was written with{RUN_AGAIN}")
     return tensors, json.loads(text)
+
+
+def not_whole(name: str, data: bytes) -> CorruptFile:
+    """The error for content that is no state."""
+    return CorruptFile(f"{name} is not a whole state file ({len(data)} bytes){RUN_AGAIN}")
 
 
 def write_json(path: str | os.PathLike[str], value: Mapping[str, Any]) -> None:

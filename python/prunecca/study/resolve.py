@@ -1,4 +1,4 @@
-"""A setting: one problem as a study does it, with the study's options in the place of the problem's own values."""
+"""A problem as a study does it, with the study's options in the place of the problem's own values."""
 
 from __future__ import annotations
 
@@ -19,13 +19,14 @@ from ..data.splits import Splits
 from ..errors import ConfigurationError
 from ..models import build
 from ..problems import Problem, find_problem
+from ..pruning.recipe import Recipe
 from ..seeds import seed_for
 from ..similarity.registry import choose_metrics
 from .options import SHORT_EPOCHS, Options
 
 
 @dataclass(frozen=True)
-class Setting:
+class ResolvedProblem:
     """A problem with its number of classes, image size, epochs and rates settled, and the digest of its data."""
 
     problem: Problem
@@ -39,10 +40,16 @@ class Setting:
         return {**settled.pop("problem"), **settled}
 
     @classmethod
-    def from_json(cls, value: Mapping[str, Any]) -> Setting:
-        """The setting written by `as_json`."""
+    def from_json(cls, value: Mapping[str, Any]) -> ResolvedProblem:
+        """The problem written by `as_json`."""
         own = {field.name: value[field.name] for field in dataclasses.fields(cls) if field.name != "problem"}
         return cls(Problem(**{name: item for name, item in value.items() if name not in own}), **own)
+
+    def recipe(self, options: Options, seed: int = 0) -> Recipe:
+        """The recipe of the options with the rates and epochs of this problem, and a seed for what it draws."""
+        return dataclasses.replace(
+            options.recipe, rates=dict(self.problem.rates), epochs=self.problem.epochs, seed=seed
+        )
 
     def splits(self, data: str | os.PathLike[str] | None) -> Splits:
         """The images.
@@ -64,8 +71,10 @@ class Setting:
         return build(self.problem, self.problem.classes, options.dropout, image_size=self.image_size, seed=seed)
 
 
-def settle(name: str, options: Options, data: str | os.PathLike[str] | None = None, *, short: bool = True) -> Setting:
-    """The setting of a problem; everything that can be found impossible before training is found here.
+def resolve(
+    name: str, options: Options, data: str | os.PathLike[str] | None = None, *, short: bool = True
+) -> ResolvedProblem:
+    """A problem with the options applied; everything that can be found impossible before training is found here.
 
     short: at most `SHORT_EPOCHS` epochs where the options do not say how many.
 
@@ -76,13 +85,13 @@ def settle(name: str, options: Options, data: str | os.PathLike[str] | None = No
     choose_metrics(options.metrics)
     problem = find_problem(name)
     epochs = options.epochs or (min(SHORT_EPOCHS, problem.epochs) if short else problem.epochs)
-    if options.rewind_epoch >= epochs:
+    if options.recipe.rewind_epoch >= epochs:
         raise ConfigurationError(
-            f"rewind-epoch is {options.rewind_epoch}; expected less than the {epochs} epochs of {name}, of which the rest is trained"
+            f"rewind-epoch is {options.recipe.rewind_epoch}; expected less than the {epochs} epochs of {name}, of which the rest is trained"
         )
     given = {"conv": options.conv_rate, "fc": options.fc_rate}
     rates = {pool: problem.rates[pool] if rate is None else rate for pool, rate in given.items()}
-    if options.scope == "global" and len(set(rates.values())) > 1:
+    if options.recipe.scope == "global" and len(set(rates.values())) > 1:
         raise ConfigurationError(
             f"scope global has one rate, and {name} has {rates['conv']} for conv and {rates['fc']} for fc; "
             "give --conv-rate and --fc-rate the same value"
@@ -97,20 +106,20 @@ def settle(name: str, options: Options, data: str | os.PathLike[str] | None = No
     )
     splits = _load(json.dumps(dataclasses.asdict(problem)), _place(data), options.image_size, options.train_images)
     problem = dataclasses.replace(problem, classes=len(splits.class_names))
-    setting = Setting(problem, splits.train.image_size, options.train_images, splits.digest)
+    resolved = ResolvedProblem(problem, splits.train.image_size, options.train_images, splits.digest)
     if options.layers is not None or problem.network is not None:
-        _try_out(setting, options)
-    return setting
+        _try_out(resolved, options)
+    return resolved
 
 
-def _try_out(setting: Setting, options: Options) -> None:
+def _try_out(resolved: ResolvedProblem, options: Options) -> None:
     """Run the network once, to find its layers."""
-    side = setting.image_size
+    side = resolved.image_size
     try:
-        find_layers(setting.build(options).eval(), torch.zeros(2, 3, side, side), options.layers)
+        find_layers(resolved.build(options).eval(), torch.zeros(2, 3, side, side), options.layers)
     except RuntimeError as error:
         raise ConfigurationError(
-            f"{setting.problem.name} cannot take images of {side} x {side} pixels ({error}); "
+            f"{resolved.problem.name} cannot take images of {side} x {side} pixels ({error}); "
             "choose another network, or for a folder of images a larger --image-size"
         ) from error
 
