@@ -10,7 +10,7 @@ SIZES = [0, 1, 5, 4096, 4099, 9000]  # a chunk holds 4096
 
 @pytest.fixture(scope="module")
 def adam(cuda_host_folder):
-    return build(cuda_host_folder, "adam")
+    return build(cuda_host_folder, "optimizers")
 
 
 def _tensors(rng, dtype, sizes, moments):

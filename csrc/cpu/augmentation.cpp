@@ -1,4 +1,4 @@
-#include "augmentation.hpp"
+#include "cpu/augmentation.hpp"
 
 #include <omp.h>
 

@@ -12,25 +12,25 @@
 #include <cstring>
 #include <vector>
 
-#include "cpu/folded.hpp"
+#include "cpu/row_folding.hpp"
 
 namespace prunecca::cpu {
 
 extern const Kernels<float> covariance_baseline_float32, covariance_avx2_float32, covariance_avx512_float32;
 extern const Kernels<double> covariance_baseline_float64, covariance_avx2_float64, covariance_avx512_float64;
 
-template <> const Kernels<float>& kernels<float>(Level level) {
+template <> const Kernels<float>& kernels<float>(SimdLevel level) {
 #if defined(__x86_64__)
-  if (level == Level::avx512) return covariance_avx512_float32;
-  if (level == Level::avx2) return covariance_avx2_float32;
+  if (level == SimdLevel::avx512) return covariance_avx512_float32;
+  if (level == SimdLevel::avx2) return covariance_avx2_float32;
 #endif
   (void)level;
   return covariance_baseline_float32;
 }
-template <> const Kernels<double>& kernels<double>(Level level) {
+template <> const Kernels<double>& kernels<double>(SimdLevel level) {
 #if defined(__x86_64__)
-  if (level == Level::avx512) return covariance_avx512_float64;
-  if (level == Level::avx2) return covariance_avx2_float64;
+  if (level == SimdLevel::avx512) return covariance_avx512_float64;
+  if (level == SimdLevel::avx2) return covariance_avx2_float64;
 #endif
   (void)level;
   return covariance_baseline_float64;
@@ -307,7 +307,7 @@ template <class T> void add_blocks(const Plan<T>& plan, int k, const double* sta
 
 template <class T> NonFinite run_plain(const Problem& problem, char* workspace) {
   const Plan<T> plan(problem);
-  const Kernels<T>& kernel = kernels<T>(level());
+  const Kernels<T>& kernel = kernels<T>(simd_level());
   T* shift = reinterpret_cast<T*>(workspace);
   std::memset(shift, 0, plan.shift_bytes());
   for (int v = 0; v < problem.n_views; ++v)
@@ -344,11 +344,11 @@ template <class T> NonFinite run_plain(const Problem& problem, char* workspace) 
 template <class T> NonFinite run(const Problem& problem, char* workspace) {
   const int fold = fold_of(problem);
   if (fold == 1) return run_plain<T>(problem, workspace);
-  const Folded folded(problem, fold);
+  const RowFolding folding(problem, fold);
   // Where a value is not finite, the rows as they are tell the first channel that holds one.
-  if (run_plain<T>(folded.groups(), workspace).view >= 0) return run_plain<T>(problem, workspace);
-  const NonFinite bad = run_plain<T>(folded.rest(), workspace);
-  if (bad.view < 0) folded.add_groups();
+  if (run_plain<T>(folding.groups(), workspace).view >= 0) return run_plain<T>(problem, workspace);
+  const NonFinite bad = run_plain<T>(folding.rest(), workspace);
+  if (bad.view < 0) folding.add_groups();
   return bad;
 }
 

@@ -8,7 +8,7 @@
 #include <cstdint>
 
 #include "array.hpp"
-#include "cpu/level.hpp"
+#include "cpu/simd_level.hpp"
 #include "cpu/prefetch.hpp"
 
 namespace prunecca::cpu {
@@ -78,6 +78,6 @@ template <class T> struct Kernels {
   void (*weigh)(const T* packed, int64_t panel_stride, int64_t panels, int rows, const double* weight, double* out);
 };
 
-template <class T> const Kernels<T>& kernels(Level level);
+template <class T> const Kernels<T>& kernels(SimdLevel level);
 
 }  // namespace prunecca::cpu

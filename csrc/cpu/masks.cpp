@@ -1,6 +1,6 @@
 #include "cpu/masks.hpp"
 
-#include "cpu/parts.hpp"
+#include "cpu/thread_parts.hpp"
 
 namespace prunecca::cpu {
 

@@ -6,8 +6,8 @@
 #include <optional>
 
 #include "check.hpp"
-#include "cpu/level.hpp"
-#include "cpu/parts.hpp"
+#include "cpu/simd_level.hpp"
+#include "cpu/thread_parts.hpp"
 #include "cpu/threshold_kernel.hpp"
 
 namespace prunecca::cpu {
@@ -20,8 +20,8 @@ constexpr double kRoom = 4;                  // times as many as are expected ca
 
 ThresholdKernel chosen_kernel(Dtype dtype, Order order) {
 #if defined(__x86_64__)
-  if (level() == Level::avx512) return threshold_avx512(dtype, order);
-  if (level() == Level::avx2) return threshold_avx2(dtype, order);
+  if (simd_level() == SimdLevel::avx512) return threshold_avx512(dtype, order);
+  if (simd_level() == SimdLevel::avx2) return threshold_avx2(dtype, order);
 #endif
   return threshold_baseline(dtype, order);
 }

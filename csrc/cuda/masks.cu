@@ -1,6 +1,6 @@
 #include "cuda/masks.cuh"
 
-#include "cuda/chunks.cuh"
+#include "cuda/tensor_chunks.cuh"
 #include "cuda/reduce.cuh"
 
 namespace prunecca::cuda {

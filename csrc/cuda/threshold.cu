@@ -2,7 +2,7 @@
 
 #include <climits>
 
-#include "cuda/chunks.cuh"
+#include "cuda/tensor_chunks.cuh"
 #include "cuda/reduce.cuh"
 
 namespace prunecca::cuda {

@@ -38,7 +38,7 @@ def cut_scores(
     stream: int,
 ) -> None: ...
 
-# adam
+# optimizers
 def adam_step(
     weights: list[Array],
     gradients: list[Array],
@@ -72,7 +72,7 @@ def sgd_step(
     stream: int,
 ) -> None: ...
 
-# adam, on a CUDA device, with what changes from step to step in its memory
+# optimizers, on a CUDA device, with what changes from step to step in its memory
 def adam_advance(
     step: Array, rate: Array, beta1: float, beta2: float, decay: float, schedule: Array, stream: int
 ) -> None: ...
@@ -159,7 +159,7 @@ def warp(
 ) -> None: ...
 def warp_workspace(height: int, width: int) -> int: ...
 
-# probe
+# peaks
 def probe_fma(float64: bool, iterations: int, threads: int) -> float: ...
 def probe_read(data: Array, threads: int) -> int: ...
 def probe_copy(to: Array, from_: Array, threads: int) -> None: ...

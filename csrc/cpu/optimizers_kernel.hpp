@@ -3,7 +3,7 @@
 #pragma once
 #include <cstdint>
 
-#include "cpu/adam.hpp"
+#include "cpu/optimizers.hpp"
 #include "cpu/half.hpp"
 
 namespace prunecca::cpu {

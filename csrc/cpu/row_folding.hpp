@@ -12,10 +12,10 @@ namespace prunecca::cpu {
 int fold_of(const Problem& problem);
 
 // The whole groups of `fold` rows of a problem, with states of their own, and the few rows that are left.
-class Folded {
+class RowFolding {
  public:
-  Folded(const Problem& problem, int fold);
-  Folded(const Folded&) = delete;  // its problems point into it
+  RowFolding(const Problem& problem, int fold);
+  RowFolding(const RowFolding&) = delete;  // its problems point into it
 
   const Problem& groups() const { return groups_; }
   const Problem& rest() const { return rest_; }

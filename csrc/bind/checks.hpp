@@ -3,7 +3,7 @@
 #include <algorithm>
 #include <vector>
 
-#include "bind_array.hpp"
+#include "bind/array_caster.hpp"
 #include "check.hpp"
 
 namespace prunecca {

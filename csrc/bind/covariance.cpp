@@ -1,7 +1,7 @@
 #include <vector>
 
-#include "bind_array.hpp"
-#include "bind_views.hpp"
+#include "bind/array_caster.hpp"
+#include "bind/views.hpp"
 #include "check.hpp"
 #include "cpu/covariance.hpp"
 

@@ -5,11 +5,11 @@
 #include <cmath>
 #include <optional>
 
-#include "bind_arrays.hpp"
-#include "cpu/adam.hpp"
+#include "bind/checks.hpp"
+#include "cpu/optimizers.hpp"
 #ifdef PRUNECCA_HAVE_CUDA
-#include "cuda/adam.cuh"
-#include "cuda/device.hpp"
+#include "cuda/optimizers.cuh"
+#include "cuda/device_guard.hpp"
 #endif
 
 namespace py = pybind11;
@@ -189,7 +189,7 @@ void sgd_step_scheduled(const Arrays& weights, const Arrays& gradients, const Ar
 
 }  // namespace
 
-void register_adam(py::module_& m) {
+void register_optimizers(py::module_& m) {
   m.def("adam_step", &adam_step, py::arg("weights"), py::arg("gradients"), py::arg("means"), py::arg("squares"),
         py::arg("masks"), py::arg("steps"), py::arg("lr"), py::arg("beta1"), py::arg("beta2"), py::arg("epsilon"),
         py::arg("l2"), py::arg("shrink"), py::arg("keep_masked"), py::arg("threads"), py::arg("stream"));

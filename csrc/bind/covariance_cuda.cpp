@@ -5,10 +5,10 @@
 #include <optional>
 #include <vector>
 
-#include "bind_array.hpp"
-#include "bind_views.hpp"
+#include "bind/array_caster.hpp"
+#include "bind/views.hpp"
 #include "cuda/covariance.cuh"
-#include "cuda/device.hpp"
+#include "cuda/device_guard.hpp"
 
 namespace py = pybind11;
 

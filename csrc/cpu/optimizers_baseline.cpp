@@ -1,4 +1,4 @@
-#include "cpu/adam_kernel.hpp"
+#include "cpu/optimizers_kernel.hpp"
 
 namespace prunecca::cpu {
 StepKernel step_baseline() { return kSteps; }

@@ -1,6 +1,6 @@
 // The optimizer kernels, emulated. Scalars: 0 (Adam) or 1 (SGD), dtype, the rule, the number of tensors, then per tensor
 // its numbers, its size, the offset of its first element, whether it has a mask (and, for SGD, a momentum).
-#include "cuda/adam.cu"
+#include "cuda/optimizers.cu"
 #include "harness.hpp"
 
 using namespace prunecca;

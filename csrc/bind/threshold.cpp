@@ -1,11 +1,11 @@
 // The selection of what to prune on a CUDA device: all pools in one call of two halves, between which Python may read
-// how many survive. On the host, the selection is one call: prune_lowest in bind_masks.cpp.
+// how many survive. On the host, the selection is one call: prune_lowest in bind/masks.cpp.
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
-#include "bind_arrays.hpp"
+#include "bind/checks.hpp"
 #ifdef PRUNECCA_HAVE_CUDA
-#include "cuda/device.hpp"
+#include "cuda/device_guard.hpp"
 #include "cuda/threshold.cuh"
 #endif
 

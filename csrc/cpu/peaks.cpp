@@ -1,35 +1,35 @@
-#include "cpu/probe.hpp"
+#include "cpu/peaks.hpp"
 
 #include <cstring>
 
-#include "cpu/level.hpp"
+#include "cpu/simd_level.hpp"
 
 namespace prunecca::cpu {
 
 namespace {
 
-ProbeKernel chosen_kernel() {
+PeaksKernel chosen_kernel() {
 #if defined(__x86_64__)
-  if (level() == Level::avx512) return probe_avx512();
-  if (level() == Level::avx2) return probe_avx2();
+  if (simd_level() == SimdLevel::avx512) return peaks_avx512();
+  if (simd_level() == SimdLevel::avx2) return peaks_avx2();
 #endif
-  return probe_baseline();
+  return peaks_baseline();
 }
 
 int64_t start_of(int part, int parts, int64_t words) { return words / parts * part + (part == parts ? words % parts : 0); }
 
 }  // namespace
 
-double probe_fma(bool float64, int64_t iterations, int threads) {
-  const ProbeKernel kernel = chosen_kernel();
+double peak_fma(bool float64, int64_t iterations, int threads) {
+  const PeaksKernel kernel = chosen_kernel();
   double operations = 0;
 #pragma omp parallel num_threads(threads) reduction(+ : operations)
   operations += float64 ? kernel.fma_float64(iterations) : kernel.fma_float32(iterations);
   return operations;
 }
 
-uint64_t probe_read(const uint64_t* data, int64_t words, int threads) {
-  const ProbeKernel kernel = chosen_kernel();
+uint64_t peak_read(const uint64_t* data, int64_t words, int threads) {
+  const PeaksKernel kernel = chosen_kernel();
   uint64_t sum = 0;
 #pragma omp parallel for num_threads(threads) schedule(static, 1) reduction(^ : sum)
   for (int t = 0; t < threads; ++t) {
@@ -39,7 +39,7 @@ uint64_t probe_read(const uint64_t* data, int64_t words, int threads) {
   return sum;
 }
 
-void probe_copy(uint64_t* to, const uint64_t* from, int64_t words, int threads) {
+void peak_copy(uint64_t* to, const uint64_t* from, int64_t words, int threads) {
 #pragma omp parallel for num_threads(threads) schedule(static, 1)
   for (int t = 0; t < threads; ++t) {
     const int64_t begin = start_of(t, threads, words);

@@ -3,9 +3,9 @@
 
 #include <algorithm>
 
-#include "bind_arrays.hpp"
+#include "bind/checks.hpp"
 #ifdef PRUNECCA_HAVE_CUDA
-#include "cuda/device.hpp"
+#include "cuda/device_guard.hpp"
 #include "cuda/linalg.cuh"
 #endif
 

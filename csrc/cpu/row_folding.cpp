@@ -1,4 +1,4 @@
-#include "cpu/folded.hpp"
+#include "cpu/row_folding.hpp"
 
 #include <algorithm>
 #include <utility>
@@ -42,7 +42,7 @@ int fold_of(const Problem& problem) {
   return int(std::max<int64_t>(1, kPanel / widest));
 }
 
-Folded::Folded(const Problem& problem, int fold) : problem_(problem), fold_(fold), groups_(problem), rest_(problem) {
+RowFolding::RowFolding(const Problem& problem, int fold) : problem_(problem), fold_(fold), groups_(problem), rest_(problem) {
   for (int v = 0; v < problem.n_views; ++v) {
     const View& view = problem.views[v];
     const int64_t groups = view.rows() / fold;
@@ -64,7 +64,7 @@ Folded::Folded(const Problem& problem, int fold) : problem_(problem), fold_(fold
   rest_.views = rest_views_.data();
 }
 
-void Folded::add_groups() const {
+void RowFolding::add_groups() const {
   for (int v = 0; v < problem_.n_views; ++v)
     for (size_t c = 0; problem_.views[v].sum && c < sums_[v].size(); ++c)
       problem_.views[v].sum[c % problem_.views[v].channels] += sums_[v][c];

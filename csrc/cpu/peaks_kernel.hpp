@@ -1,6 +1,6 @@
-// The probes, written once with vector extensions; each probe_<level>.cpp compiles them for its instruction set.
+// The loops of the peaks, written once with vector extensions; each peaks_<level>.cpp compiles them for its instruction set.
 #pragma once
-#include "cpu/probe.hpp"
+#include "cpu/peaks.hpp"
 
 namespace prunecca::cpu {
 namespace {
@@ -47,7 +47,7 @@ inline uint64_t read(const uint64_t* data, int64_t words) {
   return out;
 }
 
-constexpr ProbeKernel kProbes{&fma<float>, &fma<double>, &read};
+constexpr PeaksKernel kPeaks{&fma<float>, &fma<double>, &read};
 
 }  // namespace
 }  // namespace prunecca::cpu

@@ -1,8 +1,8 @@
-#include "cpu/adam.hpp"
+#include "cpu/optimizers.hpp"
 
-#include "cpu/adam_kernel.hpp"
-#include "cpu/level.hpp"
-#include "cpu/parts.hpp"
+#include "cpu/optimizers_kernel.hpp"
+#include "cpu/simd_level.hpp"
+#include "cpu/thread_parts.hpp"
 
 namespace prunecca::cpu {
 
@@ -10,8 +10,8 @@ namespace {
 
 StepKernel chosen_kernel() {
 #if defined(__x86_64__)
-  if (level() == Level::avx512) return step_avx512();
-  if (level() == Level::avx2) return step_avx2();
+  if (simd_level() == SimdLevel::avx512) return step_avx512();
+  if (simd_level() == SimdLevel::avx2) return step_avx2();
 #endif
   return step_baseline();
 }

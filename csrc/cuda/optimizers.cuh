@@ -1,4 +1,4 @@
-// One step of Adam, or of SGD with momentum, on many masked tensors in one launch: cpu/adam.hpp on a CUDA device.
+// One step of Adam, or of SGD with momentum, on many masked tensors in one launch: cpu/optimizers.hpp on a CUDA device.
 //
 // At a masked entry the gradient counts as zero, the moments become +0, and the weight becomes +0 (or stays as it is).
 #pragma once

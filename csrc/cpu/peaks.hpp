@@ -8,21 +8,21 @@ namespace prunecca::cpu {
 
 // Runs `iterations` rounds of independent multiply-adds on each of `threads` threads, in registers alone.
 // Returns the floating-point operations done by all threads; the caller takes the time.
-double probe_fma(bool float64, int64_t iterations, int threads);
+double peak_fma(bool float64, int64_t iterations, int threads);
 
 // Reads `words` 64-bit words once; returns their exclusive or.
-uint64_t probe_read(const uint64_t* data, int64_t words, int threads);
+uint64_t peak_read(const uint64_t* data, int64_t words, int threads);
 
-void probe_copy(uint64_t* to, const uint64_t* from, int64_t words, int threads);
+void peak_copy(uint64_t* to, const uint64_t* from, int64_t words, int threads);
 
-// What each SIMD level provides (csrc/cpu/probe_<level>.cpp).
-struct ProbeKernel {
+// What each SIMD level provides (csrc/cpu/peaks_<level>.cpp).
+struct PeaksKernel {
   double (*fma_float32)(int64_t iterations);  // operations done by the calling thread
   double (*fma_float64)(int64_t iterations);
   uint64_t (*read)(const uint64_t* data, int64_t words);
 };
-ProbeKernel probe_baseline();
-ProbeKernel probe_avx2();
-ProbeKernel probe_avx512();
+PeaksKernel peaks_baseline();
+PeaksKernel peaks_avx2();
+PeaksKernel peaks_avx512();
 
 }  // namespace prunecca::cpu

@@ -1,9 +1,9 @@
 #include <pybind11/pybind11.h>
 
 #include "build_info.h"
-#include "cpu/level.hpp"
+#include "cpu/simd_level.hpp"
 #ifdef PRUNECCA_HAVE_CUDA
-#include "cuda/device.hpp"
+#include "cuda/device_guard.hpp"
 #endif
 
 namespace py = pybind11;
@@ -18,8 +18,8 @@ void register_info(py::module_& m) {
     info["cuda"] = PRUNECCA_CUDA_VERSION;  // empty: built without
     info["cuda_architectures"] = PRUNECCA_CUDA_ARCHITECTURES;
     info["sanitizers"] = PRUNECCA_SANITIZERS;
-    info["cpu_level"] = cpu::name_of(cpu::level());
-    info["cpu_level_best"] = cpu::name_of(cpu::best_level());
+    info["cpu_level"] = cpu::name_of(cpu::simd_level());
+    info["cpu_level_best"] = cpu::name_of(cpu::best_simd_level());
     return info;
   });
   // The device whose memory an address is in; -1: the host's, or no device can be asked.
@@ -32,7 +32,7 @@ void register_info(py::module_& m) {
 #endif
     return -1;
   }, py::arg("address"));
-  m.def("set_cpu_level", [](const std::string& name) { cpu::set_level(name.c_str()); }, py::arg("name"));
+  m.def("set_cpu_level", [](const std::string& name) { cpu::set_simd_level(name.c_str()); }, py::arg("name"));
 }
 
 }  // namespace prunecca

@@ -3,11 +3,11 @@
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
-#include "bind_arrays.hpp"
+#include "bind/checks.hpp"
 #include "cpu/masks.hpp"
 #include "cpu/threshold.hpp"
 #ifdef PRUNECCA_HAVE_CUDA
-#include "cuda/device.hpp"
+#include "cuda/device_guard.hpp"
 #include "cuda/masks.cuh"
 #endif
 

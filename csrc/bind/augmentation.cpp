@@ -1,4 +1,4 @@
-#include "bind_array.hpp"
+#include "bind/array_caster.hpp"
 #include "check.hpp"
 #include "cpu/augmentation.hpp"
 

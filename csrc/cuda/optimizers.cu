@@ -1,8 +1,8 @@
-#include "cuda/adam.cuh"
+#include "cuda/optimizers.cuh"
 
 #include <cmath>
 
-#include "cuda/chunks.cuh"
+#include "cuda/tensor_chunks.cuh"
 
 namespace prunecca::cuda {
 namespace {
