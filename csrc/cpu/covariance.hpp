@@ -8,15 +8,10 @@
 #include <cstdint>
 
 #include "array.hpp"
-#include "cpu/simd_level.hpp"
-#include "cpu/prefetch.hpp"
 
 namespace prunecca::cpu {
 
 constexpr int kPanel = 16;       // channels in a packed panel: one cache line of float32
-constexpr int kTileRows = 256;   // rows between two flushes to float64: two panels of float32 fill L1
-constexpr int kPrefetchRows = 16;  // rows between two prefetches
-constexpr int kPanelPad = 16;    // elements between panels, so that equal rows of all panels do not share a cache set
 
 // Rows run over (outer, middle, inner), inner fastest; strides are in elements.
 struct View {
@@ -59,25 +54,5 @@ size_t workspace_bytes(const Problem& problem);
 
 // Adds all rows to the states, or leaves them untouched and says where the first non-finite sum is.
 NonFinite update(const Problem& problem, void* workspace);
-
-// What each SIMD level provides (csrc/cpu/covariance_<level>.cpp). T is float or double.
-template <class T> struct Kernels {
-  // Rows [begin, begin + count) of a view, minus the shift, as panels[p][row][kPanel]; adds nothing, writes `sums`.
-  void (*pack)(const View& view, int64_t begin, int count, int64_t first_panel, int64_t last_panel, const T* shift,
-               T* packed, int64_t panel_stride, T* sums);
-  // blocks[q][16][16] (+)= A^T B_q for one panel of A and `n` consecutive panels of B; `diagonal`: B_0 is A, and only the
-  // upper triangle of its block is needed. Of the last panel of B only `columns` channels need be computed. Partial sums
-  // in T are over at most `chunk` rows.
-  void (*multiply)(const T* a, const T* b, int64_t panel_stride, int rows, int chunk, int n, bool diagonal, int64_t columns,
-                   double* blocks, bool add, Prefetch* next);
-  // How many times `multiply` goes through the rows of a block, at least; each time it prefetches every kPrefetchRows rows.
-  int passes;
-  // Squared norms of packed rows.
-  void (*norms)(const T* packed, int64_t panel_stride, int64_t panels, int rows, double* norms);
-  // sum over rows of weight[r] * packed[r], added to out (panels * 16).
-  void (*weigh)(const T* packed, int64_t panel_stride, int64_t panels, int rows, const double* weight, double* out);
-};
-
-template <class T> const Kernels<T>& kernels(SimdLevel level);
 
 }  // namespace prunecca::cpu

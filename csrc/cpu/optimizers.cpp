@@ -1,7 +1,6 @@
 #include "cpu/optimizers.hpp"
 
 #include "cpu/optimizers_kernel.hpp"
-#include "cpu/simd_level.hpp"
 #include "cpu/thread_parts.hpp"
 
 namespace prunecca::cpu {
@@ -9,11 +8,7 @@ namespace prunecca::cpu {
 namespace {
 
 StepKernel chosen_kernel() {
-#if defined(__x86_64__)
-  if (simd_level() == SimdLevel::avx512) return step_avx512();
-  if (simd_level() == SimdLevel::avx2) return step_avx2();
-#endif
-  return step_baseline();
+  return at_simd_level([](auto level) { return step_kernel(level); });
 }
 
 template <class Tensor, class Step> void each_part(const std::vector<Tensor>& tensors, int threads, Step&& step) {

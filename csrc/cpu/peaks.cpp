@@ -2,18 +2,14 @@
 
 #include <cstring>
 
-#include "cpu/simd_level.hpp"
+#include "cpu/peaks_kernel.hpp"
 
 namespace prunecca::cpu {
 
 namespace {
 
 PeaksKernel chosen_kernel() {
-#if defined(__x86_64__)
-  if (simd_level() == SimdLevel::avx512) return peaks_avx512();
-  if (simd_level() == SimdLevel::avx2) return peaks_avx2();
-#endif
-  return peaks_baseline();
+  return at_simd_level([](auto level) { return peaks_kernel(level); });
 }
 
 int64_t start_of(int part, int parts, int64_t words) { return words / parts * part + (part == parts ? words % parts : 0); }

@@ -15,14 +15,4 @@ uint64_t peak_read(const uint64_t* data, int64_t words, int threads);
 
 void peak_copy(uint64_t* to, const uint64_t* from, int64_t words, int threads);
 
-// What each SIMD level provides (csrc/cpu/peaks_<level>.cpp).
-struct PeaksKernel {
-  double (*fma_float32)(int64_t iterations);  // operations done by the calling thread
-  double (*fma_float64)(int64_t iterations);
-  uint64_t (*read)(const uint64_t* data, int64_t words);
-};
-PeaksKernel peaks_baseline();
-PeaksKernel peaks_avx2();
-PeaksKernel peaks_avx512();
-
 }  // namespace prunecca::cpu

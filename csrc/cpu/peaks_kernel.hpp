@@ -1,53 +1,19 @@
-// The loops of the peaks, written once with vector extensions; each peaks_<level>.cpp compiles them for its instruction set.
+// The loops of the peaks: what each SIMD level provides.
 #pragma once
-#include "cpu/peaks.hpp"
+#include <cstdint>
+
+#include "cpu/simd_level.hpp"
 
 namespace prunecca::cpu {
-namespace {
 
-#if defined(__AVX512F__)
-constexpr int kVectorBytes = 64, kChains = 24;
-#elif defined(__AVX2__)
-constexpr int kVectorBytes = 32, kChains = 12;
-#else
-constexpr int kVectorBytes = 16, kChains = 12;
-#endif
+struct PeaksKernel {
+  double (*fma_float32)(int64_t iterations);  // operations done by the calling thread
+  double (*fma_float64)(int64_t iterations);
+  uint64_t (*read)(const uint64_t* data, int64_t words);
+};
 
-// Twelve or more chains that do not wait for each other hide a latency of 4 to 5 cycles on two units, and together
-// with the two factors they fit the registers. The values tend to 2 and never leave the normal range.
-template <class T> double fma(int64_t iterations) {
-  typedef T V __attribute__((vector_size(kVectorBytes)));
-  V factor = V{} + T(0.5), term = V{} + T(1), chain[kChains];
-  for (int c = 0; c < kChains; ++c) chain[c] = V{} + T(c);
-  for (int64_t i = 0; i < iterations; ++i) {
-#pragma GCC unroll 24
-    for (int c = 0; c < kChains; ++c) chain[c] = chain[c] * factor + term;
-#if defined(__x86_64__)
-    asm volatile("" : "+x"(factor), "+x"(term));  // so that rounds are not merged
-#endif
-  }
-  V sum = {};
-  for (int c = 0; c < kChains; ++c) sum += chain[c];
-  volatile T kept = sum[0];
-  (void)kept;
-  return 2.0 * kChains * (kVectorBytes / double(sizeof(T))) * double(iterations);
-}
+#define PRUNECCA_LEVEL(name, runs) PeaksKernel peaks_kernel(AtLevel<SimdLevel::name>);
+PRUNECCA_SIMD_LEVELS(PRUNECCA_LEVEL)
+#undef PRUNECCA_LEVEL
 
-inline uint64_t read(const uint64_t* data, int64_t words) {
-  typedef uint64_t V __attribute__((vector_size(kVectorBytes), aligned(8), may_alias));
-  constexpr int kLanes = kVectorBytes / 8, kStreams = 8;
-  V sum[kStreams] = {};
-  int64_t i = 0;
-  for (; i + kStreams * kLanes <= words; i += kStreams * kLanes)
-    for (int s = 0; s < kStreams; ++s) sum[s] ^= *reinterpret_cast<const V*>(data + i + s * kLanes);
-  uint64_t out = 0;
-  for (int s = 0; s < kStreams; ++s)
-    for (int l = 0; l < kLanes; ++l) out ^= sum[s][l];
-  for (; i < words; ++i) out ^= data[i];
-  return out;
-}
-
-constexpr PeaksKernel kPeaks{&fma<float>, &fma<double>, &read};
-
-}  // namespace
 }  // namespace prunecca::cpu

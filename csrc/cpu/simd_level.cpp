@@ -3,23 +3,35 @@
 #include <atomic>
 #include <cstdlib>
 #include <cstring>
+#include <iterator>
+#include <string>
 
 #include "check.hpp"
 
 namespace prunecca::cpu {
 
 namespace {
-constexpr const char* kNames[] = {"baseline", "avx2", "avx512"};
+
+#define PRUNECCA_LEVEL(name, runs) #name,
+constexpr const char* kNames[] = {PRUNECCA_SIMD_LEVELS(PRUNECCA_LEVEL)};
+#undef PRUNECCA_LEVEL
+constexpr int kLevels = int(std::size(kNames));
+
+std::string all_names() {
+  std::string names = kNames[0];
+  for (int i = 1; i < kLevels; ++i) names += (i + 1 < kLevels ? ", " : " or ") + std::string(kNames[i]);
+  return names;
+}
 
 SimdLevel parse(const char* name) {
-  for (int i = 0; i < 3; ++i) {
+  for (int i = 0; i < kLevels; ++i) {
     if (std::strcmp(name, kNames[i])) continue;
     const auto level = static_cast<SimdLevel>(i);
     PRUNECCA_CHECK(level <= best_simd_level(), "CPU level '", name, "' was asked for, but this machine has only '",
                    name_of(best_simd_level()), "'; unset PRUNECCA_CPU_LEVEL or name a lower level");
     return level;
   }
-  fail("CPU level '", name, "' is unknown; expected baseline, avx2 or avx512");
+  fail("CPU level '", name, "' is unknown; expected ", all_names());
 }
 
 std::atomic<int>& current() {
@@ -29,21 +41,22 @@ std::atomic<int>& current() {
   }();
   return value;
 }
+
 }  // namespace
 
 SimdLevel best_simd_level() {
-#if defined(__x86_64__)
   static const SimdLevel best = [] {
+#if defined(__x86_64__)
     __builtin_cpu_init();
-    const bool avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c");
-    const bool avx512 = avx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
-                        __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq");
-    return avx512 ? SimdLevel::avx512 : avx2 ? SimdLevel::avx2 : SimdLevel::baseline;
+#endif
+    SimdLevel highest = SimdLevel::baseline;  // elsewhere vector extensions compile to NEON here
+#define PRUNECCA_LEVEL(name, runs) \
+  if (runs) highest = SimdLevel::name;
+    PRUNECCA_SIMD_LEVELS(PRUNECCA_LEVEL)
+#undef PRUNECCA_LEVEL
+    return highest;
   }();
   return best;
-#else
-  return SimdLevel::baseline;  // vector extensions compile to NEON here
-#endif
 }
 
 SimdLevel simd_level() { return static_cast<SimdLevel>(current().load(std::memory_order_relaxed)); }

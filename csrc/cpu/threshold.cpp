@@ -6,7 +6,6 @@
 #include <optional>
 
 #include "check.hpp"
-#include "cpu/simd_level.hpp"
 #include "cpu/thread_parts.hpp"
 #include "cpu/threshold_kernel.hpp"
 
@@ -19,11 +18,7 @@ constexpr int64_t kFewest = 1 << 10;         // sampled survivors
 constexpr double kRoom = 4;                  // times as many as are expected can be listed
 
 ThresholdKernel chosen_kernel(Dtype dtype, Order order) {
-#if defined(__x86_64__)
-  if (simd_level() == SimdLevel::avx512) return threshold_avx512(dtype, order);
-  if (simd_level() == SimdLevel::avx2) return threshold_avx2(dtype, order);
-#endif
-  return threshold_baseline(dtype, order);
+  return at_simd_level([&](auto level) { return threshold_kernel(level, dtype, order); });
 }
 
 // What is known of the count-th lowest key so far: `below` survivors lie under the bin, `inside` in it.

@@ -1,5 +1,0 @@
-#include "cpu/peaks_kernel.hpp"
-
-namespace prunecca::cpu {
-PeaksKernel peaks_avx512() { return kPeaks; }
-}  // namespace prunecca::cpu
