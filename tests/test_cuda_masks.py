@@ -63,25 +63,3 @@ def test_count_kept(masks, order):
         arrays = [np.r_[np.ones(offset, bool), mask] for mask in kept]
         counts = run(masks, scalars, [*arrays, np.full(len(SIZES), -1, np.int64)], order)[-1]
         np.testing.assert_array_equal(counts, [mask.sum() for mask in kept])
-
-
-@pytest.mark.parametrize("order", ORDERS)
-@pytest.mark.parametrize("offset", [0, 1])
-def test_pack_and_unpack(masks, order, offset):
-    rng = np.random.default_rng(4)
-    kept = [_mask(rng, size, 0.5) for size in SIZES]
-    bits = [np.packbits(mask, bitorder="little") for mask in kept]
-    scalars = [len(SIZES), *(n for mask in kept for n in (mask.size, offset, False))]
-    filler = np.full(offset, 3, np.uint8)
-    given = [
-        a for mask, packed in zip(kept, bits, strict=True) for a in (np.r_[filler, mask], np.r_[filler, packed * 0 + 9])
-    ]
-    for got, expected in zip(run(masks, [2, 1, *scalars], given, order)[1::2], bits, strict=True):
-        np.testing.assert_array_equal(got, np.r_[filler, expected])
-    given = [
-        a
-        for mask, packed in zip(kept, bits, strict=True)
-        for a in (np.r_[filler, np.full(mask.size, 9, np.uint8)], np.r_[filler, packed])
-    ]
-    for got, expected in zip(run(masks, [3, 1, *scalars], given, order)[::2], kept, strict=True):
-        np.testing.assert_array_equal(got, np.r_[filler, expected])

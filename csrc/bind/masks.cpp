@@ -19,12 +19,12 @@ namespace {
 
 #ifdef PRUNECCA_HAVE_CUDA
 // One launch for each size of element that occurs.
-void masked_copy_on(int device, const std::vector<cpu::Masked>& tensors, uintptr_t stream) {
+void masked_copy_on(int device, const std::vector<Masked>& tensors, uintptr_t stream) {
   const cuda::DeviceGuard guard(device);
   for (int itemsize : {2, 4, 8}) {
-    std::vector<cuda::Masked> alike;
-    for (const cpu::Masked& t : tensors)
-      if (t.itemsize == itemsize) alike.push_back({t.out, t.in, t.mask, t.size});
+    std::vector<Masked> alike;
+    for (const Masked& t : tensors)
+      if (t.itemsize == itemsize) alike.push_back(t);
     cuda::check(cuda::masked_copy(alike, itemsize, cuda::to_stream(stream)), "masked_copy");
   }
 }
@@ -33,7 +33,7 @@ void masked_copy_on(int device, const std::vector<cpu::Masked>& tensors, uintptr
 void masked_copy(const Arrays& out, const Arrays& source, const Arrays& masks, int threads, uintptr_t stream) {
   check_same_length(source.size(), out.size(), "sources");
   check_same_length(masks.size(), out.size(), "masks");
-  std::vector<cpu::Masked> tensors;
+  std::vector<Masked> tensors;
   for (size_t i = 0; i < out.size(); ++i) {
     PRUNECCA_CHECK(out[i].dtype == source[i].dtype && size_of(out[i].dtype) > 1,
                    "given an output of another dtype than its source; expected one floating dtype");
@@ -54,14 +54,14 @@ void masked_copy(const Arrays& out, const Arrays& source, const Arrays& masks, i
 }
 
 std::vector<int64_t> count_kept(const Arrays& masks, int threads, uintptr_t) {
-  std::vector<cpu::Bytes> bytes;
+  std::vector<Counted> counted;
   for (const Array& mask : masks) {
     PRUNECCA_CHECK(mask.dtype == Dtype::boolean && dense(mask), "given a mask that is not a dense boolean tensor");
-    bytes.push_back({mask.as<uint8_t>(), mask.size()});
+    counted.push_back({mask.as<uint8_t>(), mask.size()});
   }
   only_host(common_device(masks));
   py::gil_scoped_release unlocked;
-  return cpu::count_kept(bytes, threads);
+  return cpu::count_kept(counted, threads);
 }
 
 // On a CUDA device: counts, int64 there, instead of a list that the host would have to wait for.
@@ -73,7 +73,7 @@ void count_kept_into(const Arrays& masks, const Array& counts, uintptr_t stream)
                      counts.device == device && device >= 0,
                  "given ", counts.size(), " counts for ", masks.size(), " masks; expected one int64 each, all on one CUDA device");
 #ifdef PRUNECCA_HAVE_CUDA
-  std::vector<cuda::Counted> counted;
+  std::vector<Counted> counted;
   for (const Array& mask : masks) counted.push_back({mask.as<uint8_t>(), mask.size()});
   const cuda::DeviceGuard guard(device);
   cuda::check(cuda::count_kept(counted, counts.as<int64_t>(), cuda::to_stream(stream)), "count_kept");
@@ -88,7 +88,7 @@ int64_t prune_lowest(const Arrays& scores, const Arrays& alive, const Arrays& ma
   check_same_length(masks.size(), scores.size(), "masks");
   if (!alive.empty()) check_same_length(alive.size(), scores.size(), "previous masks");
   PRUNECCA_CHECK(count >= 0, "asked to prune ", count, " entries; expected zero or more");
-  std::vector<cpu::Scores> pool;
+  std::vector<Scores> pool;
   for (size_t i = 0; i < scores.size(); ++i) {
     PRUNECCA_CHECK(scores[i].dtype == scores.front().dtype, "given scores of different dtypes; expected one dtype");
     PRUNECCA_CHECK(scores[i].dtype <= Dtype::bfloat16, "given scores that are not floating; expected floating scores");
@@ -104,7 +104,7 @@ int64_t prune_lowest(const Arrays& scores, const Arrays& alive, const Arrays& ma
     return -1;
   }
   py::gil_scoped_release unlocked;
-  return cpu::prune_lowest(pool, scores.front().dtype, by_value ? cpu::Order::value : cpu::Order::magnitude, count,
+  return cpu::prune_lowest(pool, scores.front().dtype, by_value ? Order::value : Order::magnitude, count,
                            threads);
 }
 

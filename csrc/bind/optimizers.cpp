@@ -41,32 +41,27 @@ void check_moment(const Array& moment, const Array& weight) {
 }
 
 #ifdef PRUNECCA_HAVE_CUDA
-cuda::AdamTensor cuda_tensor(const cpu::AdamTensor& t) {
-  return {t.weight, t.gradient, t.mean, t.square, t.mask, t.size, t.step_size, t.root_scale};
-}
-cuda::SgdTensor cuda_tensor(const cpu::SgdTensor& t) { return {t.weight, t.gradient, t.momentum, t.mask, t.size, t.first}; }
-
 // One launch for each dtype that occurs.
-template <class To, class From, class Start>
-void step_on(int device, const std::vector<From>& tensors, Start start, const char* what) {
+template <class Tensor, class Start>
+void step_on(int device, const std::vector<Tensor>& tensors, Start start, const char* what) {
   const cuda::DeviceGuard guard(device);
   for (Dtype dtype : {Dtype::float32, Dtype::float64, Dtype::float16, Dtype::bfloat16}) {
-    std::vector<To> alike;
-    for (const From& t : tensors)
-      if (t.dtype == dtype) alike.push_back(cuda_tensor(t));
+    std::vector<Tensor> alike;
+    for (const Tensor& t : tensors)
+      if (t.dtype == dtype) alike.push_back(t);
     if (!alike.empty()) cuda::check(start(alike, dtype), what);
   }
 }
 #endif
 
 // Without what depends on the step.
-std::vector<cpu::AdamTensor> adam_tensors(const Arrays& weights, const Arrays& gradients, const Arrays& means,
+std::vector<AdamTensor> adam_tensors(const Arrays& weights, const Arrays& gradients, const Arrays& means,
                                           const Arrays& squares, const Masks& masks) {
   check_same_length(gradients.size(), weights.size(), "gradients");
   check_same_length(means.size(), weights.size(), "first moments");
   check_same_length(squares.size(), weights.size(), "second moments");
   check_same_length(masks.size(), weights.size(), "masks");
-  std::vector<cpu::AdamTensor> tensors;
+  std::vector<AdamTensor> tensors;
   for (size_t i = 0; i < weights.size(); ++i) {
     check_weight(weights[i], gradients[i]);
     check_moment(means[i], weights[i]);
@@ -80,7 +75,7 @@ std::vector<cpu::AdamTensor> adam_tensors(const Arrays& weights, const Arrays& g
 void adam_step(const Arrays& weights, const Arrays& gradients, const Arrays& means, const Arrays& squares,
                const Masks& masks, const std::vector<int64_t>& steps, double lr, double beta1, double beta2,
                double epsilon, double l2, double shrink, bool keep_masked, int threads, uintptr_t stream) {
-  std::vector<cpu::AdamTensor> tensors = adam_tensors(weights, gradients, means, squares, masks);
+  std::vector<AdamTensor> tensors = adam_tensors(weights, gradients, means, squares, masks);
   check_same_length(steps.size(), weights.size(), "steps");
   for (size_t i = 0; i < weights.size(); ++i) {
     PRUNECCA_CHECK(steps[i] > 0, "given step ", steps[i], "; expected the number of the step, from 1");
@@ -91,8 +86,8 @@ void adam_step(const Arrays& weights, const Arrays& gradients, const Arrays& mea
   const int device = common_device(weights);
 #ifdef PRUNECCA_HAVE_CUDA
   if (device >= 0) {
-    const cuda::AdamRule rule{beta1, beta2, epsilon, l2, shrink, keep_masked};
-    return step_on<cuda::AdamTensor>(
+    const AdamRule rule{beta1, beta2, epsilon, l2, shrink, keep_masked};
+    return step_on(
         device, tensors,
         [&](const auto& alike, Dtype dtype) { return cuda::adam_step(alike, dtype, rule, cuda::to_stream(stream)); }, "adam_step");
   }
@@ -118,7 +113,7 @@ void adam_advance(const Array& step, const Array& rate, double beta1, double bet
   check_numbers(schedule, Dtype::float64, 3, schedule.device, "a schedule");
 #ifdef PRUNECCA_HAVE_CUDA
   const cuda::DeviceGuard guard(schedule.device);
-  cuda::check(cuda::advance(step.as<float>(), rate.as<float>(), beta1, beta2, decay, schedule.as<cuda::Schedule>(), cuda::to_stream(stream)),
+  cuda::check(cuda::advance(step.as<float>(), rate.as<float>(), beta1, beta2, decay, schedule.as<Schedule>(), cuda::to_stream(stream)),
               "adam_advance");
 #else
   (void)beta1, (void)beta2, (void)decay, (void)stream;
@@ -129,12 +124,12 @@ void adam_advance(const Array& step, const Array& rate, double beta1, double bet
 // A step whose numbers the device has: nothing of it changes from one replay of a CUDA graph to the next.
 void adam_step_scheduled(const Arrays& weights, const Arrays& gradients, const Arrays& means, const Arrays& squares, const Masks& masks,
                          const Array& schedule, double beta1, double beta2, double epsilon, double l2, bool keep_masked, uintptr_t stream) {
-  const std::vector<cpu::AdamTensor> tensors = adam_tensors(weights, gradients, means, squares, masks);
+  const std::vector<AdamTensor> tensors = adam_tensors(weights, gradients, means, squares, masks);
   const int device = common_device(weights);
   check_numbers(schedule, Dtype::float64, 3, device, "a schedule");
 #ifdef PRUNECCA_HAVE_CUDA
-  const cuda::AdamRule rule{beta1, beta2, epsilon, l2, 1, keep_masked, schedule.as<cuda::Schedule>()};
-  step_on<cuda::AdamTensor>(
+  const AdamRule rule{beta1, beta2, epsilon, l2, 1, keep_masked, schedule.as<Schedule>()};
+  step_on(
       device, tensors, [&](const auto& alike, Dtype dtype) { return cuda::adam_step(alike, dtype, rule, cuda::to_stream(stream)); },
       "adam_step");
 #else
@@ -152,7 +147,7 @@ void sgd_step_with(const Arrays& weights, const Arrays& gradients, const Arrays&
   check_same_length(momenta.size(), moving ? weights.size() : 0, "momentum buffers");
   check_same_length(masks.size(), weights.size(), "masks");
   check_same_length(first.size(), weights.size(), "flags of the first step");
-  std::vector<cpu::SgdTensor> tensors;
+  std::vector<SgdTensor> tensors;
   for (size_t i = 0; i < weights.size(); ++i) {
     check_weight(weights[i], gradients[i]);
     if (moving) check_moment(momenta[i], weights[i]);
@@ -163,8 +158,8 @@ void sgd_step_with(const Arrays& weights, const Arrays& gradients, const Arrays&
   if (rate) check_numbers(*rate, Dtype::float32, 1, device, "a learning rate");
 #ifdef PRUNECCA_HAVE_CUDA
   if (device >= 0) {
-    const cuda::SgdRule rule{lr, momentum, dampening, l2, nesterov, keep_masked, rate ? rate->as<float>() : nullptr};
-    return step_on<cuda::SgdTensor>(
+    const SgdRule rule{lr, momentum, dampening, l2, nesterov, keep_masked, rate ? rate->as<float>() : nullptr};
+    return step_on(
         device, tensors,
         [&](const auto& alike, Dtype dtype) { return cuda::sgd_step(alike, dtype, rule, cuda::to_stream(stream)); }, "sgd_step");
   }

@@ -40,7 +40,7 @@ cuda::Selection selection_of(const Arrays& scores, const Arrays& alive, const Ar
   for (size_t i = 0; i < scores.size(); ++i)
     selection.tensors.push_back({scores[i].data, alive[i].as<uint8_t>(), masks[i].as<uint8_t>(), scores[i].size(), pools[i]});
   selection.dtype = scores.front().dtype;
-  selection.by_value = by_value;
+  selection.order = by_value ? Order::value : Order::magnitude;
   selection.pools = count;
   selection.workspace = workspace.data;
   PRUNECCA_CHECK(workspace.dtype == Dtype::int64 && workspace.size() * 8 >= cuda::workspace_bytes(selection), "given a workspace of ",

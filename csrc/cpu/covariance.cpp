@@ -39,7 +39,7 @@ void multiply_range(const Plan<T>& plan, const Kernels<T>& kernel, const Part<T>
   const T* a = part.packed + plan.first_panel[pair.i] * plan.panel_stride;
   const T* b = part.packed + plan.first_panel[pair.j] * plan.panel_stride;
   const bool symmetric = pair.i == pair.j;
-  const int64_t width = plan.problem.views[pair.j].panels();
+  const int64_t width = panels_of(plan.problem.views[pair.j]);
   const int64_t columns = q1 == width ? plan.problem.views[pair.j].channels - (width - 1) * kPanel : kPanel;
   for (int64_t p = p0; p < p1; ++p) {
     const int64_t q = symmetric ? std::max(p, q0) : q0;
@@ -53,11 +53,11 @@ void multiply_range(const Plan<T>& plan, const Kernels<T>& kernel, const Part<T>
 template <class T> void add_norms(const Plan<T>& plan, const Kernels<T>& kernel, const Part<T>& part, int rows) {
   for (int v = 0; v < plan.problem.n_views; ++v)
     kernel.norms(part.packed + plan.first_panel[v] * plan.panel_stride, plan.panel_stride,
-                 plan.problem.views[v].panels(), rows, part.row_norms + v * kTileRows);
+                 panels_of(plan.problem.views[v]), rows, part.row_norms + v * kTileRows);
   for (int k = 0; k < plan.problem.n_pairs; ++k) {
     const Pair& pair = plan.problem.pairs[k];
     if (!pair.norms) continue;
-    const int64_t pi = plan.problem.views[pair.i].panels(), pj = plan.problem.views[pair.j].panels();
+    const int64_t pi = panels_of(plan.problem.views[pair.i]), pj = panels_of(plan.problem.views[pair.j]);
     const double *ni = part.row_norms + pair.i * kTileRows, *nj = part.row_norms + pair.j * kTileRows;
     double* out = part.norms + plan.first_norm[k];
     for (int r = 0; r < rows; ++r) out[0] += ni[r] * nj[r];
@@ -97,8 +97,8 @@ template <class T> void run_by_rows(const Plan<T>& plan, const Kernels<T>& kerne
       Prefetch next = ahead(plan, kernel, stretches, r + count, std::min(plan.tile, mine.end - r - count), count, 1);
       for (int k = 0; k < plan.problem.n_pairs; ++k) {
         const Pair& pair = plan.problem.pairs[k];
-        multiply_range(plan, kernel, part, k, 0, plan.problem.views[pair.i].panels(), 0,
-                       plan.problem.views[pair.j].panels(), count, r > mine.begin, next);
+        multiply_range(plan, kernel, part, k, 0, panels_of(plan.problem.views[pair.i]), 0,
+                       panels_of(plan.problem.views[pair.j]), count, r > mine.begin, next);
       }
       if (plan.with_norms) add_norms(plan, kernel, part, count);
     }
@@ -111,7 +111,7 @@ template <class T> std::vector<Task> tasks_of(const Plan<T>& plan) {
   std::vector<Task> tasks;
   for (int k = 0; k < plan.problem.n_pairs; ++k) {
     const Pair& pair = plan.problem.pairs[k];
-    const int64_t pi = plan.problem.views[pair.i].panels(), pj = plan.problem.views[pair.j].panels();
+    const int64_t pi = panels_of(plan.problem.views[pair.i]), pj = panels_of(plan.problem.views[pair.j]);
     for (int64_t p = 0; p < pi; p += kSuper)
       for (int64_t q = pair.i == pair.j ? p : 0; q < pj; q += kSuper)
         tasks.push_back({k, p, std::min(p + kSuper, pi), q, std::min(q + kSuper, pj)});
@@ -154,7 +154,7 @@ template <class T> NonFinite find_non_finite(const Plan<T>& plan, const double* 
   for (int k = 0; k < plan.problem.n_pairs; ++k) {
     const Pair& pair = plan.problem.pairs[k];
     if (pair.i != pair.j) continue;
-    const int64_t width = plan.problem.views[pair.i].panels();
+    const int64_t width = panels_of(plan.problem.views[pair.i]);
     for (int64_t c = 0; c < plan.problem.views[pair.i].channels; ++c) {
       const int64_t p = c / kPanel, block = plan.first_block[k] + p * width - p * (p - 1) / 2;
       if (!std::isfinite(state[block * kBlock + c % kPanel * (kPanel + 1)])) return {pair.i, c};
@@ -167,7 +167,7 @@ template <class T> NonFinite find_non_finite(const Plan<T>& plan, const double* 
 template <class T> void add_blocks(const Plan<T>& plan, int k, const double* state) {
   const Pair& pair = plan.problem.pairs[k];
   const int64_t rows = plan.problem.views[pair.i].channels, cols = plan.problem.views[pair.j].channels;
-  const int64_t height = plan.problem.views[pair.i].panels(), width = plan.problem.views[pair.j].panels();
+  const int64_t height = panels_of(plan.problem.views[pair.i]), width = panels_of(plan.problem.views[pair.j]);
   const bool symmetric = pair.i == pair.j;
 #pragma omp parallel for num_threads(plan.threads) schedule(static) if (height * width > 256)
   for (int64_t p = 0; p < height; ++p)
@@ -182,8 +182,8 @@ template <class T> void add_blocks(const Plan<T>& plan, int k, const double* sta
     }
 }
 
-template <class T> NonFinite run_plain(const Problem& problem, char* workspace) {
-  const Plan<T> plan(problem);
+template <class T> NonFinite run_plain(const Problem& problem, int threads, char* workspace) {
+  const Plan<T> plan(problem, threads);
   const Kernels<T>& kernel = chosen_kernel<T>();
   T* shift = reinterpret_cast<T*>(workspace);
   std::memset(shift, 0, plan.shift_bytes());
@@ -213,18 +213,18 @@ template <class T> NonFinite run_plain(const Problem& problem, char* workspace) 
     const double* from = total.norms + plan.first_norm[k];
     pair.norms[0] += from[0];
     for (int64_t c = 0; c < ci; ++c) pair.norms[1 + c] += from[1 + c];
-    for (int64_t c = 0; c < cj; ++c) pair.norms[1 + ci + c] += from[1 + problem.views[pair.i].panels() * kPanel + c];
+    for (int64_t c = 0; c < cj; ++c) pair.norms[1 + ci + c] += from[1 + panels_of(problem.views[pair.i]) * kPanel + c];
   }
   return {};
 }
 
-template <class T> NonFinite run(const Problem& problem, char* workspace) {
+template <class T> NonFinite run(const Problem& problem, int threads, char* workspace) {
   const int fold = fold_of(problem);
-  if (fold == 1) return run_plain<T>(problem, workspace);
+  if (fold == 1) return run_plain<T>(problem, threads, workspace);
   const RowFolding folding(problem, fold);
   // Where a value is not finite, the rows as they are tell the first channel that holds one.
-  if (run_plain<T>(folding.groups(), workspace).view >= 0) return run_plain<T>(problem, workspace);
-  const NonFinite bad = run_plain<T>(folding.rest(), workspace);
+  if (run_plain<T>(folding.groups(), threads, workspace).view >= 0) return run_plain<T>(problem, threads, workspace);
+  const NonFinite bad = run_plain<T>(folding.rest(), threads, workspace);
   if (bad.view < 0) folding.add_groups();
   return bad;
 }
@@ -232,12 +232,13 @@ template <class T> NonFinite run(const Problem& problem, char* workspace) {
 }  // namespace
 
 // Enough for the rows folded, too: they are fewer, and in as many panels.
-size_t workspace_bytes(const Problem& problem) {
-  return problem.float64 ? Plan<double>(problem).bytes() : Plan<float>(problem).bytes();
+size_t workspace_bytes(const Problem& problem, int threads) {
+  return problem.float64 ? Plan<double>(problem, threads).bytes() : Plan<float>(problem, threads).bytes();
 }
 
-NonFinite update(const Problem& problem, void* workspace) {
-  return problem.float64 ? run<double>(problem, static_cast<char*>(workspace)) : run<float>(problem, static_cast<char*>(workspace));
+NonFinite update(const Problem& problem, int threads, void* workspace) {
+  char* memory = static_cast<char*>(workspace);
+  return problem.float64 ? run<double>(problem, threads, memory) : run<float>(problem, threads, memory);
 }
 
 }  // namespace prunecca::cpu

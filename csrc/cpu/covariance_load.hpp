@@ -7,39 +7,10 @@
 #endif
 
 #include "cpu/covariance_kernel.hpp"
+#include "half.hpp"
 
 namespace prunecca::cpu {
 namespace {  // each translation unit has its own copy, compiled for its own instruction set
-
-struct Half { uint16_t bits; };
-struct Bfloat { uint16_t bits; };
-
-inline float widen(Half h) {
-#if defined(__F16C__)
-  return _cvtsh_ss(h.bits);
-#else
-  const uint32_t sign = uint32_t(h.bits & 0x8000u) << 16, magnitude = h.bits & 0x7fffu;
-  float value;
-  if (magnitude >= 0x7c00u) {  // infinity, NaN
-    const uint32_t bits = sign | 0x7f800000u | (magnitude & 0x3ffu) << 13;
-    std::memcpy(&value, &bits, 4);
-    return value;
-  }
-  // Reading the bits as a float 2^112 too small handles denormals and normals alike.
-  const uint32_t bits = magnitude << 13;
-  std::memcpy(&value, &bits, 4);
-  value *= 0x1p112f;
-  return sign ? -value : value;
-#endif
-}
-inline float widen(Bfloat b) {
-  const uint32_t bits = uint32_t(b.bits) << 16;
-  float value;
-  std::memcpy(&value, &bits, 4);
-  return value;
-}
-inline float widen(float x) { return x; }
-inline double widen(double x) { return x; }
 
 template <class T, class In> inline void load_panel(const In* p, T* out) {
   for (int c = 0; c < kPanel; ++c) out[c] = T(widen(p[c]));

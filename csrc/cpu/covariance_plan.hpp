@@ -27,14 +27,14 @@ template <class T> struct Plan {
   std::vector<int64_t> first_norm;   // of each pair in the norms
   int64_t panel_stride = int64_t(kTileRows) * kPanel + kPanelPad;
 
-  explicit Plan(const Problem& p) : problem(p) {
+  Plan(const Problem& p, int most_threads) : problem(p) {
     first_panel.assign(1, 0);
     first_block.assign(1, 0);
     first_norm.assign(1, 0);
     rows = p.n_views ? p.views[0].rows() : 0;
-    for (int v = 0; v < p.n_views; ++v) first_panel.push_back(first_panel.back() + p.views[v].panels());
+    for (int v = 0; v < p.n_views; ++v) first_panel.push_back(first_panel.back() + panels_of(p.views[v]));
     for (int k = 0; k < p.n_pairs; ++k) {
-      const int64_t pi = p.views[p.pairs[k].i].panels(), pj = p.views[p.pairs[k].j].panels();
+      const int64_t pi = panels_of(p.views[p.pairs[k].i]), pj = panels_of(p.views[p.pairs[k].j]);
       first_block.push_back(first_block.back() + (p.pairs[k].i == p.pairs[k].j ? pi * (pi + 1) / 2 : pi * pj));
       first_norm.push_back(first_norm.back() + (p.pairs[k].norms ? 1 + (pi + pj) * kPanel : 0));
     }
@@ -55,8 +55,8 @@ template <class T> struct Plan {
     chunk = half || rows < 4096 ? 32 : rows < 32768 ? 64 : 128;
     by_rows = first_block.back() * kBlock * int64_t(sizeof(double)) <= kSharedStateBytes;
     if (by_rows && unit == 1 && rows < 1024) tile = 64;  // so few errors do not average out: join float64 sooner
-    const int64_t useful = by_rows ? (rows + kRowsPerThread - 1) / kRowsPerThread : p.threads;
-    threads = int(std::max<int64_t>(1, std::min<int64_t>(p.threads, useful)));
+    const int64_t useful = by_rows ? (rows + kRowsPerThread - 1) / kRowsPerThread : most_threads;
+    threads = int(std::max<int64_t>(1, std::min<int64_t>(most_threads, useful)));
   }
 
   int64_t panels() const { return first_panel.back(); }

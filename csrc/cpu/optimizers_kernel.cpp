@@ -1,7 +1,7 @@
 // Plain loops: the compiler vectorises them for the level's instructions.
 #include "cpu/optimizers_kernel.hpp"
 
-#include "cpu/half.hpp"
+#include "half.hpp"
 
 namespace prunecca::cpu {
 namespace {

@@ -2,7 +2,7 @@
 #pragma once
 #include <cstdint>
 
-#include "cpu/optimizers.hpp"
+#include "../optimizers.hpp"
 #include "cpu/simd_level.hpp"
 
 namespace prunecca::cpu {

@@ -2,7 +2,7 @@
 
 #include <algorithm>
 
-#include "cpu/half.hpp"
+#include "half.hpp"
 
 namespace prunecca::cpu {
 namespace {

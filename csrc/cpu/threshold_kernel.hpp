@@ -5,9 +5,8 @@
 #pragma once
 #include <cstdint>
 
-#include "array.hpp"
 #include "cpu/simd_level.hpp"
-#include "cpu/threshold.hpp"
+#include "../threshold.hpp"
 
 namespace prunecca::cpu {
 

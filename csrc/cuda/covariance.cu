@@ -200,11 +200,11 @@ size_t workspace_bytes(const Problem& problem) {
   return size_t(doubles) * sizeof(double);
 }
 
-cudaError_t update(const Problem& problem, void* workspace, cudaStream_t stream) {
+cudaError_t update(const Problem& problem, const NonFiniteNote& note, void* workspace, cudaStream_t stream) {
   Layout layout = lay_out(problem);
   if (!layout.valid) return cudaErrorInvalidValue;
   Targets targets{};
-  targets.nonfinite = problem.nonfinite, targets.batch = problem.batch;
+  targets.nonfinite = note.least, targets.batch = note.batch;
   for (int v = 0; v < problem.n_views; ++v) targets.sums[v] = problem.views[v].sum;
   for (int p = 0; p < problem.n_pairs; ++p) {
     const Pair& pair = problem.pairs[p];

@@ -2,14 +2,13 @@
 
 #include <climits>
 
-#include "cuda/tensor_chunks.cuh"
 #include "cuda/reduce.cuh"
+#include "cuda/threshold_keys.cuh"
 
 namespace prunecca::cuda {
 namespace {
 
 constexpr int kDigitBits = 11, kBins = 1 << kDigitBits;
-constexpr int kTable = 256;    // tensors of one launch
 constexpr int kBlocks = 1056;  // of the passes over the scores: 8 for each of 132 multiprocessors
 using Counter = unsigned long long;
 
@@ -42,60 +41,8 @@ struct Pass {
   int pool[kTable];            // per tensor
   int first_of_pool[kTable];   // first chunk of the tensor's pool, counted over all launches
 };
-using Tensors = Table<3, kTable>;
 
-// ---- Keys ----------------------------------------------------------------------------------------------------------
-
-__device__ __forceinline__ uint64_t bits_of(double x) { return uint64_t(__double_as_longlong(x)); }
-template <class T> __device__ __forceinline__ uint32_t bits_of(T x) { return __float_as_uint(widen(x)); }
-template <class T> using WordOf = decltype(bits_of(T{}));
-
-__device__ __forceinline__ bool is_nan(uint32_t bits) { return bits << 1 > 0xff000000u; }
-__device__ __forceinline__ bool is_nan(uint64_t bits) { return bits << 1 > uint64_t(0x7ff) << 53; }
-
-// An unsigned number in the order of the magnitudes, or of the values.
-template <bool kValue, class Word> __device__ __forceinline__ Word key_of_bits(Word bits) {
-  if constexpr (kValue) {
-    constexpr Word sign = Word(1) << (8 * sizeof(Word) - 1);
-    const Word plain = bits << 1 == 0 ? Word(0) : bits;  // -0 is +0
-    return plain & sign ? Word(~plain) : Word(plain | sign);
-  } else {
-    return bits << 1;
-  }
-}
-
-// ---- Walking through the scores --------------------------------------------------------------------------------------
-
-// A block's chunks [begin, end) of the launch: neighbours, so that few pools meet in it.
-struct Share { int begin, end; };
-__device__ __forceinline__ Share share_of_block(const Tensors& tensors) {
-  const int64_t chunks = tensors.first[tensors.count];
-  return {int(chunks * blockIdx.x / gridDim.x), int(chunks * (blockIdx.x + 1) / gridDim.x)};
-}
-
-template <class T> struct Piece {  // one thread's part of a chunk
-  Four<T> score[kSteps];
-  Four<uint8_t> alive[kSteps];
-};
-
-template <bool kWhole, class T>
-__device__ __forceinline__ void load_piece(Piece<T>& piece, const T* score, const uint8_t* alive, const Chunk& c) {
-#pragma unroll
-  for (int s = 0; s < kSteps; ++s) {
-    piece.score[s] = load_four<kWhole>(score, c.four(s), c);
-    if (alive) {
-      piece.alive[s] = load_four<kWhole>(alive, c.four(s), c);
-    } else {
-#pragma unroll
-      for (int j = 0; j < kFour; ++j) piece.alive[s].at[j] = kWhole || c.four(s) + j < c.end;
-    }
-  }
-}
-template <class T> __device__ __forceinline__ void load_piece(Piece<T>& piece, const Tensors& tensors, const Chunk& c) {
-  const T* score = tensors.at<const T>(0, c.tensor);
-  const uint8_t* alive = tensors.at<const uint8_t>(1, c.tensor);
-  c.whole() ? load_piece<true>(piece, score, alive, c) : load_piece<false>(piece, score, alive, c);
-}
+// ---- Kernels ---------------------------------------------------------------------------------------------------------
 
 // Adds one to counts[bin] for every lane with `counted`. Lanes often fall into one bin (all of them, in a layer of
 // zeros), so those in the first such lane's bin are added at once. All lanes of the warp call it.
@@ -109,8 +56,6 @@ __device__ __forceinline__ void count(unsigned* counts, unsigned bin, bool count
   const bool leads = int(threadIdx.x % 32) == leader;
   if (leads || (counted && !led)) atomicAdd(&counts[bin], leads ? unsigned(__popc(together)) : 1u);
 }
-
-// ---- Kernels ---------------------------------------------------------------------------------------------------------
 
 // One histogram per pool of the digit, over the survivors that agree with what is known.
 // Bytes per element: the score, and one of the mask.
@@ -290,7 +235,7 @@ __global__ void __launch_bounds__(kBlock, sizeof(T) == 8 ? 3 : 4)
 
 int64_t chunks_of(const Selection& selection) {
   int64_t chunks = 0;
-  for (const Scored& t : selection.tensors) chunks += (t.size + kChunk - 1) / kChunk;
+  for (const Scores& t : selection.tensors) chunks += (t.size + kChunk - 1) / kChunk;
   return chunks;
 }
 
@@ -300,7 +245,7 @@ template <class Kernel> cudaError_t start_pass(const Selection& selection, Kerne
   int pool = -1, first_of_pool = 0;
   return for_tables<3, kTable, kTable>(selection.tensors, [&](const Tensors& tensors) {
     for (int t = 0; t < tensors.count; ++t) {
-      const Scored& scored = selection.tensors[size_t(tensors.index[t])];
+      const Scores& scored = selection.tensors[size_t(tensors.index[t])];
       if (scored.pool != pool) first_of_pool = pass.chunk_offset + tensors.first[t];
       pass.pool[t] = pool = scored.pool;
       pass.first_of_pool[t] = first_of_pool;
@@ -314,7 +259,7 @@ template <class Kernel> cudaError_t start_pass(const Selection& selection, Kerne
 // Calls body(T{}, kValue as a constant) for the selection's dtype and order.
 template <class Body> cudaError_t with_types(const Selection& selection, Body body) {
   const auto ordered = [&](auto score) {
-    return selection.by_value ? body(score, std::true_type{}) : body(score, std::false_type{});
+    return selection.order == Order::value ? body(score, std::true_type{}) : body(score, std::false_type{});
   };
   switch (selection.dtype) {
     case Dtype::float32: return ordered(float{});

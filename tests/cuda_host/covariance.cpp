@@ -28,16 +28,17 @@ static void* scratch(size_t bytes) { return std::memset(emu::aligned_memory(byte
 static cudaError_t run_update(harness::Request& r) {
   Problem problem;
   problem.float64 = r.integer() != 0;
-  problem.batch = r.integer();
+  NonFiniteNote note;
+  note.batch = r.integer();
   std::vector<View> views(size_t(r.integer()));
   std::vector<Pair> pairs(size_t(r.integer()));
   for (View& v : views) v = read_view(r);
   for (Pair& p : pairs) p.i = int(r.integer()), p.j = int(r.integer()), p.gram = r.array<double>(), p.norms = r.array<double>();
-  problem.nonfinite = r.array<unsigned long long>();
+  note.least = r.array<unsigned long long>();
   problem.views = views.data(), problem.n_views = int(views.size());
   problem.pairs = pairs.data(), problem.n_pairs = int(pairs.size());
   void* workspace = scratch(workspace_bytes(problem));
-  const cudaError_t error = update(problem, workspace, nullptr);
+  const cudaError_t error = update(problem, note, workspace, nullptr);
   std::free(workspace);
   return error;
 }

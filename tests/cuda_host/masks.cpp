@@ -3,6 +3,7 @@
 #include "cuda/masks.cu"
 #include "harness.hpp"
 
+using namespace prunecca;
 using namespace prunecca::cuda;
 
 int main() {
@@ -10,23 +11,18 @@ int main() {
     const int64_t what = r.integer(), itemsize = r.integer(), count = r.integer();
     std::vector<Masked> masked;
     std::vector<Counted> counted;
-    std::vector<Packed> packed;
     for (int64_t i = 0; i < count; ++i) {
       const int64_t size = r.integer(), offset = r.integer();
       const bool in_place = r.integer();
       uint8_t* first = r.array<uint8_t>();
       if (what == 0) {
         uint8_t* in = in_place ? first : r.array<uint8_t>();
-        masked.push_back({first + offset * itemsize, in + offset * itemsize, r.array<uint8_t>() + offset, size});
+        masked.push_back({first + offset * itemsize, in + offset * itemsize, r.array<uint8_t>() + offset, size,
+                          int(itemsize)});
+      } else {
+        counted.push_back({first + offset, size});
       }
-      if (what == 1) counted.push_back({first + offset, size});
-      if (what >= 2) packed.push_back({first + offset, r.array<uint8_t>() + offset, size});
     }
-    switch (what) {
-      case 0: return masked_copy(masked, int(itemsize), nullptr);
-      case 1: return count_kept(counted, r.array<int64_t>(), nullptr);
-      case 2: return pack_masks(packed, nullptr);
-      default: return unpack_masks(packed, nullptr);
-    }
+    return what == 0 ? masked_copy(masked, int(itemsize), nullptr) : count_kept(counted, r.array<int64_t>(), nullptr);
   });
 }

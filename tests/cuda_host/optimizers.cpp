@@ -23,7 +23,7 @@ static cudaError_t adam(harness::Request& r) {
     char *weight = r.array<char>(), *gradient = r.array<char>(), *mean = r.array<char>(), *square = r.array<char>();
     const uint8_t* mask = r.array<uint8_t>();
     tensors.push_back({weight + offset * size_of(dtype), gradient + offset * size_of(dtype), mean + offset * real,
-                       square + offset * real, masked ? mask + offset : nullptr, size, step_size, root_scale});
+                       square + offset * real, masked ? mask + offset : nullptr, size, dtype, step_size, root_scale});
   }
   Schedule schedule{};
   if (on_device) {
@@ -52,7 +52,7 @@ static cudaError_t sgd(harness::Request& r) {
     const uint8_t* mask = r.array<uint8_t>();
     tensors.push_back({weight + offset * size_of(dtype), gradient + offset * size_of(dtype),
                        moving ? momentum + offset * (dtype == Dtype::float64 ? 8 : 4) : nullptr,
-                       masked ? mask + offset : nullptr, size, first});
+                       masked ? mask + offset : nullptr, size, dtype, first});
   }
   if (on_device) rule.device_rate = r.array<float>();
   return sgd_step(tensors, dtype, rule, nullptr);

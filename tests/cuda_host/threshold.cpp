@@ -1,4 +1,4 @@
-// The threshold kernels, emulated. Scalars: dtype, by_value, pools, number of tensors, then per tensor its size, its
+// The threshold kernels, emulated. Scalars: dtype, order, pools, number of tensors, then per tensor its size, its
 // pool, the offset of its first element, and whether it has survivors so far (0: all; 1: in an array of their own;
 // 2: in the mask that is written).
 #include "cuda/threshold.cu"
@@ -11,7 +11,7 @@ int main() {
   return harness::serve([](harness::Request& r) -> cudaError_t {
     Selection selection;
     selection.dtype = Dtype(r.integer());
-    selection.by_value = r.integer();
+    selection.order = Order(r.integer());
     selection.pools = int(r.integer());
     const int64_t count = r.integer();
     for (int64_t i = 0; i < count; ++i) {

@@ -1,5 +1,5 @@
-// float16 and bfloat16 to and from float32, in integer arithmetic, or by instructions that like it are not changed by a
-// thread's flush-denormals mode. Round to nearest even.
+// float16 and bfloat16 of the host kernels, to and from float32: in integer arithmetic, or by instructions that like it
+// are not changed by a thread's flush-denormals mode. Round to nearest even.
 #pragma once
 #include <cstdint>
 #if defined(__F16C__)
@@ -24,7 +24,15 @@ inline uint32_t widened_bits(Half x) {
 }
 inline uint32_t widened_bits(Bfloat x) { return uint32_t(x.bits) << 16; }
 
-inline float widen(Half x) { return bits_float(widened_bits(x)); }
+inline float widen(float x) { return x; }
+inline double widen(double x) { return x; }
+inline float widen(Half x) {
+#if defined(__F16C__)
+  return _cvtsh_ss(x.bits);
+#else
+  return bits_float(widened_bits(x));
+#endif
+}
 inline float widen(Bfloat x) { return bits_float(widened_bits(x)); }
 
 inline void narrow(float x, Half& out) {
