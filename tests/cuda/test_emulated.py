@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from cuda_host.build import ORDERS, EmulationError, build, close_all, run
+from emulated.build import ORDERS, EmulationError, build, close_all, run
 
 BUGS = {
     "MISSING_BARRIER": None,  # no crash, but a result that depends on the order

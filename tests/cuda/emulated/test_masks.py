@@ -2,7 +2,8 @@
 
 import numpy as np
 import pytest
-from cuda_host.build import ORDERS, build, run
+
+from .build import ORDERS, build, run
 
 SIZES = [0, 1, 7, 4095, 4096, 4097, 0, 9001]  # a chunk holds 4096
 WORDS = {2: np.uint16, 4: np.uint32, 8: np.uint64}

@@ -2,7 +2,8 @@
 
 import numpy as np
 import pytest
-from cuda_host.build import ORDERS, build, run
+
+from .build import ORDERS, build, run
 
 CODES = {np.float32: 0, np.float64: 1, np.float16: 2}
 SIZES = [0, 1, 5, 4096, 4099, 9000]  # a chunk holds 4096

@@ -4,8 +4,8 @@ import re
 
 import numpy as np
 import pytest
-from cuda_host import resources
-from cuda_host.build import build, run
+from emulated import resources
+from emulated.build import build, run
 
 # Kernel, by a pattern of its name: registers at most, bytes of shared memory at most, blocks per SM at least.
 BUDGETS = {

@@ -2,7 +2,8 @@
 
 import numpy as np
 import pytest
-from cuda_host.build import ORDERS, build, run
+
+from .build import ORDERS, build, run
 
 DTYPES = {
     "float32": (0, np.float32),

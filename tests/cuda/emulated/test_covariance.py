@@ -6,7 +6,8 @@ from dataclasses import dataclass
 
 import numpy as np
 import pytest
-from cuda_host.build import ORDERS, EmulationError, build, run
+
+from .build import ORDERS, EmulationError, build, run
 
 DTYPES = {"float32": 0, "float64": 1, "float16": 2, "bfloat16": 3}
 NOTHING = np.iinfo(np.uint64).max

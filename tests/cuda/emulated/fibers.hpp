@@ -26,7 +26,7 @@ inline dim3 blockDim{}, gridDim{};
 namespace emu {
 
 [[noreturn]] inline void die(const char* what) {
-  std::fprintf(stderr, "cuda_host: %s\n", what);
+  std::fprintf(stderr, "emulation: %s\n", what);
   std::abort();
 }
 
@@ -52,7 +52,7 @@ inline void* make_stack(char* base, size_t size, void (*entry)()) {
   return sp;
 }
 #else
-#error "cuda_host: add a stack switch for this architecture (aarch64: x19-x30, d8-d15)"
+#error "emulation: add a stack switch for this architecture (aarch64: x19-x30, d8-d15)"
 #endif
 
 // The stacks of all fibers, each above a page that faults when the stack overflows into it. Never given back.

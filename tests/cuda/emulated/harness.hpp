@@ -1,5 +1,5 @@
 // How a test speaks with an emulated kernel: requests on standard input, the arrays as the kernel left them on
-// standard output. tests/cuda_host/build.py builds the programs and speaks the other end of this protocol.
+// standard output. tests/cuda/emulated/build.py builds the programs and speaks the other end of this protocol.
 //
 // A request: the order in which threads take turns (emu::order), the number of scalars, the scalars (float64), the
 // number of arrays, then per array its size in bytes and its bytes; all but the scalars are int64. The reply: per array

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 HERE = Path(__file__).resolve().parent
 ORDERS = (0, -1, 1, 2)  # how the threads of a block take turns: by rank, backwards, shuffled with this seed
 FLAGS = [
@@ -37,7 +37,7 @@ def compiler() -> str:
 
 
 def build(folder: Path, program: str, *flags: str) -> Path:
-    """Compile ``tests/cuda_host/<program>.cpp`` with the sanitizers; kept in ``folder`` until a source changes."""
+    """Compile ``tests/cuda/emulated/<program>.cpp`` with the sanitizers; kept in ``folder`` until a source changes."""
     digest = hashlib.sha256(repr((compiler(), FLAGS, flags)).encode())
     for source in sorted(
         [*ROOT.glob("csrc/*.hpp"), *ROOT.glob("csrc/cuda/*"), *HERE.glob("*.hpp"), HERE / f"{program}.cpp"]
