@@ -1,6 +1,6 @@
 // Checks of lists of arrays, shared by the bindings that take many tensors in one call.
 #pragma once
-#include <algorithm>
+#include <array>
 #include <vector>
 
 #include "bind/array_caster.hpp"
@@ -25,9 +25,12 @@ inline bool same_memory_order(const Array& a, const Array& b) {
 inline bool dense(const Array& a) {
   std::array<int, Array::kMaxDims> order{};
   int n = 0;
-  for (int d = 0; d < a.ndim; ++d)
-    if (a.shape[d] != 1) order[n++] = d;
-  std::sort(order.begin(), order.begin() + n, [&](int x, int y) { return a.strides[x] < a.strides[y]; });
+  for (int d = 0; d < a.ndim; ++d) {  // by stride, inserted one by one: GCC warns of std::sort on so few
+    if (a.shape[d] == 1) continue;
+    int i = n++;
+    for (; i > 0 && a.strides[order[i - 1]] > a.strides[d]; --i) order[i] = order[i - 1];
+    order[i] = d;
+  }
   int64_t expected = 1;
   for (int i = 0; i < n; ++i) {
     if (a.strides[order[i]] != expected) return a.size() == 0;
