@@ -9,8 +9,12 @@
 namespace prunecca::cpu {
 namespace {  // each translation unit has its own copy, compiled for its own instruction set
 
-struct Half { uint16_t bits; };
-struct Bfloat { uint16_t bits; };
+struct Half {
+  uint16_t bits;
+};
+struct Bfloat {
+  uint16_t bits;
+};
 
 inline uint32_t float_bits(float x) { return __builtin_bit_cast(uint32_t, x); }
 inline float bits_float(uint32_t x) { return __builtin_bit_cast(float, x); }
@@ -66,7 +70,8 @@ template <class Narrow> inline void narrow_all(const float* from, Narrow* to, in
 #if defined(__F16C__)
   if constexpr (__is_same(Narrow, Half))
     for (; i + 8 <= n; i += 8)
-      _mm_storeu_si128(reinterpret_cast<__m128i*>(to + i), _mm256_cvtps_ph(_mm256_loadu_ps(from + i), _MM_FROUND_TO_NEAREST_INT));
+      _mm_storeu_si128(reinterpret_cast<__m128i*>(to + i),
+                       _mm256_cvtps_ph(_mm256_loadu_ps(from + i), _MM_FROUND_TO_NEAREST_INT));
 #endif
 #pragma omp simd
   for (int64_t k = i; k < n; ++k) narrow(from[k], to[k]);

@@ -23,7 +23,7 @@ struct General {
   int64_t count, matrix_stride;
   int rows, columns;
   int64_t row_stride, column_stride;
-  double* values;   // (count, min(rows, columns)), descending
+  double* values;  // (count, min(rows, columns)), descending
   int* sweeps;
 };
 

@@ -13,11 +13,11 @@ struct AdamTensor {
   const void* gradient;  // dtype
   void* mean;
   void* square;
-  const uint8_t* mask;   // null: no entry is masked
+  const uint8_t* mask;  // null: no entry is masked
   int64_t size;
   Dtype dtype;
-  double step_size;      // learning rate / (1 - beta1^step)
-  double root_scale;     // 1 / sqrt(1 - beta2^step)
+  double step_size;   // learning rate / (1 - beta1^step)
+  double root_scale;  // 1 / sqrt(1 - beta2^step)
   std::array<const void*, 5> addresses() const { return {weight, gradient, mean, square, mask}; }
 };
 
@@ -28,20 +28,21 @@ struct Schedule {
 
 struct AdamRule {
   double beta1, beta2, epsilon;
-  double l2;                           // added to the gradient, times the weight
-  double shrink;                       // the weight is first multiplied by this: 1 - learning rate * decoupled decay
-  bool keep_masked;                    // leave masked weights as they are
-  const Schedule* schedule = nullptr;  // on a CUDA device: if given, takes the place of step_size, root_scale and shrink
+  double l2;         // added to the gradient, times the weight
+  double shrink;     // the weight is first multiplied by this: 1 - learning rate * decoupled decay
+  bool keep_masked;  // leave masked weights as they are
+  const Schedule* schedule =
+      nullptr;  // on a CUDA device: if given, takes the place of step_size, root_scale and shrink
 };
 
 struct SgdTensor {
   void* weight;
   const void* gradient;
-  void* momentum;        // null where the rule has no momentum
+  void* momentum;  // null where the rule has no momentum
   const uint8_t* mask;
   int64_t size;
   Dtype dtype;
-  bool first;            // the momentum holds nothing yet: it becomes the gradient
+  bool first;  // the momentum holds nothing yet: it becomes the gradient
   std::array<const void*, 4> addresses() const { return {weight, gradient, momentum, mask}; }
 };
 

@@ -9,7 +9,7 @@ struct Scores {
   const uint8_t* alive;  // survivors so far; null: all
   uint8_t* mask;         // out; may be `alive`
   int64_t size;
-  int pool = 0;          // tensors of one pool are neighbours, in the order that breaks ties
+  int pool = 0;  // tensors of one pool are neighbours, in the order that breaks ties
   std::array<const void*, 3> addresses() const { return {data, alive, mask}; }
 };
 

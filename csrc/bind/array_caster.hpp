@@ -26,7 +26,10 @@ template <> struct type_caster<prunecca::Array> {
     }
     value.dtype = static_cast<prunecca::Dtype>(PyLong_AsLong(item(t, 3)));
     value.device = static_cast<int>(PyLong_AsLong(item(t, 4)));
-    if (PyErr_Occurred()) { PyErr_Clear(); return false; }
+    if (PyErr_Occurred()) {
+      PyErr_Clear();
+      return false;
+    }
     return true;
   }
 };

@@ -23,15 +23,19 @@ void register_info(py::module_& m) {
     return info;
   });
   // The device whose memory an address is in; -1: the host's, or no device can be asked.
-  m.def("device_of", []([[maybe_unused]] uintptr_t address) {
+  m.def(
+      "device_of",
+      []([[maybe_unused]] uintptr_t address) {
 #ifdef PRUNECCA_HAVE_CUDA
-    cudaPointerAttributes found{};
-    if (cudaPointerGetAttributes(&found, reinterpret_cast<const void*>(address)) != cudaSuccess) {
-      cudaGetLastError();  // no driver, or no device: so that the next call does not report this error again
-    } else if (found.type == cudaMemoryTypeDevice || found.type == cudaMemoryTypeManaged) return found.device;
+        cudaPointerAttributes found{};
+        if (cudaPointerGetAttributes(&found, reinterpret_cast<const void*>(address)) != cudaSuccess) {
+          cudaGetLastError();  // no driver, or no device: so that the next call does not report this error again
+        } else if (found.type == cudaMemoryTypeDevice || found.type == cudaMemoryTypeManaged)
+          return found.device;
 #endif
-    return -1;
-  }, py::arg("address"));
+        return -1;
+      },
+      py::arg("address"));
   m.def("set_cpu_level", [](const std::string& name) { cpu::set_simd_level(name.c_str()); }, py::arg("name"));
 }
 

@@ -40,8 +40,8 @@ void masked_copy(const Arrays& out, const Arrays& source, const Arrays& masks, i
     PRUNECCA_CHECK(dense(out[i]) && same_memory_order(out[i], source[i]),
                    "given tensors whose memory has gaps or another order; expected dense tensors of one memory order");
     check_mask(masks[i], out[i]);
-    tensors.push_back({out[i].data, source[i].data, masks[i].as<uint8_t>(), out[i].size(),
-                       static_cast<int>(size_of(out[i].dtype))});
+    tensors.push_back(
+        {out[i].data, source[i].data, masks[i].as<uint8_t>(), out[i].size(), static_cast<int>(size_of(out[i].dtype))});
   }
   const int device = common_device(out);
 #ifdef PRUNECCA_HAVE_CUDA
@@ -71,7 +71,8 @@ void count_kept_into(const Arrays& masks, const Array& counts, uintptr_t stream)
   const int device = common_device(masks);
   PRUNECCA_CHECK(counts.dtype == Dtype::int64 && counts.contiguous() && counts.size() == int64_t(masks.size()) &&
                      counts.device == device && device >= 0,
-                 "given ", counts.size(), " counts for ", masks.size(), " masks; expected one int64 each, all on one CUDA device");
+                 "given ", counts.size(), " counts for ", masks.size(),
+                 " masks; expected one int64 each, all on one CUDA device");
 #ifdef PRUNECCA_HAVE_CUDA
   std::vector<Counted> counted;
   for (const Array& mask : masks) counted.push_back({mask.as<uint8_t>(), mask.size()});
@@ -95,8 +96,8 @@ int64_t prune_lowest(const Arrays& scores, const Arrays& alive, const Arrays& ma
     PRUNECCA_CHECK(scores[i].contiguous(), "given scores that are not contiguous; ties are broken by flat index");
     check_mask(masks[i], scores[i]);
     if (!alive.empty()) check_mask(alive[i], scores[i]);
-    pool.push_back({scores[i].data, alive.empty() ? nullptr : alive[i].as<uint8_t>(), masks[i].as<uint8_t>(),
-                    scores[i].size()});
+    pool.push_back(
+        {scores[i].data, alive.empty() ? nullptr : alive[i].as<uint8_t>(), masks[i].as<uint8_t>(), scores[i].size()});
   }
   only_host(common_device(scores));
   if (pool.empty()) {
@@ -104,8 +105,7 @@ int64_t prune_lowest(const Arrays& scores, const Arrays& alive, const Arrays& ma
     return -1;
   }
   py::gil_scoped_release unlocked;
-  return cpu::prune_lowest(pool, scores.front().dtype, by_value ? Order::value : Order::magnitude, count,
-                           threads);
+  return cpu::prune_lowest(pool, scores.front().dtype, by_value ? Order::value : Order::magnitude, count, threads);
 }
 
 }  // namespace

@@ -15,7 +15,8 @@ namespace prunecca {
 
 namespace {
 
-int check_selection(const Arrays& scores, const Arrays& alive, const Arrays& masks, const std::vector<int>& pools, int count) {
+int check_selection(const Arrays& scores, const Arrays& alive, const Arrays& masks, const std::vector<int>& pools,
+                    int count) {
   check_same_length(alive.size(), scores.size(), "previous masks");
   check_same_length(masks.size(), scores.size(), "masks");
   check_same_length(pools.size(), scores.size(), "pool numbers");
@@ -34,24 +35,28 @@ int check_selection(const Arrays& scores, const Arrays& alive, const Arrays& mas
 }
 
 #ifdef PRUNECCA_HAVE_CUDA
-cuda::Selection selection_of(const Arrays& scores, const Arrays& alive, const Arrays& masks, const std::vector<int>& pools,
-                             int count, bool by_value, const Array& workspace) {
+cuda::Selection selection_of(const Arrays& scores, const Arrays& alive, const Arrays& masks,
+                             const std::vector<int>& pools, int count, bool by_value, const Array& workspace) {
   cuda::Selection selection;
   for (size_t i = 0; i < scores.size(); ++i)
-    selection.tensors.push_back({scores[i].data, alive[i].as<uint8_t>(), masks[i].as<uint8_t>(), scores[i].size(), pools[i]});
+    selection.tensors.push_back(
+        {scores[i].data, alive[i].as<uint8_t>(), masks[i].as<uint8_t>(), scores[i].size(), pools[i]});
   selection.dtype = scores.front().dtype;
   selection.order = by_value ? Order::value : Order::magnitude;
   selection.pools = count;
   selection.workspace = workspace.data;
-  PRUNECCA_CHECK(workspace.dtype == Dtype::int64 && workspace.size() * 8 >= cuda::workspace_bytes(selection), "given a workspace of ",
-                 workspace.size(), " int64 numbers; expected ", (cuda::workspace_bytes(selection) + 7) / 8);
+  PRUNECCA_CHECK(workspace.dtype == Dtype::int64 && workspace.size() * 8 >= cuda::workspace_bytes(selection),
+                 "given a workspace of ", workspace.size(), " int64 numbers; expected ",
+                 (cuda::workspace_bytes(selection) + 7) / 8);
   return selection;
 }
 #endif
 
 void check_numbers(const Array& numbers, int64_t expected, int device, const char* what) {
-  PRUNECCA_CHECK(numbers.dtype == Dtype::int64 && numbers.contiguous() && numbers.size() == expected && numbers.device == device,
-                 "given ", numbers.size(), " numbers for ", what, "; expected ", expected, " contiguous int64 on the scores' device");
+  PRUNECCA_CHECK(
+      numbers.dtype == Dtype::int64 && numbers.contiguous() && numbers.size() == expected && numbers.device == device,
+      "given ", numbers.size(), " numbers for ", what, "; expected ", expected,
+      " contiguous int64 on the scores' device");
 }
 
 int64_t threshold_workspace(const std::vector<int64_t>& sizes, int pools) {
@@ -66,8 +71,8 @@ int64_t threshold_workspace(const std::vector<int64_t>& sizes, int pools) {
 #endif
 }
 
-void survey_scores(const Arrays& scores, const Arrays& alive, const Arrays& masks, const std::vector<int>& pools, bool by_value,
-                   const Array& workspace, const Array& survey, uintptr_t stream) {
+void survey_scores(const Arrays& scores, const Arrays& alive, const Arrays& masks, const std::vector<int>& pools,
+                   bool by_value, const Array& workspace, const Array& survey, uintptr_t stream) {
   const int count = int(survey.size() / 2), device = check_selection(scores, alive, masks, pools, count);
   check_numbers(survey, 2 * count, device, "the survey");
 #ifdef PRUNECCA_HAVE_CUDA
@@ -80,8 +85,8 @@ void survey_scores(const Arrays& scores, const Arrays& alive, const Arrays& mask
 #endif
 }
 
-void cut_scores(const Arrays& scores, const Arrays& alive, const Arrays& masks, const std::vector<int>& pools, bool by_value,
-                const Array& workspace, const Array& wanted, uintptr_t stream) {
+void cut_scores(const Arrays& scores, const Arrays& alive, const Arrays& masks, const std::vector<int>& pools,
+                bool by_value, const Array& workspace, const Array& wanted, uintptr_t stream) {
   const int count = int(wanted.size()), device = check_selection(scores, alive, masks, pools, count);
   check_numbers(wanted, count, device, "what to prune");
 #ifdef PRUNECCA_HAVE_CUDA

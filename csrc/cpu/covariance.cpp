@@ -22,13 +22,17 @@ namespace {
 
 constexpr int64_t kSuper = 8;  // panels in a task: two operands of 128 KiB each stay in L2
 
-struct Range { int64_t begin, end; };
+struct Range {
+  int64_t begin, end;
+};
 Range share(int64_t n, int part, int parts) { return {n * part / parts, n * (part + 1) / parts}; }
 
 template <class T> const Kernels<T>& chosen_kernel() {
   const CovarianceKernel& kernel = at_simd_level([](auto level) -> decltype(auto) { return covariance_kernel(level); });
-  if constexpr (sizeof(T) == 4) return kernel.float32;
-  else return kernel.float64;
+  if constexpr (sizeof(T) == 4)
+    return kernel.float32;
+  else
+    return kernel.float64;
 }
 
 // Blocks of one pair: rows of panels [p0, p1) times columns of panels [q0, q1); above the diagonal only when i == j.
@@ -45,8 +49,9 @@ void multiply_range(const Plan<T>& plan, const Kernels<T>& kernel, const Part<T>
     const int64_t q = symmetric ? std::max(p, q0) : q0;
     if (q >= q1) continue;
     const int64_t block = plan.first_block[k] + (symmetric ? p * width - p * (p - 1) / 2 + q - p : p * width + q);
-    kernel.multiply(a + p * plan.panel_stride, b + q * plan.panel_stride, plan.panel_stride, rows, plan.chunk, int(q1 - q),
-                    symmetric && p == q, columns, part.state + block * kBlock, add, next.at == next.end ? nullptr : &next);
+    kernel.multiply(a + p * plan.panel_stride, b + q * plan.panel_stride, plan.panel_stride, rows, plan.chunk,
+                    int(q1 - q), symmetric && p == q, columns, part.state + block * kBlock, add,
+                    next.at == next.end ? nullptr : &next);
   }
 }
 
@@ -62,16 +67,19 @@ template <class T> void add_norms(const Plan<T>& plan, const Kernels<T>& kernel,
     double* out = part.norms + plan.first_norm[k];
     for (int r = 0; r < rows; ++r) out[0] += ni[r] * nj[r];
     kernel.weigh(part.packed + plan.first_panel[pair.i] * plan.panel_stride, plan.panel_stride, pi, rows, nj, out + 1);
-    kernel.weigh(part.packed + plan.first_panel[pair.j] * plan.panel_stride, plan.panel_stride, pj, rows, ni, out + 1 + pi * kPanel);
+    kernel.weigh(part.packed + plan.first_panel[pair.j] * plan.panel_stride, plan.panel_stride, pj, rows, ni,
+                 out + 1 + pi * kPanel);
   }
 }
 
 // Packs panels [first, last) of the tile (panels of all views counted through) and adds up their column sums.
 template <class T>
-void pack_range(const Plan<T>& plan, const Kernels<T>& kernel, const Part<T>& part, const T* shift, Range panels, int64_t begin, int count) {
+void pack_range(const Plan<T>& plan, const Kernels<T>& kernel, const Part<T>& part, const T* shift, Range panels,
+                int64_t begin, int count) {
   for (int v = 0; v < plan.problem.n_views; ++v) {
     const int64_t base = plan.first_panel[v];
-    const int64_t first = std::max(panels.begin, base) - base, last = std::min(panels.end, plan.first_panel[v + 1]) - base;
+    const int64_t first = std::max(panels.begin, base) - base,
+                  last = std::min(panels.end, plan.first_panel[v + 1]) - base;
     if (first >= last) continue;
     T* sums = part.tile_sums + base * kPanel;
     kernel.pack(plan.problem.views[v], begin, count, first, last, shift + base * kPanel,
@@ -105,7 +113,10 @@ template <class T> void run_by_rows(const Plan<T>& plan, const Kernels<T>& kerne
   }
 }
 
-struct Task { int pair; int64_t p0, p1, q0, q1; };
+struct Task {
+  int pair;
+  int64_t p0, p1, q0, q1;
+};
 
 template <class T> std::vector<Task> tasks_of(const Plan<T>& plan) {
   std::vector<Task> tasks;
@@ -132,7 +143,8 @@ template <class T> void run_by_blocks(const Plan<T>& plan, const Kernels<T>& ker
       const int count = int(std::min(plan.tile, plan.rows - r)), t = omp_get_thread_num();
       pack_range(plan, kernel, part, shift, share(plan.panels(), t, plan.threads), r, count);
       const Range coming = share(std::min(plan.tile, plan.rows - r - count), t, plan.threads);
-      Prefetch next = ahead(plan, kernel, stretches, r + count + coming.begin, coming.end - coming.begin, count, plan.threads);
+      Prefetch next =
+          ahead(plan, kernel, stretches, r + count + coming.begin, coming.end - coming.begin, count, plan.threads);
 #pragma omp barrier
       // Whoever takes a block, its sum over the tiles is taken in the order of the tiles.
 #pragma omp for schedule(dynamic) nowait
@@ -188,10 +200,13 @@ template <class T> NonFinite run_plain(const Problem& problem, int threads, char
   T* shift = reinterpret_cast<T*>(workspace);
   std::memset(shift, 0, plan.shift_bytes());
   for (int v = 0; v < problem.n_views; ++v)
-    for (int64_t c = 0; c < problem.views[v].channels; ++c) shift[plan.first_panel[v] * kPanel + c] = T(problem.views[v].shift[c]);
+    for (int64_t c = 0; c < problem.views[v].channels; ++c)
+      shift[plan.first_panel[v] * kPanel + c] = T(problem.views[v].shift[c]);
   char* base = workspace + plan.shift_bytes();
-  if (plan.by_rows) run_by_rows(plan, kernel, shift, base);
-  else run_by_blocks(plan, kernel, shift, base);
+  if (plan.by_rows)
+    run_by_rows(plan, kernel, shift, base);
+  else
+    run_by_blocks(plan, kernel, shift, base);
 
   const Part<T> total(plan, base);
   for (int t = 1; t < plan.states(); ++t) {

@@ -18,7 +18,8 @@ template <class T> void row_norms(const T* packed, int64_t panel_stride, int64_t
       norms[r] += s;
     }
 }
-template <class T> void weigh_rows(const T* packed, int64_t panel_stride, int64_t panels, int rows, const double* weight, double* out) {
+template <class T> void weigh_rows(const T* packed, int64_t panel_stride, int64_t panels, int rows,
+                                   const double* weight, double* out) {
   for (int64_t p = 0; p < panels; ++p) {
     double s[kPanel] = {};
     for (int r = 0; r < rows; ++r)

@@ -8,9 +8,9 @@
 
 namespace prunecca::cpu {
 
-constexpr int kTileRows = 256;   // rows between two flushes to float64: two panels of float32 fill L1
+constexpr int kTileRows = 256;     // rows between two flushes to float64: two panels of float32 fill L1
 constexpr int kPrefetchRows = 16;  // rows between two prefetches
-constexpr int kPanelPad = 16;    // elements between panels, so that equal rows of all panels do not share a cache set
+constexpr int kPanelPad = 16;      // elements between panels, so that equal rows of all panels do not share a cache set
 
 // T is float or double.
 template <class T> struct Kernels {
@@ -20,8 +20,8 @@ template <class T> struct Kernels {
   // blocks[q][16][16] (+)= A^T B_q for one panel of A and `n` consecutive panels of B; `diagonal`: B_0 is A, and only the
   // upper triangle of its block is needed. Of the last panel of B only `columns` channels need be computed. Partial sums
   // in T are over at most `chunk` rows.
-  void (*multiply)(const T* a, const T* b, int64_t panel_stride, int rows, int chunk, int n, bool diagonal, int64_t columns,
-                   double* blocks, bool add, Prefetch* next);
+  void (*multiply)(const T* a, const T* b, int64_t panel_stride, int rows, int chunk, int n, bool diagonal,
+                   int64_t columns, double* blocks, bool add, Prefetch* next);
   // How many times `multiply` goes through the rows of a block, at least; each time it prefetches every kPrefetchRows rows.
   int passes;
   // Squared norms of packed rows.

@@ -83,7 +83,10 @@ inline void transpose(const float* in, int64_t stride, int rows, Shifter<float>&
 #endif
 
 // Consecutive rows that lie one inner stride apart, starting `offset` elements into the view.
-struct Run { int64_t offset; int length; };
+struct Run {
+  int64_t offset;
+  int length;
+};
 
 // The runs that rows [begin, begin + count) fall into, none longer than kPanel and none crossing a multiple of kPanel
 // rows from `begin`, so that each group of kPanel rows is a whole number of runs.
@@ -110,16 +113,22 @@ template <class T, class In>
 inline void pack_channels(const In* p, int64_t row_stride, int rows, int n, Shifter<T>& shifter, T* out) {
   for (int r = 0; r < rows; ++r, p += row_stride, out += kPanel) {
     if constexpr (sizeof(In) == sizeof(T))
-      if (n == kPanel) { shifter.row(reinterpret_cast<const T*>(p), out); continue; }
+      if (n == kPanel) {
+        shifter.row(reinterpret_cast<const T*>(p), out);
+        continue;
+      }
     alignas(64) T raw[kPanel];
-    if (n == kPanel) load_panel(p, raw);
-    else load_some(p, n, raw);
+    if (n == kPanel)
+      load_panel(p, raw);
+    else
+      load_some(p, n, raw);
     shifter.row(raw, out);
   }
 }
 
 template <class T, class In>
-inline void pack_strided(const In* p, int64_t row_stride, int64_t channel_stride, int rows, int n, Shifter<T>& shifter, T* out) {
+inline void pack_strided(const In* p, int64_t row_stride, int64_t channel_stride, int rows, int n, Shifter<T>& shifter,
+                         T* out) {
   for (int r = 0; r < rows; ++r) {
     alignas(64) T raw[kPanel];
     for (int c = 0; c < kPanel; ++c) raw[c] = c < n ? T(widen(p[r * row_stride + c * channel_stride])) : T(0);
@@ -130,7 +139,8 @@ inline void pack_strided(const In* p, int64_t row_stride, int64_t channel_stride
 // One panel of a tile whose channels are planes of contiguous rows, as in NCHW. Short runs (small images) are first
 // laid side by side, so that the transposition always works on sixteen rows.
 template <class T, class In>
-inline void pack_planes(const In* p, int64_t channel_stride, const Run* runs, int n_runs, int n, Shifter<T>& shifter, T* out) {
+inline void pack_planes(const In* p, int64_t channel_stride, const Run* runs, int n_runs, int n, Shifter<T>& shifter,
+                        T* out) {
   alignas(64) T side[kPanel * 2 * kPanel];  // load_some writes a full panel wherever it starts
   if (n < kPanel) std::memset(side, 0, sizeof side);
   for (int k = 0; k < n_runs;) {
@@ -145,8 +155,10 @@ inline void pack_planes(const In* p, int64_t channel_stride, const Run* runs, in
     for (; k < n_runs && rows + runs[k].length <= kPanel; rows += runs[k++].length)
       for (int c = 0; c < n; ++c) {
         const In* q = p + c * channel_stride + runs[k].offset;
-        if (runs[k].length == kPanel) load_panel(q, side + c * 2 * kPanel);
-        else load_some(q, runs[k].length, side + c * 2 * kPanel + rows);
+        if (runs[k].length == kPanel)
+          load_panel(q, side + c * 2 * kPanel);
+        else
+          load_some(q, runs[k].length, side + c * 2 * kPanel + rows);
       }
     transpose(static_cast<const T*>(side), 2 * kPanel, rows, shifter, out);
     out += rows * kPanel;
@@ -160,11 +172,14 @@ inline void pack_view(const View& v, int64_t begin, int count, int64_t first_pan
   Run runs[kTileRows];
   const int n_runs = find_runs(v, begin, count, kPanel, runs);
   for (int64_t c = first_panel * kPanel; c < last_panel * kPanel; ++c) sums[c] = T(0);
-  const auto real = [&](int64_t panel) { return v.channels - panel * kPanel < kPanel ? int(v.channels - panel * kPanel) : kPanel; };
+  const auto real = [&](int64_t panel) {
+    return v.channels - panel * kPanel < kPanel ? int(v.channels - panel * kPanel) : kPanel;
+  };
   if (v.inner_stride == 1 && (v.channel_stride != 1 || v.channels == 1)) {
     for (int64_t panel = first_panel; panel < last_panel; ++panel) {
       Shifter<T> shifter(shift + panel * kPanel, sums + panel * kPanel);
-      pack_planes(data + panel * kPanel * v.channel_stride, v.channel_stride, runs, n_runs, real(panel), shifter, packed + panel * panel_stride);
+      pack_planes(data + panel * kPanel * v.channel_stride, v.channel_stride, runs, n_runs, real(panel), shifter,
+                  packed + panel * panel_stride);
       shifter.store(sums + panel * kPanel);
     }
     return;
@@ -176,8 +191,10 @@ inline void pack_view(const View& v, int64_t begin, int count, int64_t first_pan
       const In* p = data + runs[k].offset + panel * kPanel * v.channel_stride;
       T* out = packed + panel * panel_stride + done * kPanel;
       Shifter<T> shifter(shift + panel * kPanel, sums + panel * kPanel);
-      if (v.channel_stride == 1) pack_channels(p, v.inner_stride, runs[k].length, real(panel), shifter, out);
-      else pack_strided(p, v.inner_stride, v.channel_stride, runs[k].length, real(panel), shifter, out);
+      if (v.channel_stride == 1)
+        pack_channels(p, v.inner_stride, runs[k].length, real(panel), shifter, out);
+      else
+        pack_strided(p, v.inner_stride, v.channel_stride, runs[k].length, real(panel), shifter, out);
       shifter.store(sums + panel * kPanel);
     }
 }
@@ -186,9 +203,12 @@ template <class T>
 void pack(const View& v, int64_t begin, int count, int64_t first_panel, int64_t last_panel, const T* shift, T* packed,
           int64_t panel_stride, T* sums) {
   switch (v.dtype) {
-    case Dtype::float16: return pack_view<T, Half>(v, begin, count, first_panel, last_panel, shift, packed, panel_stride, sums);
-    case Dtype::bfloat16: return pack_view<T, Bfloat>(v, begin, count, first_panel, last_panel, shift, packed, panel_stride, sums);
-    case Dtype::float64: return pack_view<T, double>(v, begin, count, first_panel, last_panel, shift, packed, panel_stride, sums);
+    case Dtype::float16:
+      return pack_view<T, Half>(v, begin, count, first_panel, last_panel, shift, packed, panel_stride, sums);
+    case Dtype::bfloat16:
+      return pack_view<T, Bfloat>(v, begin, count, first_panel, last_panel, shift, packed, panel_stride, sums);
+    case Dtype::float64:
+      return pack_view<T, double>(v, begin, count, first_panel, last_panel, shift, packed, panel_stride, sums);
     default: return pack_view<T, float>(v, begin, count, first_panel, last_panel, shift, packed, panel_stride, sums);
   }
 }

@@ -45,7 +45,9 @@ template <class T> struct Plan {
       if (view.inner_stride != 1 || view.channel_stride == 1 || view.inner < 2 || view.inner == rows) continue;
       const int64_t parts = (view.inner + kTileRows - 1) / kTileRows;
       unit = parts == 1 ? view.inner : kPanel;
-      tile = parts == 1 ? kTileRows / unit * unit : std::min<int64_t>(kTileRows, ((view.inner + parts - 1) / parts + kPanel - 1) / kPanel * kPanel);
+      tile = parts == 1
+                 ? kTileRows / unit * unit
+                 : std::min<int64_t>(kTileRows, ((view.inner + parts - 1) / parts + kPanel - 1) / kPanel * kPanel);
       break;
     }
     // Shorter sums round less and cost more. Over many tiles rounding errors average out, so that longer sums do; less so
@@ -93,22 +95,25 @@ template <class T> struct Part {
 
 // Where rows [begin, begin + count) of a view lie; no runs where they are scattered.
 inline Stretch stretch_of(const View& v, int64_t begin, int64_t count) {
-  const int64_t size = size_of(v.dtype), i = begin % v.inner, m = begin / v.inner % v.middle, o = begin / v.inner / v.middle;
-  const char* base = static_cast<const char*>(v.data) + (i * v.inner_stride + m * v.middle_stride + o * v.outer_stride) * size;
+  const int64_t size = size_of(v.dtype), i = begin % v.inner, m = begin / v.inner % v.middle,
+                o = begin / v.inner / v.middle;
+  const char* base =
+      static_cast<const char*>(v.data) + (i * v.inner_stride + m * v.middle_stride + o * v.outer_stride) * size;
   const bool one_run = i + count <= v.inner;
   const auto lines = [&](int64_t elements) { return (elements * size + 63) / 64; };
   if (one_run && v.channel_stride == 1 && v.inner_stride == v.channels) return {base, 1, lines(count * v.channels), 0};
   if (one_run && v.channel_stride == 1) return {base, count, lines(v.channels), v.inner_stride * size};  // rows apart
   if (one_run && v.inner_stride == 1) return {base, v.channels, lines(count) + 1, v.channel_stride * size};  // planes
-  if (v.inner_stride == 1 && v.outer == 1 && v.channel_stride == v.inner && v.middle_stride == v.inner * v.channels && i == 0)
+  if (v.inner_stride == 1 && v.outer == 1 && v.channel_stride == v.inner && v.middle_stride == v.inner * v.channels &&
+      i == 0)
     return {base, 1, lines(count / v.inner * v.middle_stride), 0};  // small images follow each other
   return {base, 0, 0, 0};
 }
 
 // While one tile is multiplied, the next one is fetched; of several threads that share it, each fetches its part of the rows.
 template <class T>
-Prefetch ahead(const Plan<T>& plan, const Kernels<T>& kernel, std::vector<Stretch>& stretches, int64_t begin, int64_t count,
-               int rows, int threads) {
+Prefetch ahead(const Plan<T>& plan, const Kernels<T>& kernel, std::vector<Stretch>& stretches, int64_t begin,
+               int64_t count, int rows, int threads) {
   stretches.clear();
   int64_t lines = 0;
   for (int v = 0; v < plan.problem.n_views && count > 0; ++v) {
@@ -116,7 +121,8 @@ Prefetch ahead(const Plan<T>& plan, const Kernels<T>& kernel, std::vector<Stretc
     if (next.runs * next.lines > 0) stretches.push_back(next);
     lines += next.runs * next.lines;
   }
-  const int64_t chances = std::max<int64_t>(1, plan.first_block.back() / threads * kernel.passes * rows / kPrefetchRows);
+  const int64_t chances =
+      std::max<int64_t>(1, plan.first_block.back() / threads * kernel.passes * rows / kPrefetchRows);
   return {stretches.data(), stretches.data() + stretches.size(), 0, 0, (lines + chances - 1) / chances};
 }
 

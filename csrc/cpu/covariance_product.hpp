@@ -10,7 +10,8 @@ namespace {  // each translation unit has its own copy, compiled for its own ins
 // float64 block: sums of sums keep the rounding error of a tile near that of one chunk. Every kPrefetchRows rows, some
 // memory of the next tile is asked for.
 template <class T, int kRows, int N, int kVectors = kPerPanel<T>, class V = typename Vec<T>::type, int kWhole = kRows>
-inline void micro(const T* a, const T* b, int64_t panel_stride, int rows, int chunk, double* block, bool add, Prefetch* next) {
+inline void micro(const T* a, const T* b, int64_t panel_stride, int rows, int chunk, double* block, bool add,
+                  Prefetch* next) {
   constexpr int kLanesHere = int(sizeof(V) / sizeof(T));
   static_assert(kWhole == kRows || N == 1);
   constexpr auto first = [](int m) { return m < kWhole ? 0 : kVectors - 1; };
@@ -47,19 +48,23 @@ inline void micro(const T* a, const T* b, int64_t panel_stride, int rows, int ch
       double* d = block + n * (kPanel * kPanel) + m * kPanel;
       constexpr int kColumns = kVectors * kLanesHere;
       const int c0 = first(m) * kLanesHere;
-      if (add) for (int c = c0; c < kColumns; ++c) d[c] += double(from[c]);
-      else for (int c = c0; c < kColumns; ++c) d[c] = double(from[c]);
+      if (add)
+        for (int c = c0; c < kColumns; ++c) d[c] += double(from[c]);
+      else
+        for (int c = c0; c < kColumns; ++c) d[c] = double(from[c]);
     }
 }
 
 // kRows rows of output times `n` panels of B, as many panels at once as the registers hold.
 template <class T, int kRows, int kWide>
-inline void strip(const T* a, const T* b, int64_t panel_stride, int rows, int chunk, int n, double* block, bool add, Prefetch* next) {
+inline void strip(const T* a, const T* b, int64_t panel_stride, int rows, int chunk, int n, double* block, bool add,
+                  Prefetch* next) {
   int q = 0;
   for (; q + kWide <= n; q += kWide)
     micro<T, kRows, kWide>(a, b + q * panel_stride, panel_stride, rows, chunk, block + q * kPanel * kPanel, add, next);
   if constexpr (kWide > 1)
-    if (q < n) micro<T, kRows, 1>(a, b + q * panel_stride, panel_stride, rows, chunk, block + q * kPanel * kPanel, add, next);
+    if (q < n)
+      micro<T, kRows, 1>(a, b + q * panel_stride, panel_stride, rows, chunk, block + q * kPanel * kPanel, add, next);
 }
 
 // One panel of A times `n` panels of B. On the diagonal, where the first panel of B is A itself, the lower left quarter
@@ -75,18 +80,21 @@ void multiply(const T* a, const T* b, int64_t panel_stride, int rows, int chunk,
   if (!diagonal) return strip<T, kHalf, kWide>(a + kHalf, b, panel_stride, rows, chunk, n, lower, add, next);
   typedef T Corner __attribute__((vector_size(kHalf * sizeof(T))));
   micro<T, kHalf, 1, 1, Corner>(a + kHalf, b + kHalf, panel_stride, rows, chunk, lower + kHalf, add, next);
-  strip<T, kHalf, kWide>(a + kHalf, b + panel_stride, panel_stride, rows, chunk, n - 1, lower + kPanel * kPanel, add, next);
+  strip<T, kHalf, kWide>(a + kHalf, b + panel_stride, panel_stride, rows, chunk, n - 1, lower + kPanel * kPanel, add,
+                         next);
 #elif defined(__AVX2__)
   if constexpr (sizeof(T) == 4) {  // 16 = 6 + 5 + 5 rows: 12 accumulators, a row of B and a broadcast in 16 registers
     for (int q = 0; q < n; ++q, b += panel_stride, blocks += kPanel * kPanel) {  // one panel of A and of B fill L1
-      if (q == n - 1 && columns <= kPanel / 2) {  // one vector of B is enough
+      if (q == n - 1 && columns <= kPanel / 2) {                                 // one vector of B is enough
         micro<T, 8, 1, 1>(a, b, panel_stride, rows, chunk, blocks, add, next);
-        if (!(diagonal && q == 0)) micro<T, 8, 1, 1>(a + 8, b, panel_stride, rows, chunk, blocks + 8 * kPanel, add, next);
+        if (!(diagonal && q == 0))
+          micro<T, 8, 1, 1>(a + 8, b, panel_stride, rows, chunk, blocks + 8 * kPanel, add, next);
         continue;
       }
       micro<T, 6, 1>(a, b, panel_stride, rows, chunk, blocks, add, next);
       if (diagonal && q == 0) {
-        micro<T, 10, 1, 2, typename Vec<T>::type, 2>(a + 6, b, panel_stride, rows, chunk, blocks + 6 * kPanel, add, next);
+        micro<T, 10, 1, 2, typename Vec<T>::type, 2>(a + 6, b, panel_stride, rows, chunk, blocks + 6 * kPanel, add,
+                                                     next);
         continue;
       }
       micro<T, 5, 1>(a + 6, b, panel_stride, rows, chunk, blocks + 6 * kPanel, add, next);
@@ -94,12 +102,14 @@ void multiply(const T* a, const T* b, int64_t panel_stride, int rows, int chunk,
     }
   } else {
     (void)diagonal, (void)columns;
-    for (int m = 0; m < kPanel; m += 2) strip<T, 2, 1>(a + m, b, panel_stride, rows, chunk, n, blocks + m * kPanel, add, next);
+    for (int m = 0; m < kPanel; m += 2)
+      strip<T, 2, 1>(a + m, b, panel_stride, rows, chunk, n, blocks + m * kPanel, add, next);
   }
 #else
   (void)diagonal, (void)columns;
   constexpr int kRows = sizeof(T) == 4 ? 2 : 1;
-  for (int m = 0; m < kPanel; m += kRows) strip<T, kRows, 1>(a + m, b, panel_stride, rows, chunk, n, blocks + m * kPanel, add, next);
+  for (int m = 0; m < kPanel; m += kRows)
+    strip<T, kRows, 1>(a + m, b, panel_stride, rows, chunk, n, blocks + m * kPanel, add, next);
 #endif
 }
 

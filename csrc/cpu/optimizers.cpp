@@ -22,7 +22,8 @@ template <class Tensor, class Step> void each_part(const std::vector<Tensor>& te
 
 void adam_step(const std::vector<AdamTensor>& tensors, const AdamRule& rule, int threads) {
   const StepKernel kernel = chosen_kernel();
-  each_part(tensors, threads, [&](const AdamTensor& t, int64_t begin, int64_t end) { kernel.adam(t, begin, end, rule); });
+  each_part(tensors, threads,
+            [&](const AdamTensor& t, int64_t begin, int64_t end) { kernel.adam(t, begin, end, rule); });
 }
 
 void sgd_step(const std::vector<SgdTensor>& tensors, const SgdRule& rule, int threads) {

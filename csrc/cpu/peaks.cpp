@@ -12,7 +12,9 @@ PeaksKernel chosen_kernel() {
   return at_simd_level([](auto level) { return peaks_kernel(level); });
 }
 
-int64_t start_of(int part, int parts, int64_t words) { return words / parts * part + (part == parts ? words % parts : 0); }
+int64_t start_of(int part, int parts, int64_t words) {
+  return words / parts * part + (part == parts ? words % parts : 0);
+}
 
 }  // namespace
 

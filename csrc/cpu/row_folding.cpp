@@ -12,7 +12,8 @@ constexpr int64_t kFewestRows = 4096;
 bool rows_follow_each_other(const View& v) {
   if (v.channels > 1 && v.channel_stride != 1) return false;
   int64_t stride = v.channels;
-  for (const auto& [size, step] : {std::pair(v.inner, v.inner_stride), std::pair(v.middle, v.middle_stride), std::pair(v.outer, v.outer_stride)}) {
+  for (const auto& [size, step] :
+       {std::pair(v.inner, v.inner_stride), std::pair(v.middle, v.middle_stride), std::pair(v.outer, v.outer_stride)}) {
     if (size > 1 && step != stride) return false;
     stride *= size;
   }
@@ -42,7 +43,8 @@ int fold_of(const Problem& problem) {
   return int(std::max<int64_t>(1, kPanel / widest));
 }
 
-RowFolding::RowFolding(const Problem& problem, int fold) : problem_(problem), fold_(fold), groups_(problem), rest_(problem) {
+RowFolding::RowFolding(const Problem& problem, int fold)
+    : problem_(problem), fold_(fold), groups_(problem), rest_(problem) {
   for (int v = 0; v < problem.n_views; ++v) {
     const View& view = problem.views[v];
     const int64_t groups = view.rows() / fold;

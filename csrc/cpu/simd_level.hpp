@@ -26,8 +26,7 @@ const char* name_of(SimdLevel level);
 template <class Choose> decltype(auto) at_simd_level(Choose&& choose) {
   switch (simd_level()) {
 #define PRUNECCA_LEVEL(name, runs) \
-  case SimdLevel::name:            \
-    return choose(AtLevel<SimdLevel::name>{});
+  case SimdLevel::name: return choose(AtLevel<SimdLevel::name>{});
     PRUNECCA_SIMD_LEVELS(PRUNECCA_LEVEL)
 #undef PRUNECCA_LEVEL
   }

@@ -33,8 +33,12 @@ struct Bin {
 class Selection {
  public:
   Selection(const std::vector<Scores>& pool, Dtype dtype, Order order, int threads)
-      : pool_(pool), kernel_(chosen_kernel(dtype, order)), dtype_(dtype), order_(order),
-        size_(size_of(dtype)), width_(dtype == Dtype::float64 ? 64 : 32),
+      : pool_(pool),
+        kernel_(chosen_kernel(dtype, order)),
+        dtype_(dtype),
+        order_(order),
+        size_(size_of(dtype)),
+        width_(dtype == Dtype::float64 ? 64 : 32),
         parts_(useful_threads(total_size(pool), threads)) {}
 
   // Counts one digit of all survivors within the known prefix and goes to the bin of the wanted-th lowest.
@@ -122,7 +126,10 @@ class Selection {
  private:
   using Counts = std::vector<std::vector<int64_t>>;  // per part, per bin
 
-  struct Bracket { uint64_t low, high; double fraction; };  // keys, and how many of all scores lie between them
+  struct Bracket {
+    uint64_t low, high;
+    double fraction;
+  };  // keys, and how many of all scores lie between them
 
   struct Lists {  // per part
     std::vector<Found> found;
@@ -131,7 +138,8 @@ class Selection {
   };
 
   void check_enough(int64_t wanted, int64_t survivors) const {
-    PRUNECCA_CHECK(wanted <= survivors, "asked to prune ", wanted, " of ", survivors, " survivors; expected at most as many as survive");
+    PRUNECCA_CHECK(wanted <= survivors, "asked to prune ", wanted, " of ", survivors,
+                   " survivors; expected at most as many as survive");
   }
 
   Lists gather(uint64_t low, uint64_t high, const std::vector<int64_t>& room) {
@@ -217,9 +225,8 @@ class Selection {
     const int parts = parts_;
 #pragma omp parallel for num_threads(parts) schedule(static, 1)
     for (int part = 0; part < parts; ++part)
-      for_part(pool_, part, parts, [&](const Scores& s, int64_t begin, int64_t end, int64_t offset) {
-        body(part, s, begin, end, offset);
-      });
+      for_part(pool_, part, parts,
+               [&](const Scores& s, int64_t begin, int64_t end, int64_t offset) { body(part, s, begin, end, offset); });
   }
 
   Counts histogram(Digit digit) {
@@ -241,7 +248,8 @@ class Selection {
   // NaNs have the largest magnitudes: bins from that of infinity on, and in value order the lowest too.
   bool suspicious(const Counts& counts) const {
     const int64_t sign = order_ == Order::magnitude ? 0 : 1;
-    const int64_t infinity = width_ == 64 ? (0x7ff0 >> (3 + sign)) | (sign << 11) : (0x7f80 >> (3 + sign)) | (sign << 11);
+    const int64_t infinity =
+        width_ == 64 ? (0x7ff0 >> (3 + sign)) | (sign << 11) : (0x7f80 >> (3 + sign)) | (sign << 11);
     for (int64_t b = infinity; b < kBins; ++b)
       if (sum(counts, b)) return true;
     if (order_ == Order::value)

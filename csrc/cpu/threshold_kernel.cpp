@@ -10,7 +10,7 @@ namespace {
 template <class Word, Order order> inline Word key_of_bits(Word bits) {
   if constexpr (order == Order::magnitude) return bits << 1;
   constexpr Word sign = Word(1) << (8 * sizeof(Word) - 1);
-  const Word plain = (bits << 1) == 0 ? Word(0) : bits;  // -0 is +0
+  const Word plain = (bits << 1) == 0 ? Word(0) : bits;              // -0 is +0
   return plain ^ (Word(-(plain >> (8 * sizeof(Word) - 1))) | sign);  // negative: all bits flip
 }
 
@@ -105,7 +105,8 @@ template <class T, Order order> struct Threshold {
     found.maybe_nan |= largest > kInfinity;
   }
 
-  static constexpr Word kInfinity = (sizeof(Word) == 8 ? Word(0x7ff) << 52 : Word(0xff) << 23) << 1;  // without the sign
+  static constexpr Word kInfinity = (sizeof(Word) == 8 ? Word(0x7ff) << 52 : Word(0xff) << 23)
+                                    << 1;  // without the sign
 
   // Eight bytes of 0 or 1, the first one lowest.
   static uint64_t word_at(const uint8_t* flags) {
@@ -146,8 +147,8 @@ template <class T, Order order> struct Threshold {
     return largest;
   }
 
-  static int64_t cut_ties(const void* data, const uint8_t* alive, uint8_t* mask, int64_t n, int shift,
-                          uint64_t prefix, int64_t quota) {
+  static int64_t cut_ties(const void* data, const uint8_t* alive, uint8_t* mask, int64_t n, int shift, uint64_t prefix,
+                          int64_t quota) {
     int64_t used = 0;
     Found found;
     cut_visiting(data, alive, mask, n, Word(prefix << shift), Word(last_of(prefix, shift)), found, [&](int64_t i) {
@@ -158,7 +159,8 @@ template <class T, Order order> struct Threshold {
 
   static uint64_t key_at(const void* data, int64_t i) { return key(data, i); }
 
-  static void gather(const void* data, const uint8_t* alive, uint8_t* mask, int64_t n, uint64_t low, uint64_t high, Found& found) {
+  static void gather(const void* data, const uint8_t* alive, uint8_t* mask, int64_t n, uint64_t low, uint64_t high,
+                     Found& found) {
     cut_visiting(data, alive, mask, n, Word(low), Word(high), found, [&](int64_t i) {
       if (found.listed < found.room) {
         found.keys[found.listed] = key(data, i);

@@ -5,14 +5,14 @@
 #pragma once
 #include <cstdint>
 
-#include "cpu/simd_level.hpp"
 #include "../threshold.hpp"
+#include "cpu/simd_level.hpp"
 
 namespace prunecca::cpu {
 
 struct Digit {
-  int high;         // bits above `high` are known: they equal `prefix`
-  int shift;        // this digit is the bits [shift, high)
+  int high;   // bits above `high` are known: they equal `prefix`
+  int shift;  // this digit is the bits [shift, high)
   uint64_t prefix;
 };
 
@@ -33,7 +33,8 @@ struct ThresholdKernel {
   // The key of one score.
   uint64_t (*key)(const void* data, int64_t i);
   // mask = alive and key >= low; lists the keys and positions of survivors with low <= key <= high, while there is room.
-  void (*gather)(const void* data, const uint8_t* alive, uint8_t* mask, int64_t n, uint64_t low, uint64_t high, Found& found);
+  void (*gather)(const void* data, const uint8_t* alive, uint8_t* mask, int64_t n, uint64_t low, uint64_t high,
+                 Found& found);
 };
 
 // What a pass over the scores met: counts grow from piece to piece, and so do the lists.
@@ -42,7 +43,7 @@ struct Found {
   bool maybe_nan = false;           // somewhere, at a survivor or not
   int64_t room = 0, listed = 0;     // of the lists; listed counts on when they are full
   uint64_t* keys = nullptr;
-  int64_t* positions = nullptr;     // each the position in its piece, plus `offset`
+  int64_t* positions = nullptr;  // each the position in its piece, plus `offset`
   int64_t offset = 0;
 };
 

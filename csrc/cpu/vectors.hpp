@@ -12,9 +12,13 @@ constexpr int kVectorBytes = 32;
 constexpr int kVectorBytes = 16;
 #endif
 
-template <class T> struct Vec { typedef T type __attribute__((vector_size(kVectorBytes))); };
+template <class T> struct Vec {
+  typedef T type __attribute__((vector_size(kVectorBytes)));
+};
 // The same vector at any address of its element type; may_alias because it reads what others wrote as scalars.
-template <class T> struct Loose { typedef T type __attribute__((vector_size(kVectorBytes), aligned(alignof(T)), may_alias)); };
+template <class T> struct Loose {
+  typedef T type __attribute__((vector_size(kVectorBytes), aligned(alignof(T)), may_alias));
+};
 template <class T> constexpr int kLanes = kVectorBytes / int(sizeof(T));
 
 }  // namespace

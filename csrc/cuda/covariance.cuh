@@ -27,9 +27,11 @@ cudaError_t update(const Problem& problem, const NonFiniteNote& note, void* work
 // norms[r] = sum over channels of (x[r, c] - shift[c])^2.
 cudaError_t squared_norms(const View& view, double* norms, cudaStream_t stream);
 // out[c] (and also[c], unless null) += sum over rows of weight[r] (x[r, c] - shift[c]).
-cudaError_t weigh(const View& view, const double* weight, double* scratch, double* out, double* also, cudaStream_t stream);
+cudaError_t weigh(const View& view, const double* weight, double* scratch, double* out, double* also,
+                  cudaStream_t stream);
 // out[0] += sum over n rows of a[r] b[r].
-cudaError_t inner_product(const double* a, const double* b, int64_t n, double* scratch, double* out, cudaStream_t stream);
+cudaError_t inner_product(const double* a, const double* b, int64_t n, double* scratch, double* out,
+                          cudaStream_t stream);
 // Doubles of scratch that weigh() needs for this view; enough for inner_product() over its rows too.
 int64_t norms_scratch(const View& view);
 

@@ -1,7 +1,7 @@
 #include "cuda/masks.cuh"
 
-#include "cuda/tensor_chunks.cuh"
 #include "cuda/reduce.cuh"
+#include "cuda/tensor_chunks.cuh"
 
 namespace prunecca::cuda {
 namespace {
@@ -42,7 +42,9 @@ __global__ void __launch_bounds__(kBlock) copy_kernel(const __grid_constant__ Te
 // 1 byte per element.
 template <class Tensors>
 __global__ void __launch_bounds__(kBlock) count_kernel(const __grid_constant__ Tensors tensors, int64_t* kept_of) {
-  struct Shared { int partial[kBlock / 32]; };
+  struct Shared {
+    int partial[kBlock / 32];
+  };
   Shared& shared = static_shared<Shared>();
   const Chunk c = find_chunk(tensors, int(blockIdx.x));
   const uint8_t* mask = tensors.template at<const uint8_t>(0, c.tensor);

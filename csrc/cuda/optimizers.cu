@@ -28,7 +28,9 @@ __device__ __forceinline__ void load_masks(Four<uint8_t> (&kept)[kSteps], const 
     }
   }
 }
-__device__ __forceinline__ bool any(const Four<uint8_t>& kept) { return kept.at[0] | kept.at[1] | kept.at[2] | kept.at[3]; }
+__device__ __forceinline__ bool any(const Four<uint8_t>& kept) {
+  return kept.at[0] | kept.at[1] | kept.at[2] | kept.at[3];
+}
 
 // ---- Adam ------------------------------------------------------------------------------------------------------------
 
@@ -77,7 +79,9 @@ __device__ __forceinline__ void adam_chunk(T* weight, const T* gradient, Real* m
   }
 }
 
-template <int kCapacity> struct AdamScales { double step_size[kCapacity], root_scale[kCapacity]; };
+template <int kCapacity> struct AdamScales {
+  double step_size[kCapacity], root_scale[kCapacity];
+};
 
 // Bytes per element, float32: 16 read, 12 written, 1 of the mask; 13 where all of a four is masked.
 template <class T, class Tensors, class Scales>
@@ -104,7 +108,8 @@ __global__ void __launch_bounds__(kBlock, sizeof(T) == 8 ? 2 : 3)
             : adam_chunk<false>(weight, gradient, mean, square, mask, c, n);
 }
 
-__global__ void advance_kernel(float* step, const float* rate, double log_beta1, double log_beta2, double decay, Schedule* schedule) {
+__global__ void advance_kernel(float* step, const float* rate, double log_beta1, double log_beta2, double decay,
+                               Schedule* schedule) {
   const float now = *step + 1;
   *step = now;
   schedule->step_size = double(*rate) / -expm1(now * log_beta1);
@@ -120,8 +125,8 @@ template <class Real> struct SgdNumbers {
 };
 
 template <bool kWhole, class T, class Real = RealOf<T>>
-__device__ __forceinline__ void sgd_chunk(T* weight, const T* gradient, Real* momentum, const uint8_t* mask, const Chunk& c,
-                                          const SgdNumbers<Real>& n) {
+__device__ __forceinline__ void sgd_chunk(T* weight, const T* gradient, Real* momentum, const uint8_t* mask,
+                                          const Chunk& c, const SgdNumbers<Real>& n) {
   constexpr int kStage = kTogether<T>;
   Four<uint8_t> kept[kSteps];
   load_masks<T, kWhole>(kept, mask, c);
@@ -155,11 +160,14 @@ __device__ __forceinline__ void sgd_chunk(T* weight, const T* gradient, Real* mo
   }
 }
 
-template <int kCapacity> struct SgdFirsts { unsigned char first[kCapacity]; };
+template <int kCapacity> struct SgdFirsts {
+  unsigned char first[kCapacity];
+};
 
 // Bytes per element, float32: 12 read, 8 written, 1 of the mask; without momentum 8 read, 4 written.
 template <class T, class Tensors, class Firsts>
-__global__ void __launch_bounds__(kBlock, 4) sgd_kernel(const __grid_constant__ Tensors tensors, const __grid_constant__ Firsts firsts, SgdRule rule) {
+__global__ void __launch_bounds__(kBlock, 4)
+    sgd_kernel(const __grid_constant__ Tensors tensors, const __grid_constant__ Firsts firsts, SgdRule rule) {
   using Real = RealOf<T>;
   const Chunk c = find_chunk(tensors, int(blockIdx.x));
   const bool first = firsts.first[c.tensor];
@@ -174,7 +182,8 @@ __global__ void __launch_bounds__(kBlock, 4) sgd_kernel(const __grid_constant__ 
   const T* gradient = tensors.template at<const T>(1, c.tensor);
   Real* momentum = tensors.template at<Real>(2, c.tensor);
   const uint8_t* mask = tensors.template at<const uint8_t>(3, c.tensor);
-  c.whole() ? sgd_chunk<true>(weight, gradient, momentum, mask, c, n) : sgd_chunk<false>(weight, gradient, momentum, mask, c, n);
+  c.whole() ? sgd_chunk<true>(weight, gradient, momentum, mask, c, n)
+            : sgd_chunk<false>(weight, gradient, momentum, mask, c, n);
 }
 
 // ---- Launches --------------------------------------------------------------------------------------------------------
@@ -201,15 +210,18 @@ cudaError_t adam_step(const std::vector<AdamTensor>& tensors, Dtype dtype, const
         scales.step_size[t] = tensors[size_t(table.index[t])].step_size;
         scales.root_scale[t] = tensors[size_t(table.index[t])].root_scale;
       }
-      static_assert(sizeof(table) + sizeof(scales) + sizeof(rule) <= (Tensors::kCapacity == kSmallTable ? 4096 : 32764));
-      return launch({table.chunks(), kBlock, 0, stream}, adam_kernel<T, Tensors, AdamScales<Tensors::kCapacity>>, table, scales, rule);
+      static_assert(sizeof(table) + sizeof(scales) + sizeof(rule) <=
+                    (Tensors::kCapacity == kSmallTable ? 4096 : 32764));
+      return launch({table.chunks(), kBlock, 0, stream}, adam_kernel<T, Tensors, AdamScales<Tensors::kCapacity>>, table,
+                    scales, rule);
     });
   });
 }
 
-cudaError_t advance(float* step, const float* rate, double beta1, double beta2, double decoupled_decay, Schedule* schedule,
-                    cudaStream_t stream) {
-  return launch({1, 1, 0, stream}, advance_kernel, step, rate, std::log(beta1), std::log(beta2), decoupled_decay, schedule);
+cudaError_t advance(float* step, const float* rate, double beta1, double beta2, double decoupled_decay,
+                    Schedule* schedule, cudaStream_t stream) {
+  return launch({1, 1, 0, stream}, advance_kernel, step, rate, std::log(beta1), std::log(beta2), decoupled_decay,
+                schedule);
 }
 
 cudaError_t sgd_step(const std::vector<SgdTensor>& tensors, Dtype dtype, const SgdRule& rule, cudaStream_t stream) {
@@ -219,7 +231,8 @@ cudaError_t sgd_step(const std::vector<SgdTensor>& tensors, Dtype dtype, const S
       using Tensors = std::decay_t<decltype(table)>;
       SgdFirsts<Tensors::kCapacity> firsts;
       for (int t = 0; t < table.count; ++t) firsts.first[t] = tensors[size_t(table.index[t])].first;
-      return launch({table.chunks(), kBlock, 0, stream}, sgd_kernel<T, Tensors, SgdFirsts<Tensors::kCapacity>>, table, firsts, rule);
+      return launch({table.chunks(), kBlock, 0, stream}, sgd_kernel<T, Tensors, SgdFirsts<Tensors::kCapacity>>, table,
+                    firsts, rule);
     });
   });
 }

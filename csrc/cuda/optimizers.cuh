@@ -11,8 +11,8 @@ namespace prunecca::cuda {
 cudaError_t adam_step(const std::vector<AdamTensor>& tensors, Dtype dtype, const AdamRule& rule, cudaStream_t stream);
 
 // Adds one to *step and fills *schedule for it: a launch of one thread. step, rate, schedule: device memory.
-cudaError_t advance(float* step, const float* rate, double beta1, double beta2, double decoupled_decay, Schedule* schedule,
-                    cudaStream_t stream);
+cudaError_t advance(float* step, const float* rate, double beta1, double beta2, double decoupled_decay,
+                    Schedule* schedule, cudaStream_t stream);
 
 cudaError_t sgd_step(const std::vector<SgdTensor>& tensors, Dtype dtype, const SgdRule& rule, cudaStream_t stream);
 

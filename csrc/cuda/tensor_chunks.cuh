@@ -8,11 +8,12 @@
 
 namespace prunecca::cuda {
 
-constexpr int kChunk = 4096;   // elements; small enough that few layers leave a block with little to do
-constexpr int kBlock = 256;    // threads of every kernel that works through chunks
-constexpr int kFour = 4;       // elements that a thread takes at a time
+constexpr int kChunk = 4096;  // elements; small enough that few layers leave a block with little to do
+constexpr int kBlock = 256;   // threads of every kernel that works through chunks
+constexpr int kFour = 4;      // elements that a thread takes at a time
 constexpr int kSteps = kChunk / (kBlock * kFour);  // fours of a thread in one chunk
-constexpr int kSmallTable = 48, kLargeTable = 420;  // with Adam's: within 4 KiB of parameters; within the limit of 32764 B
+constexpr int kSmallTable = 48,
+              kLargeTable = 420;  // with Adam's: within 4 KiB of parameters; within the limit of 32764 B
 
 // kPointers parallel arrays per tensor. All members are read at the same place by all threads of a block.
 template <int kPointers, int kSize> struct Table {
@@ -51,7 +52,9 @@ template <class Tensors> __device__ __forceinline__ Chunk find_chunk(const Tenso
 }
 
 // Four neighbouring elements, in as few 16-byte accesses as they need.
-template <class T> struct alignas(sizeof(T) * kFour < 16 ? sizeof(T) * kFour : 16) Four { T at[kFour]; };
+template <class T> struct alignas(sizeof(T) * kFour < 16 ? sizeof(T) * kFour : 16) Four {
+  T at[kFour];
+};
 
 // Elements i .. i + 3 of x, zero from `end` on. kWhole: c.whole() is known to hold, and nothing is tested.
 template <bool kWhole, class T> __device__ __forceinline__ Four<T> load_four(const T* x, int64_t i, const Chunk& c) {

@@ -36,10 +36,10 @@ struct Workspace {
 // What a launch knows beside the tensors' addresses.
 struct Pass {
   Workspace workspace;
-  int chunk_offset = 0;        // chunks of the launches before
-  int shift = 0, bits = 0;     // the digit: bits [shift, shift + bits) of the key
-  int pool[kTable];            // per tensor
-  int first_of_pool[kTable];   // first chunk of the tensor's pool, counted over all launches
+  int chunk_offset = 0;       // chunks of the launches before
+  int shift = 0, bits = 0;    // the digit: bits [shift, shift + bits) of the key
+  int pool[kTable];           // per tensor
+  int first_of_pool[kTable];  // first chunk of the tensor's pool, counted over all launches
 };
 
 // ---- Kernels ---------------------------------------------------------------------------------------------------------
@@ -60,8 +60,11 @@ __device__ __forceinline__ void count(unsigned* counts, unsigned bin, bool count
 // One histogram per pool of the digit, over the survivors that agree with what is known.
 // Bytes per element: the score, and one of the mask.
 template <class T, bool kValue>
-__global__ void __launch_bounds__(kBlock, 4) histogram_kernel(const __grid_constant__ Tensors tensors, const __grid_constant__ Pass pass) {
-  struct Shared { unsigned counts[kBins]; };
+__global__ void __launch_bounds__(kBlock, 4)
+    histogram_kernel(const __grid_constant__ Tensors tensors, const __grid_constant__ Pass pass) {
+  struct Shared {
+    unsigned counts[kBins];
+  };
   Shared& shared = static_shared<Shared>();
   for (int b = int(threadIdx.x); b < kBins; b += kBlock) shared.counts[b] = 0;
   __syncthreads();
@@ -104,7 +107,9 @@ __global__ void __launch_bounds__(kBlock, 4) histogram_kernel(const __grid_const
 
 // One block per pool counts the survivors.
 __global__ void __launch_bounds__(kBlock) survey_kernel(Workspace workspace, int64_t* survey) {
-  struct Shared { Counter partial[kBlock / 32]; };
+  struct Shared {
+    Counter partial[kBlock / 32];
+  };
   Shared& shared = static_shared<Shared>();
   Counter survivors = 0;
   for (int b = int(threadIdx.x); b < kBins; b += kBlock) survivors += workspace.counts[int64_t(blockIdx.x) * kBins + b];
@@ -120,7 +125,9 @@ __global__ void __launch_bounds__(kBlock) survey_kernel(Workspace workspace, int
 // wanted: given with the first digit.
 __global__ void __launch_bounds__(kBlock) choose_kernel(Workspace workspace, const int64_t* wanted_of_pool, int bits) {
   constexpr int kOwn = kBins / kBlock;  // neighbouring bins of one thread
-  struct Shared { Counter partial[kBlock / 32]; };
+  struct Shared {
+    Counter partial[kBlock / 32];
+  };
   Shared& shared = static_shared<Shared>();
   Pool& pool = workspace.pool[blockIdx.x];
   Counter* counts = workspace.counts + int64_t(blockIdx.x) * kBins + threadIdx.x * kOwn;
@@ -151,8 +158,11 @@ __global__ void __launch_bounds__(kBlock) choose_kernel(Workspace workspace, con
 // How many survivors of each chunk are at the threshold, where only the first of them are to be cleared.
 // Bytes per element: none, or the score and one of the mask.
 template <class T, bool kValue>
-__global__ void __launch_bounds__(kBlock, 4) ties_kernel(const __grid_constant__ Tensors tensors, const __grid_constant__ Pass pass) {
-  struct Shared { int partial[kBlock / 32]; };
+__global__ void __launch_bounds__(kBlock, 4)
+    ties_kernel(const __grid_constant__ Tensors tensors, const __grid_constant__ Pass pass) {
+  struct Shared {
+    int partial[kBlock / 32];
+  };
   Shared& shared = static_shared<Shared>();
   const Share share = share_of_block(tensors);
   for (int chunk = share.begin; chunk < share.end; ++chunk) {
@@ -178,7 +188,10 @@ __global__ void __launch_bounds__(kBlock, 4) ties_kernel(const __grid_constant__
 template <class T, bool kValue>
 __global__ void __launch_bounds__(kBlock, sizeof(T) == 8 ? 3 : 4)
     cut_kernel(const __grid_constant__ Tensors tensors, const __grid_constant__ Pass pass) {
-  struct Shared { Counter before[kBlock / 32]; int ties[2][kBlock / 32]; };
+  struct Shared {
+    Counter before[kBlock / 32];
+    int ties[2][kBlock / 32];
+  };
   Shared& shared = static_shared<Shared>();
   const Share share = share_of_block(tensors);
   int pool_index = -1;
@@ -192,7 +205,8 @@ __global__ void __launch_bounds__(kBlock, sizeof(T) == 8 ? 3 : 4)
       here = pass.workspace.ties[place];
       if (pool_index != pass.pool[c.tensor]) {
         Counter sum = 0;
-        for (int i = pass.first_of_pool[c.tensor] + int(threadIdx.x); i < place; i += kBlock) sum += Counter(pass.workspace.ties[i]);
+        for (int i = pass.first_of_pool[c.tensor] + int(threadIdx.x); i < place; i += kBlock)
+          sum += Counter(pass.workspace.ties[i]);
         before = block_scan<kBlock>(sum, shared.before).total;
         __syncthreads();
       }
@@ -226,7 +240,8 @@ __global__ void __launch_bounds__(kBlock, sizeof(T) == 8 ? 3 : 4)
           if (tie[j] && rank++ < quota) piece.alive[s].at[j] = 0;
         quota -= min(quota, scan.total);
       }
-      c.whole() ? store_four<true>(mask, c.four(s), c, piece.alive[s]) : store_four<false>(mask, c.four(s), c, piece.alive[s]);
+      c.whole() ? store_four<true>(mask, c.four(s), c, piece.alive[s])
+                : store_four<false>(mask, c.four(s), c, piece.alive[s]);
     }
   }
 }
@@ -240,7 +255,8 @@ int64_t chunks_of(const Selection& selection) {
 }
 
 // Starts a pass over all scores: in one launch, up to kTable tensors.
-template <class Kernel> cudaError_t start_pass(const Selection& selection, Kernel kernel, int shift, int bits, cudaStream_t stream) {
+template <class Kernel> cudaError_t start_pass(const Selection& selection, Kernel kernel, int shift, int bits,
+                                               cudaStream_t stream) {
   Pass pass{Workspace(selection.workspace, selection.pools), 0, shift, bits, {}, {}};
   int pool = -1, first_of_pool = 0;
   return for_tables<3, kTable, kTable>(selection.tensors, [&](const Tensors& tensors) {
@@ -250,7 +266,8 @@ template <class Kernel> cudaError_t start_pass(const Selection& selection, Kerne
       pass.pool[t] = pool = scored.pool;
       pass.first_of_pool[t] = first_of_pool;
     }
-    const cudaError_t error = launch({min(tensors.chunks(), unsigned(kBlocks)), kBlock, 0, stream}, kernel, tensors, pass);
+    const cudaError_t error =
+        launch({min(tensors.chunks(), unsigned(kBlocks)), kBlock, 0, stream}, kernel, tensors, pass);
     pass.chunk_offset += int(tensors.chunks());
     return error;
   });
@@ -273,7 +290,8 @@ template <class Body> cudaError_t with_types(const Selection& selection, Body bo
 }  // namespace
 
 int64_t workspace_bytes(const Selection& selection) {
-  return selection.pools * int64_t(sizeof(Pool) + kBins * sizeof(Counter)) + (chunks_of(selection) + 1) * int64_t(sizeof(int));
+  return selection.pools * int64_t(sizeof(Pool) + kBins * sizeof(Counter)) +
+         (chunks_of(selection) + 1) * int64_t(sizeof(int));
 }
 
 cudaError_t survey_scores(const Selection& selection, int64_t* survey, cudaStream_t stream) {

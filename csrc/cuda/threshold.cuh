@@ -16,7 +16,7 @@ struct Selection {
   Dtype dtype = Dtype::float32;  // of all scores
   Order order = Order::magnitude;
   int pools = 1;
-  void* workspace = nullptr;     // workspace_bytes(), 16-byte aligned, the same in both calls
+  void* workspace = nullptr;  // workspace_bytes(), 16-byte aligned, the same in both calls
 };
 
 int64_t workspace_bytes(const Selection& selection);

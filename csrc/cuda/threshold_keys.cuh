@@ -27,7 +27,9 @@ template <bool kValue, class Word> __device__ __forceinline__ Word key_of_bits(W
 }
 
 // A block's chunks [begin, end) of the launch: neighbours, so that few pools meet in it.
-struct Share { int begin, end; };
+struct Share {
+  int begin, end;
+};
 __device__ __forceinline__ Share share_of_block(const Tensors& tensors) {
   const int64_t chunks = tensors.first[tensors.count];
   return {int(chunks * blockIdx.x / gridDim.x), int(chunks * (blockIdx.x + 1) / gridDim.x)};

@@ -33,7 +33,8 @@ static cudaError_t run_update(harness::Request& r) {
   std::vector<View> views(size_t(r.integer()));
   std::vector<Pair> pairs(size_t(r.integer()));
   for (View& v : views) v = read_view(r);
-  for (Pair& p : pairs) p.i = int(r.integer()), p.j = int(r.integer()), p.gram = r.array<double>(), p.norms = r.array<double>();
+  for (Pair& p : pairs)
+    p.i = int(r.integer()), p.j = int(r.integer()), p.gram = r.array<double>(), p.norms = r.array<double>();
   note.least = r.array<unsigned long long>();
   problem.views = views.data(), problem.n_views = int(views.size());
   problem.pairs = pairs.data(), problem.n_pairs = int(pairs.size());

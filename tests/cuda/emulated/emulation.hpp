@@ -29,7 +29,8 @@ template <class... P, class... A>
 cudaError_t cudaLaunchKernelEx(const cudaLaunchConfig_t* c, void (*kernel)(P...), A&&... a) {
   const dim3 g = c->gridDim, b = c->blockDim;
   if (!g.x || !g.y || !g.z || g.y > 65535 || g.z > 65535) return cudaErrorInvalidConfiguration;
-  if (b.x * b.y * b.z < 1 || b.x * b.y * b.z > 1024 || c->dynamicSmemBytes > emu::kMostShared) return cudaErrorInvalidConfiguration;
+  if (b.x * b.y * b.z < 1 || b.x * b.y * b.z > 1024 || c->dynamicSmemBytes > emu::kMostShared)
+    return cudaErrorInvalidConfiguration;
   const auto granted = emu::granted_shared.find(reinterpret_cast<const void*>(kernel));
   const bool opted_in = granted != emu::granted_shared.end();
   if (c->dynamicSmemBytes > (opted_in ? granted->second : emu::kPlainShared)) return cudaErrorInvalidValue;
@@ -49,9 +50,13 @@ inline int __syncthreads_or(int p) { return emu::sync_block(p) > 0; }
 inline int __syncthreads_and(int p) { return emu::sync_block(!p) == 0; }
 inline void __threadfence() {}
 inline void __threadfence_block() {}
-inline void __syncwarp(unsigned mask = ~0u) { emu::gather(mask, 0, [](auto, unsigned) { return 0; }); }
+inline void __syncwarp(unsigned mask = ~0u) {
+  emu::gather(mask, 0, [](auto, unsigned) { return 0; });
+}
 template <class T> T __shfl_sync(unsigned mask, T v, int source, int width = 32) {
-  return emu::gather(mask, v, [&](auto get, unsigned l) { return get((l & ~unsigned(width - 1)) | (unsigned(source) & unsigned(width - 1))); });
+  return emu::gather(mask, v, [&](auto get, unsigned l) {
+    return get((l & ~unsigned(width - 1)) | (unsigned(source) & unsigned(width - 1)));
+  });
 }
 template <class T> T __shfl_down_sync(unsigned mask, T v, unsigned d, int width = 32) {
   return emu::gather(mask, v, [&](auto get, unsigned l) { return l % width + d < unsigned(width) ? get(l + d) : v; });
@@ -60,7 +65,10 @@ template <class T> T __shfl_up_sync(unsigned mask, T v, unsigned d, int width = 
   return emu::gather(mask, v, [&](auto get, unsigned l) { return l % width >= d ? get(l - d) : v; });
 }
 template <class T> T __shfl_xor_sync(unsigned mask, T v, int x, int width = 32) {
-  return emu::gather(mask, v, [&](auto get, unsigned l) { const unsigned s = l ^ unsigned(x); return s / width <= l / width ? get(s) : v; });
+  return emu::gather(mask, v, [&](auto get, unsigned l) {
+    const unsigned s = l ^ unsigned(x);
+    return s / width <= l / width ? get(s) : v;
+  });
 }
 inline unsigned __ballot_sync(unsigned mask, int p) {
   return emu::gather(mask, p, [&](auto get, unsigned) {
@@ -91,11 +99,31 @@ template <class T> T __reduce_add_sync(unsigned mask, T v) {
 }
 
 // ---- Atomics: fibers never interrupt each other, so a plain read-modify-write is atomic ------------------------------
-template <class T> T atomicAdd(T* p, std::type_identity_t<T> v) { const T old = *p; *p = T(old + v); return old; }
-template <class T> T atomicMax(T* p, std::type_identity_t<T> v) { const T old = *p; *p = std::max(old, v); return old; }
-template <class T> T atomicMin(T* p, std::type_identity_t<T> v) { const T old = *p; *p = std::min(old, v); return old; }
-template <class T> T atomicOr(T* p, std::type_identity_t<T> v) { const T old = *p; *p = T(old | v); return old; }
-template <class T> T atomicExch(T* p, std::type_identity_t<T> v) { const T old = *p; *p = v; return old; }
+template <class T> T atomicAdd(T* p, std::type_identity_t<T> v) {
+  const T old = *p;
+  *p = T(old + v);
+  return old;
+}
+template <class T> T atomicMax(T* p, std::type_identity_t<T> v) {
+  const T old = *p;
+  *p = std::max(old, v);
+  return old;
+}
+template <class T> T atomicMin(T* p, std::type_identity_t<T> v) {
+  const T old = *p;
+  *p = std::min(old, v);
+  return old;
+}
+template <class T> T atomicOr(T* p, std::type_identity_t<T> v) {
+  const T old = *p;
+  *p = T(old | v);
+  return old;
+}
+template <class T> T atomicExch(T* p, std::type_identity_t<T> v) {
+  const T old = *p;
+  *p = v;
+  return old;
+}
 template <class T> T atomicCAS(T* p, std::type_identity_t<T> expected, std::type_identity_t<T> v) {
   const T old = *p;
   if (old == expected) *p = v;

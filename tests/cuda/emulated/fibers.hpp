@@ -60,7 +60,8 @@ inline char* stack_of(unsigned rank) {
   constexpr size_t kPage = 4096;
   static std::vector<char*> stacks;
   while (stacks.size() <= rank) {
-    void* p = mmap(nullptr, kPage + (192 << 10), PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    void* p =
+        mmap(nullptr, kPage + (192 << 10), PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
     if (p == MAP_FAILED || mprotect(p, kPage, PROT_NONE)) die("no memory for the stacks");
     stacks.push_back(static_cast<char*>(p) + kPage);
   }
@@ -76,16 +77,29 @@ inline std::map<const void*, size_t> granted_shared;
 
 constexpr int kWarp = 32, kPayload = 64;  // bytes that one lane can publish in a warp operation
 
-struct Barrier { unsigned arrived = 0, generation = 0, votes = 0, result = 0; };
-struct WarpOp { unsigned mask = 0; Barrier barrier; alignas(16) char slot[2][kWarp][kPayload]; };
-struct Warp { unsigned alive = 0; std::vector<std::unique_ptr<WarpOp>> ops; };
-struct Copy { void* to; const void* from; unsigned bytes, filled, group; };
+struct Barrier {
+  unsigned arrived = 0, generation = 0, votes = 0, result = 0;
+};
+struct WarpOp {
+  unsigned mask = 0;
+  Barrier barrier;
+  alignas(16) char slot[2][kWarp][kPayload];
+};
+struct Warp {
+  unsigned alive = 0;
+  std::vector<std::unique_ptr<WarpOp>> ops;
+};
+struct Copy {
+  void* to;
+  const void* from;
+  unsigned bytes, filled, group;
+};
 struct Fiber {
   void* sp = nullptr;
   uint3 thread{};
   unsigned rank = 0, groups = 0;  // groups: how many groups of asynchronous copies were committed
   bool done = false;
-  std::vector<Copy> copies{};     // issued, not yet landed
+  std::vector<Copy> copies{};  // issued, not yet landed
 };
 struct Block {
   dim3 dim;
@@ -160,7 +174,13 @@ template <class T, class Read> auto gather(unsigned mask, const T& value, Read r
   auto* slot = op.slot[op.barrier.generation & 1];
   std::memcpy(slot[lane], &value, sizeof value);
   wait(op.barrier, [&](Barrier& b) { return b.arrived == unsigned(__builtin_popcount(mask & warp.alive)); });
-  return read([&](unsigned l) { T v; std::memcpy(&v, slot[l & 31], sizeof v); return v; }, lane);
+  return read(
+      [&](unsigned l) {
+        T v;
+        std::memcpy(&v, slot[l & 31], sizeof v);
+        return v;
+      },
+      lane);
 }
 
 inline void run_block(Block& b, std::mt19937& rng) {
@@ -240,7 +260,8 @@ template <class T> T& static_shared() {
 
 // Asynchronous copies land only at the wait, so that a kernel that forgets to wait reads stale shared memory.
 inline void copy_async(void* to, const void* from, unsigned bytes, unsigned filled) {
-  if (reinterpret_cast<uintptr_t>(to) % bytes || (filled && reinterpret_cast<uintptr_t>(from) % bytes)) die("a misaligned asynchronous copy");
+  if (reinterpret_cast<uintptr_t>(to) % bytes || (filled && reinterpret_cast<uintptr_t>(from) % bytes))
+    die("a misaligned asynchronous copy");
   Fiber& f = *block->current;
   f.copies.push_back({to, from, bytes, filled, f.groups});
 }

@@ -17,8 +17,8 @@ int main() {
       uint8_t* first = r.array<uint8_t>();
       if (what == 0) {
         uint8_t* in = in_place ? first : r.array<uint8_t>();
-        masked.push_back({first + offset * itemsize, in + offset * itemsize, r.array<uint8_t>() + offset, size,
-                          int(itemsize)});
+        masked.push_back(
+            {first + offset * itemsize, in + offset * itemsize, r.array<uint8_t>() + offset, size, int(itemsize)});
       } else {
         counted.push_back({first + offset, size});
       }

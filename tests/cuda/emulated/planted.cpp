@@ -5,9 +5,20 @@
 
 using namespace prunecca::cuda;
 
-enum class Bug { none, missing_barrier, missing_wait, divergent_barrier, wrong_mask, read_past, write_past, uninitialised };
+enum class Bug {
+  none,
+  missing_barrier,
+  missing_wait,
+  divergent_barrier,
+  wrong_mask,
+  read_past,
+  write_past,
+  uninitialised
+};
 
-struct Storage { float partial[8], staged[256], scratch[8]; };
+struct Storage {
+  float partial[8], staged[256], scratch[8];
+};
 
 // out[0]: the sum; out[1]: the sum again, by way of asynchronous copies.
 template <Bug kBug> __global__ void sums(const float* x, float* out, int n) {
@@ -25,8 +36,10 @@ template <Bug kBug> __global__ void sums(const float* x, float* out, int n) {
     out[0] = total;
   }
   if constexpr (kBug == Bug::divergent_barrier) {
-    if (tid < 40) __syncthreads();
-    else __syncwarp();
+    if (tid < 40)
+      __syncthreads();
+    else
+      __syncwarp();
   }
   if (kBug == Bug::wrong_mask && lane == 7) __shfl_xor_sync(0xfu, sum, 1);
 
@@ -43,7 +56,9 @@ template <Bug kBug> __global__ void sums(const float* x, float* out, int n) {
   if (tid == 0) out[1] = sum;
 }
 
-struct Large { float words[2 << 10]; };  // 8 KiB of static shared memory
+struct Large {
+  float words[2 << 10];
+};  // 8 KiB of static shared memory
 
 __global__ void fill(float* out) {
   dynamic_shared<float>()[0] = 1;
@@ -61,8 +76,8 @@ __global__ void convert(const float* x, Half* half, float* back, int n) {
 int main() {
   return harness::serve([](harness::Request& r) -> cudaError_t {
     constexpr void (*kernels[])(const float*, float*, int) = {
-        sums<Bug::none>, sums<Bug::missing_barrier>, sums<Bug::missing_wait>, sums<Bug::divergent_barrier>,
-        sums<Bug::wrong_mask>, sums<Bug::read_past>, sums<Bug::write_past>, sums<Bug::uninitialised>};
+        sums<Bug::none>,       sums<Bug::missing_barrier>, sums<Bug::missing_wait>, sums<Bug::divergent_barrier>,
+        sums<Bug::wrong_mask>, sums<Bug::read_past>,       sums<Bug::write_past>,   sums<Bug::uninitialised>};
     const int64_t bug = r.integer();
     const int n = int(r.integer());
     const float* x = r.array<float>();

@@ -15,19 +15,37 @@
 // No __shared__: shared memory comes from static_shared<T>() and dynamic_shared<T>() (platform.cuh), which the
 // emulation can poison before each block and fence with redzones.
 
-struct uint3 { unsigned x, y, z; };
+struct uint3 {
+  unsigned x, y, z;
+};
 struct dim3 {
   unsigned x, y, z;
   constexpr dim3(unsigned x = 1, unsigned y = 1, unsigned z = 1) : x(x), y(y), z(z) {}
 };
-struct alignas(8) int2 { int x, y; };
-struct alignas(8) uint2 { unsigned x, y; };
-struct alignas(8) float2 { float x, y; };
-struct alignas(16) int4 { int x, y, z, w; };
-struct alignas(16) uint4 { unsigned x, y, z, w; };
-struct alignas(16) float4 { float x, y, z, w; };
-struct alignas(16) double2 { double x, y; };
-struct alignas(4) uchar4 { unsigned char x, y, z, w; };
+struct alignas(8) int2 {
+  int x, y;
+};
+struct alignas(8) uint2 {
+  unsigned x, y;
+};
+struct alignas(8) float2 {
+  float x, y;
+};
+struct alignas(16) int4 {
+  int x, y, z, w;
+};
+struct alignas(16) uint4 {
+  unsigned x, y, z, w;
+};
+struct alignas(16) float4 {
+  float x, y, z, w;
+};
+struct alignas(16) double2 {
+  double x, y;
+};
+struct alignas(4) uchar4 {
+  unsigned char x, y, z, w;
+};
 inline int2 make_int2(int x, int y) { return {x, y}; }
 inline uint2 make_uint2(unsigned x, unsigned y) { return {x, y}; }
 inline float2 make_float2(float x, float y) { return {x, y}; }
@@ -51,8 +69,12 @@ inline long long __double_as_longlong(double x) { return emu_bits<long long>(x);
 inline double __longlong_as_double(long long x) { return emu_bits<double>(x); }
 
 // Sixteen-bit floats: storage plus conversions, which is all that the kernels use of them.
-struct __half { uint16_t bits; };
-struct __nv_bfloat16 { uint16_t bits; };
+struct __half {
+  uint16_t bits;
+};
+struct __nv_bfloat16 {
+  uint16_t bits;
+};
 
 inline float __bfloat162float(__nv_bfloat16 b) { return __uint_as_float(unsigned(b.bits) << 16); }
 inline __nv_bfloat16 __float2bfloat16_rn(float x) {
