@@ -56,7 +56,8 @@ inline void narrow(float x, Bfloat& out) {
 template <class Narrow> inline void widen_all(const Narrow* from, float* to, int64_t n) {
   int64_t i = 0;
 #if defined(__F16C__)
-  // GCC does not vectorise the choice between three integers above for AVX2: one by one, a step took eight times as long.
+  // GCC does not vectorise the choice between three integers above for AVX2: one by one, a step took eight times as
+  // long.
   if constexpr (__is_same(Narrow, Half))
     for (; i + 8 <= n; i += 8)
       _mm256_storeu_ps(to + i, _mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(from + i))));

@@ -1,7 +1,7 @@
 // One step of Adam, or of SGD with momentum, on many masked tensors at once: what the kernels of both devices take.
 //
-// Bandwidth decides: weight, gradient and moments pass through once, and the mask acts on the way. At a masked entry the
-// gradient counts as zero, the moments become +0, and the weight becomes +0 (or stays as it is, for networks whose
+// Bandwidth decides: weight, gradient and moments pass through once, and the mask acts on the way. At a masked entry
+// the gradient counts as zero, the moments become +0, and the weight becomes +0 (or stays as it is, for networks whose
 // pruned weights are frozen at a value). Moments are float64 where the weight is, otherwise float32.
 #pragma once
 #include "array.hpp"

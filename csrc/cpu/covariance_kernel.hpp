@@ -17,12 +17,13 @@ template <class T> struct Kernels {
   // Rows [begin, begin + count) of a view, minus the shift, as panels[p][row][kPanel]; adds nothing, writes `sums`.
   void (*pack)(const View& view, int64_t begin, int count, int64_t first_panel, int64_t last_panel, const T* shift,
                T* packed, int64_t panel_stride, T* sums);
-  // blocks[q][16][16] (+)= A^T B_q for one panel of A and `n` consecutive panels of B; `diagonal`: B_0 is A, and only the
-  // upper triangle of its block is needed. Of the last panel of B only `columns` channels need be computed. Partial sums
-  // in T are over at most `chunk` rows.
+  // blocks[q][16][16] (+)= A^T B_q for one panel of A and `n` consecutive panels of B; `diagonal`: B_0 is A, and only
+  // the upper triangle of its block is needed. Of the last panel of B only `columns` channels need be computed. Partial
+  // sums in T are over at most `chunk` rows.
   void (*multiply)(const T* a, const T* b, int64_t panel_stride, int rows, int chunk, int n, bool diagonal,
                    int64_t columns, double* blocks, bool add, Prefetch* next);
-  // How many times `multiply` goes through the rows of a block, at least; each time it prefetches every kPrefetchRows rows.
+  // How many times `multiply` goes through the rows of a block, at least; each time it prefetches every kPrefetchRows
+  // rows.
   int passes;
   // Squared norms of packed rows.
   void (*norms)(const T* packed, int64_t panel_stride, int64_t panels, int rows, double* norms);

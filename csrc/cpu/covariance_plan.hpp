@@ -50,8 +50,8 @@ template <class T> struct Plan {
                  : std::min<int64_t>(kTileRows, ((view.inner + parts - 1) / parts + kPanel - 1) / kPanel * kPanel);
       break;
     }
-    // Shorter sums round less and cost more. Over many tiles rounding errors average out, so that longer sums do; less so
-    // those of half precision, where few different values repeat.
+    // Shorter sums round less and cost more. Over many tiles rounding errors average out, so that longer sums do; less
+    // so those of half precision, where few different values repeat.
     bool half = false;
     for (int v = 0; v < p.n_views; ++v) half = half || size_of(p.views[v].dtype) == 2;
     chunk = half || rows < 4096 ? 32 : rows < 32768 ? 64 : 128;
@@ -110,7 +110,8 @@ inline Stretch stretch_of(const View& v, int64_t begin, int64_t count) {
   return {base, 0, 0, 0};
 }
 
-// While one tile is multiplied, the next one is fetched; of several threads that share it, each fetches its part of the rows.
+// While one tile is multiplied, the next one is fetched; of several threads that share it, each fetches its part of the
+// rows.
 template <class T>
 Prefetch ahead(const Plan<T>& plan, const Kernels<T>& kernel, std::vector<Stretch>& stretches, int64_t begin,
                int64_t count, int rows, int threads) {

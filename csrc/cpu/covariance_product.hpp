@@ -5,10 +5,10 @@
 namespace prunecca::cpu {
 namespace {  // each translation unit has its own copy, compiled for its own instruction set
 
-// kRows channels of A (from `a` on) times kVectors vectors of each of N panels of B (from `b` on), held in registers over
-// `chunk` rows; of the rows after the first kWhole, only the last vector is computed. Chunks join a float32 tile, then the
-// float64 block: sums of sums keep the rounding error of a tile near that of one chunk. Every kPrefetchRows rows, some
-// memory of the next tile is asked for.
+// kRows channels of A (from `a` on) times kVectors vectors of each of N panels of B (from `b` on), held in registers
+// over `chunk` rows; of the rows after the first kWhole, only the last vector is computed. Chunks join a float32 tile,
+// then the float64 block: sums of sums keep the rounding error of a tile near that of one chunk. Every kPrefetchRows
+// rows, some memory of the next tile is asked for.
 template <class T, int kRows, int N, int kVectors = kPerPanel<T>, class V = typename Vec<T>::type, int kWhole = kRows>
 inline void micro(const T* a, const T* b, int64_t panel_stride, int rows, int chunk, double* block, bool add,
                   Prefetch* next) {

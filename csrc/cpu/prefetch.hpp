@@ -4,8 +4,8 @@
 
 namespace prunecca::cpu {
 
-// Memory that will be read next, asked for a little at a time between arithmetic: one core's loads alone cannot keep the
-// memory busy while it multiplies.
+// Memory that will be read next, asked for a little at a time between arithmetic: one core's loads alone cannot keep
+// the memory busy while it multiplies.
 struct Stretch {
   const char* base;
   int64_t runs, lines, stride;

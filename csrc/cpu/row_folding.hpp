@@ -1,6 +1,6 @@
-// Narrow representations: a panel holds kPanel channels whatever is in it, so that of (N, 1) most of the work would be on
-// zeros. Where rows follow each other in memory, several are read as one with so many times the channels; the products that
-// are wanted then lie in the blocks on the diagonal, which are added up.
+// Narrow representations: a panel holds kPanel channels whatever is in it, so that of (N, 1) most of the work would be
+// on zeros. Where rows follow each other in memory, several are read as one with so many times the channels; the
+// products that are wanted then lie in the blocks on the diagonal, which are added up.
 #pragma once
 #include <vector>
 

@@ -1,8 +1,8 @@
 // Which SIMD level of the kernels runs: the best the machine has, or the one PRUNECCA_CPU_LEVEL names.
 //
-// CMake compiles each <noun>_kernel.cpp once for each level, and writes the list of levels (simd_levels.h). Everything in
-// such a file has internal linkage but for one function that hands out its kernels, overloaded on the level: so no symbol
-// of one level can stand in for another's.
+// CMake compiles each <noun>_kernel.cpp once for each level, and writes the list of levels (simd_levels.h). Everything
+// in such a file has internal linkage but for one function that hands out its kernels, overloaded on the level: so no
+// symbol of one level can stand in for another's.
 #pragma once
 #include "simd_levels.h"
 

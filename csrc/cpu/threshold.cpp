@@ -102,8 +102,8 @@ class Selection {
     clear_lowest(lists, bin.wanted);
   }
 
-  // Most often in one pass: a sample tells between which keys the count-th lowest lies, and only those are listed. False
-  // where it does not, or where too many are alike; the masks have then to be written again.
+  // Most often in one pass: a sample tells between which keys the count-th lowest lies, and only those are listed.
+  // False where it does not, or where too many are alike; the masks have then to be written again.
   bool cut_sampled(int64_t count) {
     const std::optional<Bracket> bracket = sample(count);
     if (!bracket) return false;

@@ -121,8 +121,8 @@ template <class T, Order order> struct Threshold {
     return sum;
   }
 
-  // kMultiple divides length: a promise that lets the compiler drop the remainder loop. Returns the larger of `largest` and
-  // the largest magnitude, as bits without the sign, whether they survive or not.
+  // kMultiple divides length: a promise that lets the compiler drop the remainder loop. Returns the larger of `largest`
+  // and the largest magnitude, as bits without the sign, whether they survive or not.
   template <int64_t kMultiple>
   static Word flag(const void* data, const uint8_t* alive, uint8_t* mask, int64_t start, int64_t length, Word low,
                    Word width, uint8_t* inside, Word largest) {

@@ -32,7 +32,8 @@ struct ThresholdKernel {
                       int64_t quota);
   // The key of one score.
   uint64_t (*key)(const void* data, int64_t i);
-  // mask = alive and key >= low; lists the keys and positions of survivors with low <= key <= high, while there is room.
+  // mask = alive and key >= low; lists the keys and positions of survivors with low <= key <= high, while there is
+  // room.
   void (*gather)(const void* data, const uint8_t* alive, uint8_t* mask, int64_t n, uint64_t low, uint64_t high,
                  Found& found);
 };

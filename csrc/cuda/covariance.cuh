@@ -1,15 +1,16 @@
 // Streaming covariance on a CUDA device: the primitive of cpu/covariance.hpp, on device memory and a stream.
 //
-// Views are of one dtype, pairs have i <= j, and the gram of a view with itself is kept symmetric. Nothing here allocates
-// or synchronises, so all of it can be captured in a CUDA graph; the same call on the same data gives the same bits.
+// Views are of one dtype, pairs have i <= j, and the gram of a view with itself is kept symmetric. Nothing here
+// allocates or synchronises, so all of it can be captured in a CUDA graph; the same call on the same data gives the
+// same bits.
 #pragma once
 #include "covariance.hpp"
 #include "cuda/platform.cuh"
 
 namespace prunecca::cuda {
 
-// Where the first non-finite sum is noted, as the least of batch << 40 | unsure << 39 | view << 32 | channel; to begin with
-// all ones. `batch` is the caller's number of this call; unsure: the fault may lie in the pair's other view.
+// Where the first non-finite sum is noted, as the least of batch << 40 | unsure << 39 | view << 32 | channel; to begin
+// with all ones. `batch` is the caller's number of this call; unsure: the fault may lie in the pair's other view.
 struct NonFiniteNote {
   unsigned long long* least = nullptr;
   int64_t batch = 0;

@@ -130,8 +130,8 @@ inline bool wanted(const Layout& layout, const Problem& problem, int a, int b) {
   return false;
 }
 
-// How many pieces the rows are cut into. An H100 or H200 runs kSlots blocks at once (132 SMs, two blocks each); the time is
-// the number of waves times what one block takes: its rows, plus about kOverheadRows for filling the pipeline,
+// How many pieces the rows are cut into. An H100 or H200 runs kSlots blocks at once (132 SMs, two blocks each); the
+// time is the number of waves times what one block takes: its rows, plus about kOverheadRows for filling the pipeline,
 // writing the tile and its share of the reduction. Depends on the sizes alone, so that results do.
 inline void cut_rows(Plan& plan, int n_tiles, int granule) {
   constexpr int64_t kSlots = 264, kOverheadRows = 384, kLeastRows = 256, kMostBlocks = 4 * kSlots;

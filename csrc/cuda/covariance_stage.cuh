@@ -26,7 +26,8 @@ template <class T_, class P_, bool kRowMajor_, int kPanel_> struct Shape {
   static constexpr int kRowStep = kRowMajor ? kPanel + kPad : 1;
   static constexpr int kPanelSize = kRowMajor ? kRows * kRowStep : kPanel * kChannelStep;
   static constexpr int kPanels = kPanel == 32 ? 1 : 2;  // in a stage
-  // Two blocks fit the 164 KiB of an A100's SM (75 KiB each at most), and each keeps 16 KiB or more per panel under way.
+  // Two blocks fit the 164 KiB of an A100's SM (75 KiB each at most), and each keeps 16 KiB or more per panel under
+  // way.
   static constexpr int kStages = kPanel == 32 || sizeof(T) == 8 ? 3 : 4;
   static constexpr size_t kSharedBytes = sizeof(T) * kPanelSize * kPanels * kStages;
 };

@@ -12,7 +12,8 @@ constexpr int kLanes = 8;  // threads that hold one pair of columns; four pairs 
 
 constexpr double kNan = std::numeric_limits<double>::quiet_NaN();
 
-// What a block works on: up to kSide columns of up to kSide entries (zeros fill the rest), two columns to kLanes threads.
+// What a block works on: up to kSide columns of up to kSide entries (zeros fill the rest), two columns to kLanes
+// threads.
 template <int kSide> struct Tile {
   static constexpr int kThreads = kSide / 2 * kLanes;
   static constexpr int kOwn = kSide / kLanes;  // entries of a column that one thread holds

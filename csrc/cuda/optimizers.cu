@@ -32,7 +32,7 @@ __device__ __forceinline__ bool any(const Four<uint8_t>& kept) {
   return kept.at[0] | kept.at[1] | kept.at[2] | kept.at[3];
 }
 
-// ---- Adam ------------------------------------------------------------------------------------------------------------
+// ---- Adam -----------------------------------------------------------------------------------------------------------
 
 template <class Real> struct AdamNumbers {  // the rule and the tensor's own numbers, in the precision of the step
   Real gain1, beta2, gain2, epsilon, l2, shrink, step_size, root_scale;
@@ -117,7 +117,7 @@ __global__ void advance_kernel(float* step, const float* rate, double log_beta1,
   schedule->shrink = 1 - double(*rate) * decay;
 }
 
-// ---- SGD -------------------------------------------------------------------------------------------------------------
+// ---- SGD ------------------------------------------------------------------------------------------------------------
 
 template <class Real> struct SgdNumbers {
   Real rate, l2, decay, gain, ahead, own;  // buffer = decay * buffer + gain * g; direction = ahead * buffer + own * g
@@ -186,7 +186,7 @@ __global__ void __launch_bounds__(kBlock, 4)
             : sgd_chunk<false>(weight, gradient, momentum, mask, c, n);
 }
 
-// ---- Launches --------------------------------------------------------------------------------------------------------
+// ---- Launches -------------------------------------------------------------------------------------------------------
 
 template <class Body> cudaError_t with_type(Dtype dtype, Body body) {
   switch (dtype) {

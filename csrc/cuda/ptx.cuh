@@ -58,7 +58,8 @@ __device__ __forceinline__ float round_to_tf32(float x) {
 }
 
 // D (16 x 8, float32) += A (16 x 8, TF32) B (8 x 8, TF32). The low 13 bits of a and b are ignored.
-// a = {(g, t), (g + 8, t), (g, t + 4), (g + 8, t + 4)}, b = {(t, g), (t + 4, g)}, d = {(g, 2t), (g, 2t + 1), (g + 8, 2t), ...}.
+// a = {(g, t), (g + 8, t), (g, t + 4), (g + 8, t + 4)}, b = {(t, g), (t + 4, g)},
+// d = {(g, 2t), (g, 2t + 1), (g + 8, 2t), ...}.
 __device__ __forceinline__ void multiply_tf32(float (&d)[4], const float (&a)[4], const float (&b)[2]) {
 #if defined(PRUNECCA_CUDA_EMULATION)
   // Summed in float64, then rounded towards zero as tensor cores do: an emulated result is not better than a real one.

@@ -42,7 +42,7 @@ struct Pass {
   int first_of_pool[kTable];  // first chunk of the tensor's pool, counted over all launches
 };
 
-// ---- Kernels ---------------------------------------------------------------------------------------------------------
+// ---- Kernels --------------------------------------------------------------------------------------------------------
 
 // Adds one to counts[bin] for every lane with `counted`. Lanes often fall into one bin (all of them, in a layer of
 // zeros), so those in the first such lane's bin are added at once. All lanes of the warp call it.
@@ -246,7 +246,7 @@ __global__ void __launch_bounds__(kBlock, sizeof(T) == 8 ? 3 : 4)
   }
 }
 
-// ---- Launches --------------------------------------------------------------------------------------------------------
+// ---- Launches -------------------------------------------------------------------------------------------------------
 
 int64_t chunks_of(const Selection& selection) {
   int64_t chunks = 0;

@@ -2,7 +2,8 @@
 // cpu/threshold.hpp does: bit for bit the same masks. All state is on the device.
 //
 // Radix selection: a score becomes an unsigned key whose order is the order of the scores; the wanted-th lowest key is
-// found digit by digit, each from one histogram of the keys that agree in the digits above. All pools share the launches.
+// found digit by digit, each from one histogram of the keys that agree in the digits above. All pools share the
+// launches.
 #pragma once
 #include <vector>
 

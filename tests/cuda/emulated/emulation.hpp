@@ -98,7 +98,7 @@ template <class T> T __reduce_add_sync(unsigned mask, T v) {
   });
 }
 
-// ---- Atomics: fibers never interrupt each other, so a plain read-modify-write is atomic ------------------------------
+// ---- Atomics: fibers never interrupt each other, so a plain read-modify-write is atomic -----------------------------
 template <class T> T atomicAdd(T* p, std::type_identity_t<T> v) {
   const T old = *p;
   *p = T(old + v);

@@ -1,5 +1,5 @@
-// The optimizer kernels, emulated. Scalars: 0 (Adam) or 1 (SGD), dtype, the rule, the number of tensors, then per tensor
-// its numbers, its size, the offset of its first element, whether it has a mask (and, for SGD, a momentum).
+// The optimizer kernels, emulated. Scalars: 0 (Adam) or 1 (SGD), dtype, the rule, the number of tensors, then per
+// tensor its numbers, its size, the offset of its first element, whether it has a mask (and, for SGD, a momentum).
 #include "cuda/optimizers.cu"
 #include "harness.hpp"
 
