@@ -18,11 +18,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
-sys.path[:0] = [str(HERE), str(HERE.parent / "tests")]
+sys.path[:0] = [str(HERE), str(HERE.parent / "tests" / "cuda")]
 
-from cuda_host import resources  # noqa: E402
 from device.linalg import CANDIDATES  # noqa: E402
 from device.linalg import LAYERS as STUDY  # noqa: E402
+from emulated import resources  # noqa: E402
 
 ARCHITECTURE = "sm_90a"
 MULTIPROCESSORS = 132
