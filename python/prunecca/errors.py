@@ -48,4 +48,10 @@ class WorkerFailed(RuntimeError):
 
 
 class Diverged(ArithmeticError):
-    """The loss is not a finite number; the training stands where it stood before the epoch."""
+    """The loss is not a finite number; the training stands where it stood before the epoch.
+
+    Example:
+        >>> import prunecca as pc
+        >>> issubclass(pc.training.Diverged, ArithmeticError)
+        True
+    """

@@ -1,6 +1,6 @@
 """Iterative magnitude pruning, Algorithm 1 of the paper (Frankle and Carbin 2019), independent of how one trains.
 
-:func:`imp` is the loop. It is made of :func:`next_masks` and :func:`next_weights`, pure functions of named tensors,
+``imp`` is the loop. It is made of ``next_masks`` and ``next_weights``, pure functions of named tensors,
 for those who train in pieces and store what lies between.
 """
 
@@ -24,7 +24,18 @@ MakeOptimizer = Callable[[nn.Module, Masks], torch.optim.Optimizer]
 
 @dataclass(frozen=True)
 class Level:
-    """The network has been trained with these masks; level 0 is the unpruned one."""
+    """The network has been trained with these masks; level 0 is the unpruned one.
+
+    Attributes:
+        number: from 0.
+        masks: parameter name -> ``torch.bool``.
+        density: the fraction of masked entries that is kept.
+
+    Example:
+        >>> import prunecca as pc
+        >>> pc.pruning.Level(0, {}, 1.0).density
+        1.0
+    """
 
     number: int
     masks: Masks
@@ -40,12 +51,31 @@ def imp(
     pools: Pools | None = None,
     fresh: Callable[[int], Mapping[str, Tensor]] | None = None,
 ) -> Iterator[Level]:
-    """Train, prune, rewind, train again; yields after each training, with ``model`` as trained at that level.
+    """Train, prune, rewind, train again: Algorithm 1 of Ansuini et al. 2020.
 
-    ``make_optimizer(model, masks)``: a new optimizer that keeps the masks, such as :class:`MaskedAdam` (with
-    ``pruned="frozen"`` if ``recipe.frozen``). ``train(model, optimizer, first, last)``: epochs [first, last).
-    ``pools``: by default :func:`pools_by_type`. ``fresh(level)``: the state of a new random network, for
-    ``survivors="reinitialize"``. Stop at a target density, or when performance falls, by leaving the loop.
+    Args:
+        model: trained in place.
+        recipe: what is pruned, and from where the rest is trained again.
+        make_optimizer: ``make_optimizer(model, masks)``, a new optimizer that keeps the masks, such as ``MaskedAdam``
+            (with ``pruned="frozen"`` if ``recipe.frozen``).
+        train: ``train(model, optimizer, first, last)`` trains epochs [first, last).
+        pools: by default ``pools_by_type``.
+        fresh: ``fresh(level)``, the state of a new random network, for ``survivors="reinitialize"``.
+
+    Yields:
+        A ``Level`` after each training, with ``model`` as trained at that level. Stop at a target density, or when
+        performance falls, by leaving the loop.
+
+    Example:
+        >>> import torch, prunecca as pc
+        >>> model = torch.nn.Sequential(torch.nn.Linear(8, 8), torch.nn.ReLU(), torch.nn.Linear(8, 2))
+        >>> recipe = pc.pruning.Recipe(rates=0.5, levels=2, epochs=2, rewind_epoch=1)
+        >>> def adam(model, masks):
+        ...     return pc.pruning.MaskedAdam(model.named_parameters(), masks)
+        >>> def train(model, optimizer, first, last):
+        ...     pass  # epochs first to last - 1
+        >>> [level.density for level in pc.pruning.imp(model, recipe, adam, train, pools={"all": ["0.weight"]})]
+        [1.0, 0.5, 0.25]
     """
     pools = pools_by_type(model) if pools is None else pools
     initial = Snapshot.capture(model)  # line 1
@@ -90,10 +120,26 @@ def next_masks(
     level: int,
     initial: Named | None = None,
 ) -> Masks:
-    """The masks of ``level`` (from 1), from the trained weights and the masks of the level before.
+    """The masks of a level, from the trained weights and the masks of the level before.
 
-    For one-shot pruning, ``final`` is the unpruned trained network and ``previous`` is not read: the same counts as
-    iterative pruning, in one go.
+    Args:
+        recipe: rates, criterion, scope; for one-shot pruning ``previous`` is not read, and the counts are those of
+            iterative pruning, in one go.
+        pools: as from ``pools_by_type``.
+        final: the trained network that is pruned; for one-shot pruning the unpruned one.
+        previous: the masks of ``final``; None for none.
+        level: from 1.
+        initial: the weights at initialisation, for criteria that read them.
+
+    Returns:
+        Parameter name -> ``torch.bool``.
+
+    Example:
+        >>> import torch, prunecca as pc
+        >>> weights, pools = {"weight": torch.arange(1.0, 101.0)}, {"all": ["weight"]}
+        >>> recipe = pc.pruning.Recipe(rates=0.1, one_shot=True)
+        >>> int(pc.pruning.next_masks(recipe, pools, weights, None, 2)["weight"].sum())
+        81
     """
     masks = None if recipe.one_shot else previous
     trained = named_tensors(final)

@@ -41,14 +41,32 @@ OptimizerFactory = Callable[[nn.Module, "TrainingConfig"], torch.optim.Optimizer
 class Training:
     """A network being trained on ``splits``; between calls it always stands at the end of an epoch.
 
-    model: trained in place, where it lies (the data is moved to its device). masks: parameter name -> bool tensor;
-    masked entries are zero from here on. optimizer_factory: makes the optimizer from (model, config) instead of the
-    paper's Adam with L2; one with masks of its own then takes the place of ``masks``. With ``splits.validation`` the
-    training ends
-    with the weights of lowest validation loss, otherwise with the last.
+    Args:
+        model: trained in place, where it lies (the data is moved to its device).
+        splits: as from ``prunecca.data.load``. With a validation split the training ends with the weights of lowest
+            validation loss, otherwise with the last.
+        config: epochs, batches, learning rate, precision.
+        seed: of everything random in its epochs.
+        masks: parameter name -> ``torch.bool``; masked entries are zero from here on.
+        optimizer_factory: makes the optimizer from (model, config) instead of the paper's Adam with L2; one with masks of
+            its own then takes the place of ``masks``.
 
-    Attributes: ``epoch`` (epochs finished), ``history`` (a record of each epoch run here), ``best`` (record of lowest
-    validation loss, or None).
+    Attributes:
+        epoch: epochs finished.
+        history: a record of each epoch run here.
+        best: the record of lowest validation loss, or None.
+
+    Raises:
+        ValueError: patience without a validation split, or masks beside an optimizer factory.
+
+    Example:
+        >>> import prunecca as pc
+        >>> splits = pc.data.load("digits2")
+        >>> model, config = pc.models.build("digits2", seed=0), pc.training.TrainingConfig.for_problem("digits2", epochs=1)
+        >>> training = pc.training.Training(model, splits, config, seed=0)
+        >>> record = training.run_epoch()
+        >>> training.finished, training.state().epoch
+        (True, 1)
     """
 
     def __init__(
