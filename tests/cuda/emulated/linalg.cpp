@@ -3,6 +3,7 @@
 #include "cuda/linalg.cu"
 #include "harness.hpp"
 
+using namespace prunecca;
 using namespace prunecca::cuda;
 
 int main() {
