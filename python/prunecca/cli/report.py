@@ -52,8 +52,8 @@ def report(
                 message=lambda text: typer.echo(text, err=True),
                 progress=lambda done, total, name: bar.update(task, completed=done, total=total, description=name),
             )
-    verdicts = [finding.verdict for finding in written.findings]
+    verdicts = [claim.verdict for claim in written.claims]
     counts = ", ".join(f"{verdicts.count(verdict)} {verdict}" for verdict in (HOLDS, FAILS, UNDECIDED))
     typer.echo(f"page     {written.page}")
     typer.echo(f"figures  {written.page.parent / 'figures'}")
-    typer.echo(f"claims   {written.claims} ({counts})")
+    typer.echo(f"claims   {written.table} ({counts})")

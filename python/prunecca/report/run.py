@@ -1,11 +1,4 @@
-"""What a report is about: a run directory, or the small folder of tables that remains of one without its weights.
-
-    run = read("runs/digits4")
-    run.problems, len(run.finished), run.tables["levels"]
-
-Nothing in the folder is changed. Where the pieces are there, the tables are made from those finished so far; otherwise
-the tables stored under ``tables/``, or beside ``config.json``, are taken, as Parquet or CSV.
-"""
+"""What a report is about: a run directory, or the small folder of tables that remains of one without its weights."""
 
 from __future__ import annotations
 
@@ -26,14 +19,14 @@ from ..study import tables
 from ..study.options import SHORT_EPOCHS, Options, Size
 from ..study.plan import Piece
 from ..study.run_directory import ENVIRONMENT, RECORD, RunDirectory
+from ..study.tables import KEY
 
 PAPER_METRIC = "svcca"
-_KEY = ["problem", "replicate", "level", "control"]
 _NEEDED = {
-    "levels": [*_KEY, "density", "parameters_left", "test_accuracy"],
-    "layers": [*_KEY, "layer", "density"],
-    "similarity": [*_KEY, "layer", "kind", "depth", "metric", "value"],
-    "dimension": [*_KEY, "layer", "kind", "depth", "dimension", "error"],
+    "levels": [*KEY, "density", "parameters_left", "test_accuracy"],
+    "layers": [*KEY, "layer", "density"],
+    "similarity": [*KEY, "layer", "kind", "depth", "metric", "value"],
+    "dimension": [*KEY, "layer", "kind", "depth", "dimension", "error"],
 }
 _NAMES = {"problem": str, "layer": str, "kind": str, "metric": str}  # a layer may be called "0"
 
@@ -42,8 +35,12 @@ _NAMES = {"problem": str, "layer": str, "kind": str, "metric": str}  # a layer m
 class ReportedRun:
     """A study so far.
 
-    name: of its folder. configuration: of ``config.json``. starts: what is known of the machines, oldest first.
-    tables: see `tables`; those without rows may lack columns. pieces: all networks that were asked for.
+    Args:
+        name: of its folder.
+        configuration: the content of ``config.json``.
+        starts: what is known of the machines, oldest first.
+        tables: see ``study.tables``; those without rows may lack columns.
+        pieces: all networks that were asked for.
     """
 
     name: str
@@ -68,7 +65,7 @@ class ReportedRun:
         """The networks that the tables hold."""
         return {
             Piece(problem, 0 if level == 0 or control else replicate, level, control)
-            for problem, replicate, level, control in self.tables["levels"][_KEY].itertuples(index=False)
+            for problem, replicate, level, control in self.tables["levels"][KEY].itertuples(index=False)
         }
 
     def unfinished(self, problem: str) -> list[Piece]:
@@ -91,8 +88,8 @@ class ReportedRun:
     def with_pruned(self) -> list[str]:
         """The problems of which a pruned network or a control is finished: those with something to compare."""
         levels = self.tables["levels"]
-        there = set(levels.loc[levels["level"] > 0, "problem"])
-        return [problem for problem in self.problems if problem in there]
+        found = set(levels.loc[levels["level"] > 0, "problem"])
+        return [problem for problem in self.problems if problem in found]
 
     def choose_metric(self, asked: str | None) -> str:
         """The metric asked for; None: that of the paper, or where it was not computed the first there is.
@@ -127,8 +124,8 @@ class ReportedRun:
             else:
                 words += [flag, ",".join(map(str, value)) if isinstance(value, list) else str(value)]
         groups: dict[tuple[str, ...], list[str]] = {}
-        for problem, its in self.configuration["problems"].items():
-            paper = given.get("epochs") is None and its["settings"]["epochs"] > SHORT_EPOCHS
+        for problem, asked in self.configuration["problems"].items():
+            paper = given.get("epochs") is None and asked["settings"]["epochs"] > SHORT_EPOCHS
             size = dataclasses.asdict(self.size(problem))
             key = (*(["--paper"] if paper else []), *(w for name in size for w in (f"--{name}", str(size[name]))))
             groups.setdefault(key, []).append(problem)
@@ -136,11 +133,14 @@ class ReportedRun:
 
 
 def read(folder: str | os.PathLike[str], message: Callable[[str], None] | None = None) -> ReportedRun:
-    """What is there to be reported in a folder.
+    """What can be reported of a folder. Nothing in it is changed.
+
+    The tables are made from the finished networks where those are in the folder; otherwise the tables stored under
+    ``tables/``, or beside ``config.json``, are taken, as Parquet or CSV.
 
     Args:
-        folder: a run directory, or one that holds at least ``config.json`` and the table `levels`.
-        message: told, in a sentence each, what was found damaged.
+        folder: a run directory, or one that holds at least ``config.json`` and the table ``levels``.
+        message: is given, in a sentence each, what was found damaged.
 
     Raises:
         ConfigurationError: this is no run directory.

@@ -26,7 +26,7 @@ from .plan import Piece
 from .run_directory import DIMENSION, SIMILARITY, RunDirectory
 
 NAMES = ("levels", "layers", "similarity", "dimension", "epochs", "timing")
-_KEY = ["problem", "replicate", "level", "control"]
+KEY = ["problem", "replicate", "level", "control"]
 _EPOCH = ["epoch", "train_loss", "train_accuracy", "val_loss", "val_accuracy", "test_loss", "test_accuracy"]
 
 
@@ -45,7 +45,7 @@ def build(run: RunDirectory) -> dict[str, pd.DataFrame]:
             for name, file in (("similarity", SIMILARITY), ("dimension", DIMENSION)):
                 if file in record["files"]:
                     table = pd.read_parquet(run.path(piece, file))
-                    stored[name].append(table.assign(**key)[[*_KEY, *table.columns]])
+                    stored[name].append(table.assign(**key)[[*KEY, *table.columns]])
     tables = {name: pd.DataFrame(rows[name]) for name in NAMES}
     for name, parts in stored.items():
         tables[name] = pd.concat(parts, ignore_index=True) if parts else pd.DataFrame()
