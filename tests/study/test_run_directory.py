@@ -12,7 +12,8 @@ import torch
 
 from prunecca import errors
 from prunecca.errors import ClaimLost, ConfigurationError
-from prunecca.storage import atomic, states
+from prunecca.storage import states
+from prunecca.storage.tables import write_table
 from prunecca.study import tables
 from prunecca.study.executors import work
 from prunecca.study.options import Options, Size
@@ -46,7 +47,7 @@ class Maker:
         digest = states.save_state(run.path(piece, STATE), {"weight": weight})
         states.save_state(run.path(piece, REWIND if piece.level == 0 else MASKS), {"weight": weight})
         table = pd.DataFrame({"layer": ["conv1"], "kind": ["conv"], "depth": [0], "metric": ["svcca"], "value": [1.0]})
-        atomic.write_atomic(run.path(piece, SIMILARITY), tables.parquet(table))
+        write_table(run.path(piece, SIMILARITY), table)
         record = {
             "summary": {"density": 0.8**piece.level, "test_accuracy": 0.9, "digest": digest},
             "layers": [{"layer": "conv1", "density": 0.8**piece.level}],

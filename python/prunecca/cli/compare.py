@@ -75,7 +75,10 @@ def compare(
             table = _compare_states(files, options, problem, data, chosen, device)
     _print(table)
     if out is not None:
-        _write(table, out)
+        from ..storage.tables import write_table
+
+        write_table(out, table)
+        typer.echo(f"table  {out}")
 
 
 def _compare_states(
@@ -157,16 +160,3 @@ def _print(table: pd.DataFrame) -> None:
             cells = [f"{values[metric]:.4f}" for metric in metrics]
             shown.add_row(*([str(layer)] if "layer" in rows else []), *cells)
         console.print(shown)
-
-
-def _write(table: pd.DataFrame, out: Path) -> None:
-    from ..storage.atomic import write_atomic
-
-    if out.suffix == ".csv":
-        content = table.to_csv(index=False).encode()
-    else:
-        from ..storage.tables import parquet
-
-        content = parquet(table)
-    write_atomic(out, content)
-    typer.echo(f"table  {out}")

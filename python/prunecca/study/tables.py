@@ -19,8 +19,7 @@ from typing import Any
 
 import pandas as pd
 
-from ..storage import atomic
-from ..storage.tables import parquet
+from ..storage.tables import write_table
 from .options import Size
 from .plan import Piece
 from .run_directory import DIMENSION, SIMILARITY, RunDirectory
@@ -57,8 +56,8 @@ def write(run: RunDirectory) -> dict[str, pd.DataFrame]:
     tables = build(run)
     for name, table in tables.items():
         folder = run.root / "tables"
-        atomic.write_atomic(folder / f"{name}.parquet", parquet(table))
-        atomic.write_atomic(folder / f"{name}.csv", table.to_csv(index=False).encode())
+        write_table(folder / f"{name}.parquet", table)
+        write_table(folder / f"{name}.csv", table)
     return tables
 
 
