@@ -88,17 +88,17 @@ def _compare_states(
     from ..data.loading import representation_subset
     from ..machine.info import choose_device
 
-    place = choose_device(device)
+    chosen = choose_device(device)
     setting, reference = _network(paths[0], problem, data)
     candidates = {str(path): _network(path, setting.problem.name, data)[1] for path in paths[1:]}
-    images = representation_subset(setting.splits(data).train.to(place), options.images, options.seed)
+    images = representation_subset(setting.splits(data).train.to(chosen), options.images, options.seed)
     result = compare_models(
         reference,
         candidates,
         images,
         layers,
         options.metric_options(),
-        device=place,
+        device=chosen,
         progress=True,
         distributed="off",
     )
@@ -155,8 +155,8 @@ def _print(table: pd.DataFrame) -> None:
         for metric in metrics:
             shown.add_column(metric, justify="right")
         by_layer = rows.groupby("layer", sort=False) if "layer" in rows else [("", rows)]
-        for layer, of in by_layer:
-            values = of.set_index("metric")["value"]
+        for layer, own in by_layer:
+            values = own.set_index("metric")["value"]
             cells = [f"{values[metric]:.4f}" for metric in metrics]
             shown.add_row(*([str(layer)] if "layer" in rows else []), *cells)
         console.print(shown)

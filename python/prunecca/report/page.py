@@ -123,7 +123,7 @@ def _section(run: ReportedRun, problem: str, metric: str, drawn: Sequence[DrawnP
         asked=sum(piece.problem == problem for piece in run.pieces),
         missing=[str(piece).removeprefix(f"{problem} ") for piece in run.unfinished(problem)],
         has_pruned=problem in run.with_pruned(),
-        has_dimension=not run.of("dimension", problem).empty,
+        has_dimension=not run.rows("dimension", problem).empty,
         narrow=[picture for picture in own if not picture.picture.wide],
         wide=[picture for picture in own if picture.picture.wide],
     )

@@ -52,7 +52,7 @@ def choose(run: ReportedRun, metric: str) -> list[Picture]:
             lambda: accuracy_figure(levels),
         )
     ]
-    problems = [name for name in run.with_pruned() if not run.of("similarity", name, metric=metric).empty]
+    problems = [name for name in run.with_pruned() if not run.rows("similarity", name, metric=metric).empty]
     if problems:
         shown = similarity[similarity["problem"].isin(problems)]
         pictures.append(
@@ -60,20 +60,22 @@ def choose(run: ReportedRun, metric: str) -> list[Picture]:
                 f"similarity-{metric}",
                 "Similarity of each layer with the unpruned network",
                 f"{_LINES}; {_MARKS}. Iteration 0 is the unpruned network with itself.{_dashed(shown)}",
-                " ".join(_lines_in_words(run.of("similarity", name, metric=metric), name, metric) for name in problems),
+                " ".join(
+                    _lines_in_words(run.rows("similarity", name, metric=metric), name, metric) for name in problems
+                ),
                 lambda: similarity_figure(shown, metric),
                 wide=len(problems) > 1,
             )
         )
     for problem in problems:
-        pictures += _of_problem(run, problem, metric)
+        pictures += _problem_pictures(run, problem, metric)
     return pictures
 
 
-def _of_problem(run: ReportedRun, problem: str, metric: str) -> list[Picture]:
-    everything = run.of("similarity", problem)
+def _problem_pictures(run: ReportedRun, problem: str, metric: str) -> list[Picture]:
+    everything = run.rows("similarity", problem)
     similarity = everything[everything["metric"] == metric]
-    dimension, layers = run.of("dimension", problem), run.of("layers", problem)
+    dimension, layers = run.rows("dimension", problem), run.rows("layers", problem)
     others = everything[everything["metric"] != metric]
     words = _lines_in_words(similarity, problem, metric)
     pictures = [
@@ -147,7 +149,7 @@ def _dashed(table: pd.DataFrame) -> str:
 def _accuracy_in_words(run: ReportedRun) -> str:
     parts = []
     for problem in run.problems:
-        rows = run.of("levels", problem)
+        rows = run.rows("levels", problem)
         rows = rows[~rows["control"]]
         if rows.empty:
             continue

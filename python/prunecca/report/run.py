@@ -77,7 +77,7 @@ class ReportedRun:
         """The levels, replicates and controls that were asked for."""
         return Size(**self.configuration["problems"][problem]["size"])
 
-    def of(self, table: str, problem: str, *, metric: str | None = None) -> pd.DataFrame:
+    def rows(self, table: str, problem: str, *, metric: str | None = None) -> pd.DataFrame:
         """The rows of a table about one problem (and metric)."""
         rows = self.tables[table]
         if rows.empty:
