@@ -18,7 +18,6 @@ from .interruption import interruptible
 
 if TYPE_CHECKING:
     import pandas as pd
-    from rich.console import Console
 
     from ..study.reporter import Reporter
 
@@ -270,34 +269,10 @@ def _reporter() -> Iterator[Reporter]:
 def _conclude(root: Path, tables: dict[str, pd.DataFrame]) -> None:
     from rich.console import Console
 
+    from .summary import level_tables
+
     console = Console()
-    _summary(console, tables)
+    for table in level_tables(tables):
+        console.print(table)
     for what, where in (("figures", "figures"), ("tables", "tables"), ("configuration", "config.json")):
         console.print(f"{what:<14}{root / where}", highlight=False, soft_wrap=True)
-
-
-def _summary(console: Console, tables: dict[str, pd.DataFrame]) -> None:
-    """Medians over replicates: one row per problem and level."""
-    from rich.table import Table
-
-    levels, similarity = tables["levels"], tables["similarity"]
-    metric = similarity["metric"].iloc[0]
-    for problem, its in levels.groupby("problem", sort=False):
-        table = Table(title=str(problem), title_justify="left", title_style="bold")
-        for heading in ("network", "parameters left", "test accuracy", f"{metric}: first layer", "least", "last layer"):
-            table.add_column(heading, justify="left" if heading == "network" else "right")
-        for (control, level), rows in its.groupby(["control", "level"]):
-            of = similarity[
-                (similarity["problem"] == problem)
-                & (similarity["metric"] == metric)
-                & (similarity["control"] == control)
-                & (similarity["level"] == level)
-            ]
-            values = of.groupby("depth")["value"].median()
-            table.add_row(
-                "unpruned" if level == 0 else f"control {level}, not pruned" if control else f"level {level}",
-                f"{100 * rows['density'].median():.1f} %",
-                f"{100 * rows['test_accuracy'].median():.2f} %",
-                *(f"{value:.3f}" for value in (values.iloc[0], values.min(), values.iloc[-1])),
-            )
-        console.print(table)

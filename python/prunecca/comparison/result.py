@@ -12,6 +12,7 @@ import pandas as pd
 from ..activations.layers import Layer
 from ..covariance.covariance import Covariance
 from ..storage.atomic import write_atomic
+from ..storage.tables import write_table
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -36,13 +37,7 @@ class Comparison:
 
     def save(self, path: str | Path) -> None:
         """Write the table to a ``.csv`` or ``.parquet`` file, whole or not at all."""
-        suffix = Path(path).suffix
-        if suffix == ".csv":
-            write_atomic(path, lambda stream: self.table.to_csv(stream, index=False))
-        elif suffix == ".parquet":
-            write_atomic(path, lambda stream: self.table.to_parquet(stream, index=False))
-        else:
-            raise ValueError(f"{path} ends in {suffix!r}; expected a file name ending in .csv or .parquet")
+        write_table(path, self.table)
 
     def plot(self, path: str | Path, metric: str | None = None) -> None:
         """Draw similarity per layer, one line per candidate, to a file in a format that matplotlib knows by its ending.

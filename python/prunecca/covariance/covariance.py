@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, Literal
 
-from safetensors import safe_open
-from safetensors.torch import save_file
 from torch import Tensor
+
+from ..storage.states import read_tensors, write_tensors
 
 Layout = Literal["auto", "nlc"]
 Precision = Literal["float32", "float64"]
@@ -53,16 +52,8 @@ class Covariance:
 
 
 def save_tensors(path: str | Path, tensors: dict[str, Tensor], meta: dict[str, Any]) -> None:
-    save_file({k: v.cpu() for k, v in tensors.items()}, path, {"prunecca": json.dumps(meta)})
+    write_tensors(path, tensors, meta)
 
 
 def load_tensors(path: str | Path, kind: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    try:
-        with safe_open(path, "pt") as file:
-            meta = json.loads((file.metadata() or {}).get("prunecca", "{}"))
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    except Exception as error:  # safetensors raises its own type, which it does not export
-        raise ValueError(f"{path} is not a safetensors file that holds a {kind}: {error}") from error
-    if meta.pop("kind", None) != kind:
-        raise ValueError(f"{path} is a safetensors file, but holds no {kind}")
-    return tensors, meta
+    return read_tensors(path, kind)

@@ -1,17 +1,10 @@
-"""What a report is about: a run directory, or the small folder of tables that remains of one without its weights.
-
-    run = read("runs/digits4")
-    run.problems, len(run.finished), run.tables["levels"]
-
-Nothing in the folder is changed. Where the pieces are there, the tables are made from those finished so far; otherwise
-the tables stored under ``tables/``, or beside ``config.json``, are taken, as Parquet or CSV.
-"""
+"""What a report is about: a run directory, or the small folder of tables that remains of one without its weights."""
 
 from __future__ import annotations
 
 import os
 import shlex
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,17 +15,25 @@ from .. import errors
 from ..errors import ConfigurationError
 from ..storage import states
 from ..study import tables
-from ..study.options import SHORT_EPOCHS, Options, Size
-from ..study.plan import Network
+from ..study.options import SHORT_EPOCHS, Options, Size, merge_configuration
+from ..study.plan import Network, Plan
 from ..study.run_directory import ENVIRONMENT, RECORD, RunDirectory
+from ..study.tables import KEY
 
 PAPER_METRIC = "svcca"
-_KEY = ["problem", "replicate", "level", "control"]
 _NEEDED = {
-    "levels": [*_KEY, "density", "parameters_left", "test_accuracy"],
-    "layers": [*_KEY, "layer", "density"],
-    "similarity": [*_KEY, "layer", "kind", "depth", "metric", "value"],
-    "dimension": [*_KEY, "layer", "kind", "depth", "dimension", "error"],
+    "levels": [*KEY, "density", "parameters_left", "test_accuracy"],
+    "layers": [*KEY, "layer", "density"],
+    "similarity": [*KEY, "layer", "kind", "depth", "metric", "value"],
+    "dimension": [*KEY, "layer", "kind", "depth", "dimension", "error"],
+}
+_ROW = {  # the columns that name a row of a table
+    "levels": KEY,
+    "layers": [*KEY, "layer"],
+    "similarity": [*KEY, "layer", "metric"],
+    "dimension": [*KEY, "layer"],
+    "epochs": [*KEY, "epoch"],
+    "timing": [*KEY, "epoch"],
 }
 _NAMES = {"problem": str, "layer": str, "kind": str, "metric": str}  # a layer may be called "0"
 
@@ -41,8 +42,12 @@ _NAMES = {"problem": str, "layer": str, "kind": str, "metric": str}  # a layer m
 class ReportedRun:
     """A study so far.
 
-    name: of its folder. configuration: of ``config.json``. starts: what is known of the machines, oldest first.
-    tables: see `tables`; those without rows may lack columns. pieces: all networks that were asked for.
+    Args:
+        name: of its folder.
+        configuration: the content of ``config.json``.
+        starts: what is known of the machines, oldest first.
+        tables: see ``study.tables``; those without rows may lack columns.
+        pieces: all networks that were asked for.
     """
 
     name: str
@@ -67,7 +72,7 @@ class ReportedRun:
         """The networks that the tables hold."""
         return {
             Network(problem, 0 if level == 0 or control else replicate, level, control)
-            for problem, replicate, level, control in self.tables["levels"][_KEY].itertuples(index=False)
+            for problem, replicate, level, control in self.tables["levels"][KEY].itertuples(index=False)
         }
 
     def unfinished(self, problem: str) -> list[Network]:
@@ -79,7 +84,7 @@ class ReportedRun:
         """The levels, replicates and controls that were asked for."""
         return Size(**self.configuration["problems"][problem]["size"])
 
-    def of(self, table: str, problem: str, *, metric: str | None = None) -> pd.DataFrame:
+    def rows(self, table: str, problem: str, *, metric: str | None = None) -> pd.DataFrame:
         """The rows of a table about one problem (and metric)."""
         rows = self.tables[table]
         if rows.empty:
@@ -90,8 +95,8 @@ class ReportedRun:
     def with_pruned(self) -> list[str]:
         """The problems of which a pruned network or a control is finished: those with something to compare."""
         levels = self.tables["levels"]
-        there = set(levels.loc[levels["level"] > 0, "problem"])
-        return [problem for problem in self.problems if problem in there]
+        found = set(levels.loc[levels["level"] > 0, "problem"])
+        return [problem for problem in self.problems if problem in found]
 
     def choose_metric(self, asked: str | None) -> str:
         """The metric asked for; None: that of the paper, or where it was not computed the first there is.
@@ -126,8 +131,8 @@ class ReportedRun:
             else:
                 words += [flag, ",".join(map(str, value)) if isinstance(value, list | tuple) else str(value)]
         groups: dict[tuple[str, ...], list[str]] = {}
-        for problem, its in self.configuration["problems"].items():
-            paper = given.get("epochs") is None and its["settings"]["epochs"] > SHORT_EPOCHS
+        for problem, asked in self.configuration["problems"].items():
+            paper = given.get("epochs") is None and asked["settings"]["epochs"] > SHORT_EPOCHS
             size = _size_flags(self.size(problem))
             key = (
                 *(["--paper"] if paper else []),
@@ -144,11 +149,14 @@ def _size_flags(size: Size) -> dict[str, str]:
 
 
 def read(folder: str | os.PathLike[str], message: Callable[[str], None] | None = None) -> ReportedRun:
-    """What is there to be reported in a folder.
+    """What can be reported of a folder. Nothing in it is changed.
+
+    The tables are made from the finished networks where those are in the folder; otherwise the tables stored under
+    ``tables/``, or beside ``config.json``, are taken, as Parquet or CSV.
 
     Args:
-        folder: a run directory, or one that holds at least ``config.json`` and the table `levels`.
-        message: told, in a sentence each, what was found damaged.
+        folder: a run directory, or one that holds at least ``config.json`` and the table ``levels``.
+        message: is given, in a sentence each, what was found damaged.
 
     Raises:
         ConfigurationError: this is no run directory.
@@ -171,6 +179,41 @@ def read(folder: str | os.PathLike[str], message: Callable[[str], None] | None =
             f"no network of {root} is finished yet; go on with `prunecca reproduce --out {root}` and the options it was begun with"
         )
     return ReportedRun(root.resolve().name, configuration, _starts(root), made, plan.networks())
+
+
+def read_all(folders: Sequence[str | os.PathLike[str]], message: Callable[[str], None] | None = None) -> ReportedRun:
+    """Several folders as one study: its replicates were made in run directories of their own.
+
+    Args:
+        folders: as in ``read``, made with the same options and the same images.
+        message: is given, in a sentence each, what was found damaged, or unpruned networks that differ.
+
+    Raises:
+        ConfigurationError: the folders were made with different options; the sentence names the first.
+        ValueError, CorruptFile: as ``read``.
+    """
+    runs = [read(folder, message) for folder in folders]
+    configuration = runs[0].configuration
+    for run in runs[1:]:
+        configuration = merge_configuration(configuration, run.configuration, runs[0].name)
+    made = {name: pd.concat([run.tables[name] for run in runs], ignore_index=True) for name in tables.NAMES}
+    made = {
+        name: tables.sorted_rows(
+            table.drop_duplicates([c for c in _ROW[name] if c in table.columns], ignore_index=True)
+        )
+        for name, table in made.items()
+    }
+    unpruned = made["levels"][made["levels"]["level"] == 0]
+    for problem, rows in unpruned.groupby("problem"):
+        if "digest" in rows and rows["digest"].nunique() > 1 and message is not None:
+            message(
+                f"the unpruned networks of {problem} differ between {', '.join(run.name for run in runs)}: "
+                "the spread over replicates includes that; copy one level-00 to all before pruning to avoid it"
+            )
+    sizes = {name: Size(**one["size"]) for name, one in configuration["problems"].items()}
+    plan = Plan(Options.from_json(configuration["options"]), {}, sizes)
+    starts = [start for run in runs for start in run.starts]
+    return ReportedRun(" + ".join(run.name for run in runs), configuration, starts, made, plan.networks())
 
 
 def _stored(root: Path, name: str) -> pd.DataFrame:

@@ -133,8 +133,7 @@ class Options:
         """The flags that stand for these options, by name with underscores; the inverse of ``from_flags``."""
         recipe, retrain = self.recipe, _retrain(self.recipe)
         fresh = recipe.rewind_optimizer == "fresh" and retrain != "finetune"  # which is always
-        named = {name: getattr(self, name) for name in _names(self) if name != "recipe"}
-        return named | {
+        pruning = {
             "rewind_epoch": recipe.rewind_epoch,
             "rewind_optimizer": "fresh" if fresh else "restore",
             "criterion": recipe.criterion,
@@ -143,6 +142,10 @@ class Options:
             "pruned_value": recipe.pruned,
             "one_shot": recipe.one_shot,
         }
+        flags: dict[str, Any] = {}
+        for each in dataclasses.fields(self):
+            flags |= pruning if each.name == "recipe" else {each.name: getattr(self, each.name)}
+        return flags
 
     def as_json(self) -> dict[str, Any]:
         """A dictionary of plain values, in the order of the fields."""
@@ -256,10 +259,6 @@ def _retrain(recipe: Recipe) -> str:
 def _if_fresh(fields: Mapping[str, Any]) -> dict[str, Any]:
     """A fresh optimizer that is asked for goes before what the recipe says."""
     return {"rewind_optimizer": "fresh"} if fields.get("rewind_optimizer") == "fresh" else {}
-
-
-def _names(options: Options) -> list[str]:
-    return [field.name for field in dataclasses.fields(options)]
 
 
 def _show(value: object) -> str:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import json
 import os
+import pickle
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -16,12 +17,13 @@ from torch import nn
 from ..activations.layers import find_layers
 from ..data.loading import load
 from ..data.splits import Splits
-from ..errors import ConfigurationError
+from ..errors import ConfigurationError, CorruptFile
 from ..models import build
 from ..problems import Problem, find_problem
 from ..pruning.recipe import Recipe
 from ..seeds import seed_for
 from ..similarity.registry import choose_metrics
+from ..storage.states import load_state
 from .options import SHORT_EPOCHS, Options
 
 
@@ -57,7 +59,7 @@ class ResolvedProblem:
         Raises:
             ConfigurationError: they are not those the run directory was made with.
         """
-        splits = _load(json.dumps(dataclasses.asdict(self.problem)), _place(data), self.image_size, self.train_images)
+        splits = _load(self.problem, _place(data), self.image_size, self.train_images)
         if splits.digest != self.data:
             raise ConfigurationError(
                 f"the images of {self.problem.name} are not those this run directory was made with; "
@@ -104,12 +106,52 @@ def resolve(
         patience=options.patience or problem.patience,
         validation=problem.validation or (0.1 if options.patience else 0.0),
     )
-    splits = _load(json.dumps(dataclasses.asdict(problem)), _place(data), options.image_size, options.train_images)
+    splits = _load(problem, _place(data), options.image_size, options.train_images)
     problem = dataclasses.replace(problem, classes=len(splits.class_names))
     resolved = ResolvedProblem(problem, splits.train.image_size, options.train_images, splits.digest)
     if options.layers is not None or problem.network is not None:
         _try_out(resolved, options)
     return resolved
+
+
+def load_network(
+    path: Path, problem: str | None = None, data: str | os.PathLike[str] | None = None
+) -> tuple[ResolvedProblem, nn.Module]:
+    """The problem and network of a state of a run directory, or of a state_dict saved by torch.
+
+    Args:
+        path: a file of weights; nothing in it is unpickled but tensors.
+        problem: what the network was trained for; None where the file says it.
+        data: folder of the images, where the file does not say what they were.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        CorruptFile: it is no file of weights, or damaged.
+        ConfigurationError: it does not say whose network it is, or is not that of ``problem``.
+    """
+    if not path.is_file():
+        raise FileNotFoundError(f"{path} does not exist; expected a file of weights")
+    metadata: dict[str, Any] = {}
+    try:
+        state, metadata = load_state(path)
+    except CorruptFile as error:
+        try:
+            state = torch.load(path, map_location="cpu", weights_only=True)
+        except (RuntimeError, pickle.UnpicklingError, EOFError, KeyError):
+            raise error from None
+    name = problem or metadata.get("problem")
+    if name is None:
+        raise ConfigurationError(f"{path} does not say whose network it is; give --problem, such as cifar2")
+    if "setting" in metadata and metadata["problem"] == name:
+        resolved = ResolvedProblem.from_json(metadata["setting"])
+    else:
+        resolved = resolve(name, Options(), data)
+    model = resolved.build(Options())
+    try:
+        model.load_state_dict(state)
+    except (RuntimeError, TypeError, AttributeError):
+        raise ConfigurationError(f"{path} does not fit the network of {name}; give the right --problem") from None
+    return resolved, model
 
 
 def _try_out(resolved: ResolvedProblem, options: Options) -> None:
@@ -129,8 +171,8 @@ def _place(data: str | os.PathLike[str] | None) -> str | None:
 
 
 @functools.lru_cache(maxsize=1)  # the same problem is asked for again and again, and its images fill memory
-def _load(problem: str, data: str | None, image_size: int | None, train_images: int | None) -> Splits:
-    splits = load(Problem(**json.loads(problem)), data, image_size=image_size)
+def _load(problem: Problem, data: str | None, image_size: int | None, train_images: int | None) -> Splits:
+    splits = load(problem, data, image_size=image_size)
     if train_images is not None and train_images < len(splits.train):
         order = torch.randperm(len(splits.train), generator=torch.Generator().manual_seed(0))
         splits = dataclasses.replace(splits, train=splits.train.subset(order[:train_images].sort().values))

@@ -20,15 +20,14 @@ from typing import Any
 
 import pandas as pd
 
-from ..storage import atomic
-from ..storage.tables import parquet
+from ..storage.tables import write_table
 from .level import DIMENSION, SIMILARITY
 from .options import Size
 from .plan import Network, Plan
 from .run_directory import Record, RunDirectory
 
 NAMES = ("levels", "layers", "similarity", "dimension", "epochs", "timing")
-_KEY = ["problem", "replicate", "level", "control"]
+KEY = ["problem", "replicate", "level", "control"]
 _EPOCH = ["epoch", "train_loss", "train_accuracy", "val_loss", "val_accuracy", "test_loss", "test_accuracy"]
 
 
@@ -46,11 +45,11 @@ def build(run: RunDirectory, plan: Plan, records: Mapping[Network, Record]) -> d
             for name, file in (("similarity", SIMILARITY), ("dimension", DIMENSION)):
                 if file in record["files"]:
                     table = pd.read_parquet(run.path(network, file))
-                    stored[name].append(table.assign(**key)[[*_KEY, *table.columns]])
+                    stored[name].append(table.assign(**key)[[*KEY, *table.columns]])
     tables = {name: pd.DataFrame(rows[name]) for name in NAMES}
     for name, parts in stored.items():
         tables[name] = pd.concat(parts, ignore_index=True) if parts else pd.DataFrame()
-    return {name: _sorted(table) for name, table in tables.items()}
+    return {name: sorted_rows(table) for name, table in tables.items()}
 
 
 def write(run: RunDirectory, plan: Plan, records: Mapping[Network, Record]) -> dict[str, pd.DataFrame]:
@@ -58,8 +57,8 @@ def write(run: RunDirectory, plan: Plan, records: Mapping[Network, Record]) -> d
     tables = build(run, plan, records)
     for name, table in tables.items():
         folder = run.root / "tables"
-        atomic.write_atomic(folder / f"{name}.parquet", parquet(table))
-        atomic.write_atomic(folder / f"{name}.csv", table.to_csv(index=False).encode())
+        write_table(folder / f"{name}.parquet", table)
+        write_table(folder / f"{name}.csv", table)
     return tables
 
 
@@ -83,7 +82,8 @@ def _keys(network: Network, size: Size) -> list[dict[str, Any]]:
     ]
 
 
-def _sorted(table: pd.DataFrame) -> pd.DataFrame:
+def sorted_rows(table: pd.DataFrame) -> pd.DataFrame:
+    """A table by problem (as they come), control, replicate and level."""
     if table.empty:
         return table
     order = {name: place for place, name in enumerate(table["problem"].unique())}

@@ -1,4 +1,4 @@
-"""The build: what it says of itself."""
+"""What the build says of itself."""
 
 import pytest
 
