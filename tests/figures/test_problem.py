@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from studies import LAYERS, study_tables
+from study_tables import LAYERS, study_tables
 
 from prunecca.figures.problem import control_figure, density_figure, dimension_figure, heat_map, metrics_figure
 

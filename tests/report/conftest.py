@@ -1,7 +1,7 @@
 """A report that tests only read, and figures that cost no time."""
 
 import pytest
-from studies import configuration, store, study_tables
+from study_tables import configuration, store, study_tables
 
 from prunecca.figures import style
 from prunecca.report import report

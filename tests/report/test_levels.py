@@ -4,7 +4,7 @@ import math
 
 import pandas as pd
 import pytest
-from studies import study_tables
+from study_tables import study_tables
 
 from prunecca.report.levels import summarise
 

@@ -9,7 +9,7 @@ import subprocess
 import pytest
 from pages import Page
 from PIL import Image
-from studies import configuration, store, study_tables
+from study_tables import configuration, store, study_tables
 
 from prunecca.report.claims import FAILS, HOLDS, UNDECIDED
 from prunecca.report.report import write

@@ -5,7 +5,7 @@ import os
 import pandas as pd
 import pytest
 from pages import Page
-from studies import configuration, store, study_tables
+from study_tables import configuration, store, study_tables
 from typer.testing import CliRunner
 
 from prunecca import errors

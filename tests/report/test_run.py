@@ -2,7 +2,7 @@
 
 import pandas as pd
 import pytest
-from studies import configuration, store, study_tables
+from study_tables import configuration, store, study_tables
 
 from prunecca.report import run as reported
 from prunecca.study import tables
