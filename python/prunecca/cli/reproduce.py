@@ -49,7 +49,7 @@ def reproduce(
         _option("--workers", "Networks at the same time.", _RUN, min=1, show_default="1, on Ray all that have room"),
     ] = None,
     engine: Annotated[
-        str, _option("--engine", "local: processes on this machine. ray: a Ray cluster (extra prunecca[ray]).", _RUN)
+        str, _option("--engine", "local: processes on this machine. ray: a Ray cluster (extra prunecca\\[ray]).", _RUN)
     ] = "local",
     address: Annotated[
         str | None, _option("--address", "Of a Ray cluster, such as auto.", _RUN, show_default="a local one is started")

@@ -88,13 +88,13 @@ class Options:
 
     def __post_init__(self) -> None:
         _check(self.seed >= 0, "seed", self.seed, "0 or more")
-        _check(self.epochs is None or 1 <= self.epochs <= _MOST, "epochs", self.epochs, "a positive number")
+        _check(self.epochs is None or 1 <= self.epochs <= _MOST, "epochs", self.epochs, f"1 to {_MOST}")
         for name, rate in (("conv-rate", self.conv_rate), ("fc-rate", self.fc_rate)):
             _check(rate is None or 0 <= rate < 1, name, rate, "a fraction from 0 up to, not including, 1")
         _check(self.dropout is None or 0 <= self.dropout < 1, "dropout", self.dropout, "a probability in [0, 1)")
         _check(0 < self.learning_rate < float("inf"), "learning-rate", self.learning_rate, "a positive number")
         _check(0 <= self.weight_decay < float("inf"), "weight-decay", self.weight_decay, "0 or more")
-        _check(self.batch_size is None or 2 <= self.batch_size <= _MOST, "batch-size", self.batch_size, "2 or more")
+        _check(self.batch_size is None or 2 <= self.batch_size <= _MOST, "batch-size", self.batch_size, f"2 to {_MOST}")
         _check(self.patience is None or self.patience >= 1, "patience", self.patience, "a positive number")
         _check(self.image_size is None or self.image_size >= 8, "image-size", self.image_size, "8 or more pixels")
         _check(self.train_images is None or self.train_images >= 2, "train-images", self.train_images, "2 or more")
@@ -115,7 +115,7 @@ class Options:
             ConfigurationError: a flag cannot be carried out; the sentence names it.
         """
         pruning = {**PRUNING_FLAGS, **{name: value for name, value in flags.items() if name in PRUNING_FLAGS}}
-        _check(0 <= pruning["rewind_epoch"] <= _MOST, "rewind-epoch", pruning["rewind_epoch"], "0 or more")
+        _check(0 <= pruning["rewind_epoch"] <= _MOST, "rewind-epoch", pruning["rewind_epoch"], f"0 to {_MOST}")
         _one_of("rewind-optimizer", pruning["rewind_optimizer"], ("restore", "fresh"))
         _one_of("criterion", pruning["criterion"], CRITERIA)
         _one_of("scope", pruning["scope"], SCOPES)
@@ -185,10 +185,10 @@ class Size:
     first_replicate: int = 0
 
     def __post_init__(self) -> None:
-        _check(0 <= self.levels <= _MOST, "levels", self.levels, "0 or more")
-        _check(1 <= self.replicates <= _MOST, "replicates", self.replicates, "1 or more")
-        _check(0 <= self.controls <= _MOST, "controls", self.controls, "0 or more")
-        _check(0 <= self.first_replicate <= _MOST, "first replicate", self.first_replicate, "0 or more")
+        _check(0 <= self.levels <= _MOST, "levels", self.levels, f"0 to {_MOST}")
+        _check(1 <= self.replicates <= _MOST, "replicates", self.replicates, f"1 to {_MOST}")
+        _check(0 <= self.controls <= _MOST, "controls", self.controls, f"0 to {_MOST}")
+        _check(0 <= self.first_replicate <= _MOST, "first replicate", self.first_replicate, f"0 to {_MOST}")
 
     @property
     def numbers(self) -> range:

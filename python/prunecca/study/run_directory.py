@@ -111,6 +111,8 @@ class RunDirectory:
         path = self.root / CONFIGURATION
         if not path.exists() and self.root.is_dir() and not self._is_ours():
             raise ConfigurationError(f"{self.root} is not empty and not a run directory; choose another --out")
+        with contextlib.suppress(FileNotFoundError, CorruptFile):  # a folder that is refused is left as it is
+            merge_configuration(read_json(path), configuration, str(self.root))
         with self.own():
             for name in (CONFIGURATION, ENVIRONMENT, OWNED):
                 remove_partial(self.root, name)
