@@ -18,6 +18,7 @@ TESTED = {
     "prune_and_retrain",
     "stored_activations",
     "stream_your_own",
+    "study_on_ray",
     "transformer",
 }
 
@@ -119,3 +120,12 @@ def test_prune_and_retrain(tmp_path: Path) -> None:
     total = zeros[1] / (1 - densities[1])
     assert zeros[3] == pytest.approx(total * (1 - densities[3]), rel=0.01)
     assert min(float(accuracy) for *_, accuracy in levels) > 0.9
+
+
+@pytest.mark.slow
+def test_study_on_ray(tmp_path: Path) -> None:
+    pytest.importorskip("ray", reason="Ray is not installed (extra prunecca[ray])")
+    printed = run("study_on_ray", tmp_path)
+    assert printed.splitlines()[-1] == "4 rows, 3 networks"
+    densities = [float(density) for density in re.findall(r"[01]\s+1\s+(\S+)\s+\S+$", printed, re.MULTILINE)]
+    assert densities == [0.836] * 2
