@@ -123,8 +123,6 @@ def pruning(count: int) -> Iterator[Work]:
     yield Work("void histogram_kernel<float, false>", size + ", each of 3 digits", count * 5, {})
     yield Work("void ties_kernel<float, false>", size + ", ties everywhere", count * 5, {})
     yield Work("void cut_kernel<float, false>", size, count * 6, {})
-    yield Work(f"void pack_kernel<{table.format(2)}", size, count * 9 / 8, {})
-    yield Work(f"void unpack_kernel<{table.format(2)}", size, count * 9 / 8, {})
 
 
 def small() -> Iterator[Work]:
