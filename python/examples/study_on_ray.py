@@ -1,7 +1,7 @@
 """A small study whose networks are made by two Ray workers; with an address, by the machines of a cluster.
 
-    pip install "prunecca[ray]"
-    python study_on_ray.py
+pip install "prunecca[ray]"
+python study_on_ray.py
 """
 
 import tempfile

@@ -1,19 +1,19 @@
 #!/usr/bin/env bash
 # Builds prunecca for the GPU of this machine, runs the tests that need one, memory checkers and the benchmarks:
 #
-#   benchmarks/gpu.sh OUT_FOLDER
+#   benchmarks/cuda/run.sh OUT_FOLDER
 #
 # Needs torch, pybind11, scikit-build-core, cmake, ninja, nvcc and pytest, and no network. Ends within 9 minutes: every
 # stage has its limit, and one that fails does not stop the next. OUT_FOLDER receives the log of each stage, stages.json,
 # gpu.json and gpu.md. The exit status is 0 when all stages that could run were good. PYTHON names the interpreter.
 set -uo pipefail
 if [ $# -ne 1 ]; then
-  echo "usage: benchmarks/gpu.sh OUT_FOLDER" >&2
+  echo "usage: benchmarks/cuda/run.sh OUT_FOLDER" >&2
   exit 2
 fi
 mkdir -p "$1" || exit 2
 out=$(cd "$1" && pwd)
-cd "$(dirname "$0")/.." || exit 2
+cd "$(dirname "$0")/../.." || exit 2
 python=${PYTHON:-python3}
 limit=530 # seconds for all stages; the rest of the nine minutes is for starting and ending
 # A folder of packages in front of the interpreter's own, not a virtual environment: one made from within another would
@@ -89,12 +89,12 @@ if stage build 200 "$python" -m pip install --no-index --no-deps --no-build-isol
   stage tests 170 "$python" -m pytest -q -m cuda -p no:cacheprovider tests
   [ ! -f "$out/tests.log" ] || tail -n 3 "$out/tests.log"
   # The benchmarks before the checkers: figures are worth more than a second proof, should time be short.
-  stage benchmarks 165 "$python" benchmarks/gpu.py "$out" --seconds 140
+  stage benchmarks 165 "$python" -m benchmarks.cuda.run "$out" --seconds 140
   checker=$(command -v compute-sanitizer || ls /usr/local/cuda*/bin/compute-sanitizer 2>/dev/null | head -n 1)
   for tool in memcheck racecheck synccheck; do
     if [ -z "$checker" ]; then
       note $tool "not run: compute-sanitizer is not there" 0
-    elif ! stage $tool 60 "$checker" --tool $tool --error-exitcode 9 "$python" benchmarks/device/exercise.py &&
+    elif ! stage $tool 60 "$checker" --tool $tool --error-exitcode 9 "$python" benchmarks/cuda/exercise.py &&
       grep -qi "device not supported" "$out/$tool.log"; then
       unset 'names[-1]' 'states[-1]' 'seconds[-1]'
       note $tool "not run: compute-sanitizer refuses this machine's device" 0
