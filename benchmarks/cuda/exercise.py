@@ -45,7 +45,7 @@ def masks() -> None:
         scores = [torch.randint(-9, 9, (n,)).to(dtype) / 4 for n in (4096, 5000, 3)]
         alive = [torch.rand(len(s)) < 0.7 for s in scores]
         pools = [
-            threshold.Pool(
+            threshold.RankedGroup(
                 [s.to(d) for s in scores], [a.to(d) for a in alive], [torch.empty_like(a).to(d) for a in alive]
             )
             for d in ("cpu", "cuda")
