@@ -16,12 +16,27 @@ library.define("masked_weight(Tensor weight, Tensor mask) -> Tensor")  # type: i
 
 
 def masked_weight(weight: Tensor, mask: Tensor) -> Tensor:
-    """``weight`` where ``mask`` is True, exactly +0 elsewhere: for masks that live in the forward pass.
+    """A weight where a mask is True, exactly +0 elsewhere: for masks that live in the forward pass.
 
-    weight: float16, bfloat16, float32 or float64. mask: ``torch.bool`` of the same shape and device. The gradient is
-    masked alike; the mask has none. A new tensor, in the weight's memory order. Works under ``torch.compile``; the
-    operator is ``torch.ops.prunecca.masked_weight``. Raises ``ValueError`` or ``TypeError`` for a mask that does not
-    fit. To train a masked network, :class:`prunecca.pruning.MaskedAdam` is faster: its forward pass needs no operator.
+    The gradient is masked alike; the mask has none. Works under ``torch.compile``; the operator is
+    ``torch.ops.prunecca.masked_weight``. To train a masked network, ``prunecca.pruning.MaskedAdam`` is faster: its forward
+    pass needs no operator.
+
+    Args:
+        weight: float16, bfloat16, float32 or float64, of any shape.
+        mask: ``torch.bool`` of the same shape and device.
+
+    Returns:
+        A new tensor, in the weight's memory order.
+
+    Raises:
+        TypeError: a dtype that does not fit.
+        ValueError: a shape or device that does not fit.
+
+    Example:
+        >>> import torch, prunecca as pc
+        >>> pc.ops.masked_weight(torch.tensor([1.0, -2.0]), torch.tensor([True, False]))
+        tensor([1., 0.])
     """
     out: Tensor = torch.ops.prunecca.masked_weight(weight, mask)
     return out
