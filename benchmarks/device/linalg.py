@@ -13,7 +13,7 @@ from torch import Tensor
 import prunecca as pc
 from prunecca.comparison.scores import score
 from prunecca.linalg import batched
-from prunecca.similarity.registry import choose_metrics
+from prunecca.similarity.registry import find_metrics
 
 from .bench import Bench, Contest
 from .clock import ratio
@@ -58,7 +58,7 @@ def study(bench: Bench, layers: Sequence[tuple[int, int]], candidates: int) -> R
         assert isinstance(found, list)
         covariances.append(found)
         accumulated += bench.host.sample(accumulate)
-    metrics = choose_metrics("svcca")
+    metrics = find_metrics("svcca")
 
     def ours() -> list[Any]:
         # New tensors each time: a decomposition is remembered as long as its matrix lives.
@@ -87,18 +87,18 @@ def study(bench: Bench, layers: Sequence[tuple[int, int]], candidates: int) -> R
 
 
 def one_size(bench: Bench, side: int, count: int) -> Row:
-    """Eigenvectors and singular values of ``count`` matrices of one side: in blocks, or all by torch in one call."""
+    """Eigenvectors and singular values of ``count`` matrices of one side, beside torch with all in one call."""
     x = torch.randn(count, 2 * side, side, dtype=torch.float64, device=bench.device)
     matrices = x.mT @ x / len(x[0])
-    values, vectors = batched.eigh_batched(matrices)
+    values, vectors = batched.eigh(matrices)
     scale = values.abs().amax(-1)[:, None, None]
     error = float(((matrices @ vectors - vectors * values.unsqueeze(-2)).abs() / scale).max())
-    singular = batched.svdvals_batched(x[:, :side])
+    singular = batched.svdvals(x[:, :side])
     error = max(error, float((singular - torch.linalg.svdvals(x[:, :side])).abs().max() / singular.max()))
     if not error <= 1e-12:
         raise AssertionError(f"an eigenvalue is off by {error} of the largest; at most 1e-12 was expected")
     rivals = {
-        OURS: lambda: (batched.eigh_batched(matrices), batched.svdvals_batched(x[:, :side])),
+        OURS: lambda: (batched.eigh(matrices), batched.svdvals(x[:, :side])),
         "torch, batched": lambda: (torch.linalg.eigh(matrices), torch.linalg.svdvals(x[:, :side])),
     }
     return Row(_one(side, count), bench.race_on_host(rivals, (2, 10)), error=error)

@@ -20,7 +20,7 @@ from ..errors import ConfigurationError
 from ..models import build
 from ..problems import Problem, find_problem
 from ..seeds import seed_for
-from ..similarity.registry import choose_metrics
+from ..similarity.registry import find_metrics
 from .options import SHORT_EPOCHS, Options
 
 
@@ -73,7 +73,7 @@ def settle(name: str, options: Options, data: str | os.PathLike[str] | None = No
         ValueError: unknown problem, metric or layer, damaged images, options that exclude each other.
         FileNotFoundError: images that are not there.
     """
-    choose_metrics(options.metrics)
+    find_metrics(options.metrics)
     problem = find_problem(name)
     epochs = options.epochs or (min(SHORT_EPOCHS, problem.epochs) if short else problem.epochs)
     if options.rewind_epoch >= epochs:
