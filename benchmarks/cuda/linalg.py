@@ -15,7 +15,7 @@ import prunecca as pc
 from prunecca.bench.timing import ratio
 from prunecca.comparison.scores import score
 from prunecca.linalg import batched
-from prunecca.similarity.registry import choose_metrics
+from prunecca.similarity.registry import find_metrics
 
 from .clock import Bench, Case
 from .table import OURS, Aim, Row
@@ -51,7 +51,7 @@ def study(bench: Bench, layers: Sequence[tuple[int, int]], candidates: int) -> R
         accumulate = partial(_accumulate, x, ys)
         covariances.append(cast(list[pc.Covariance], accumulate().finalize()))
         accumulated += bench.host.sample(accumulate)
-    metrics = choose_metrics("svcca")
+    metrics = find_metrics("svcca")
 
     def ours() -> list[Any]:
         # New tensors each time: a decomposition is remembered as long as its matrix lives.
@@ -95,22 +95,22 @@ def _looped(bench: Bench, covariances: list[list[pc.Covariance]]) -> float:
 
 
 def one_size(bench: Bench, side: int, count: int) -> Row:
-    """Eigenvectors and singular values of ``count`` matrices of one side: in blocks, or all by torch in one call."""
+    """Eigenvectors and singular values of ``count`` matrices of one side, beside torch with all in one call."""
     x = torch.randn(count, 2 * side, side, dtype=torch.float64, device=bench.device)
     matrices, general = x.mT @ x / len(x[0]), x[:, :side]
-    values, vectors = batched.eigh_batched(matrices)
+    values, vectors = batched.eigh(matrices)
     scale = values.abs().amax(-1)[:, None, None]
     error = float(((matrices @ vectors - vectors * values.unsqueeze(-2)).abs() / scale).max())
     checked = count if side <= BATCHED_BY_TORCH else 1
-    singular = batched.svdvals_batched(general)
+    singular = batched.svdvals(general)
     expected = torch.linalg.svdvals(general[:checked])
     error = max(error, float((singular[:checked] - expected).abs().max() / singular.max()))
     if not error <= 1e-12:
         raise AssertionError(f"an eigenvalue is off by {error} of the largest; at most 1e-12 was expected")
 
     def ours() -> None:
-        batched.eigh_batched(matrices)
-        batched.svdvals_batched(general)
+        batched.eigh(matrices)
+        batched.svdvals(general)
 
     def by_torch() -> None:
         torch.linalg.eigh(matrices[:checked])

@@ -10,10 +10,10 @@ Progress = bool | Callable[[int, int | None], None]
 
 
 @contextmanager
-def telling(
+def reporting(
     progress: Progress, total: int | None, unit: Literal["inputs", "bytes"] = "inputs"
 ) -> Iterator[Callable[[int], None]]:
-    """A function to be told what is done: of a bar on standard error (True), the caller's own, or of nothing (False)."""
+    """A function to call with what is done: of a bar on standard error (True), the caller's own, or of nothing (False)."""
     if progress is True:
         from rich.console import Console
         from rich.progress import BarColumn, DownloadColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
@@ -26,7 +26,7 @@ def telling(
             task = bar.add_task("comparing", total=total)
             yield lambda done: bar.update(task, completed=done)
     elif callable(progress):
-        tell = progress
-        yield lambda done: tell(done, total)
+        call = progress
+        yield lambda done: call(done, total)
     else:
         yield lambda done: None

@@ -1,5 +1,6 @@
-"""Batched eigenvalues and singular values: the block method on any device, and the whole on a CUDA device."""
+"""Batched eigenvalues and singular values, on the host a thread each, on a CUDA device all at once."""
 
+import threading
 import types
 
 import pytest
@@ -24,45 +25,13 @@ def _check_eigh(matrices, values, vectors):
     assert ((matrices @ vectors - vectors * values.unsqueeze(-2)).abs().amax(-2) / size).max() < 1e-13
 
 
-@pytest.mark.parametrize(("n", "block"), [(64, 8), (37, 8), (5, 8), (96, 16), (1, 2)])
-def test_eigensystems_by_blocks(n, block):
-    symmetric = torch.randn(2, n, n, dtype=torch.float64)
-    symmetric = symmetric + symmetric.mT
-    thin = torch.randn(1, n, 2, dtype=torch.float64)
-    zero_and_one = torch.stack([torch.zeros(n, n), torch.eye(n)]).double()
-    for matrices in (symmetric, _covariances(3, n, 2 * n), thin @ thin.mT, zero_and_one):
-        _check_eigh(matrices, *batched.eigh_by_blocks(matrices, torch.linalg.eigh, block))
-
-
-@pytest.mark.parametrize(("m", "n"), [(64, 64), (37, 50), (50, 37), (3, 90), (1, 1)])
-def test_singular_values_by_blocks(m, n):
-    matrices = torch.randn(3, m, n, dtype=torch.float64)
-    matrices[1, :, n // 2 :] = 0
-    matrices[2, m // 3 :] = 0
-    values = batched.svdvals_by_blocks(matrices, torch.linalg.eigh, 8)
-    torch.testing.assert_close(values, torch.linalg.svdvals(matrices), rtol=0, atol=1e-13)
-
-
-def test_every_two_blocks_meet_once_and_come_back():
-    for blocks in (2, 4, 6, 8, 16):
-        step, halves = batched._tournament(blocks, 3, torch.device("cpu"))
-        seats, met = torch.arange(blocks), []
-        for half in halves:
-            met += [tuple(sorted(seats[k : k + 2].tolist())) for k in range(0, blocks, 2)]
-            first = half[0, :, 0, 0] == 5  # the larger half stays in the first seat
-            assert first.tolist() == [bool(seats[k] < seats[k + 1]) for k in range(0, blocks, 2)]
-            seats = seats[step]
-        assert len(set(met)) == len(met) == blocks * (blocks - 1) // 2
-        assert seats.tolist() == list(range(blocks))
-
-
 def test_the_host_uses_torch():
     matrices = _covariances(6, 9, 20).reshape(2, 3, 9, 9)
-    values, vectors = batched.eigh_batched(matrices)
+    values, vectors = batched.eigh(matrices)
     torch.testing.assert_close(values, torch.linalg.eigh(matrices)[0])
     assert vectors.shape == matrices.shape
-    torch.testing.assert_close(batched.eigvalsh_batched(matrices), values)
-    torch.testing.assert_close(batched.svdvals_batched(matrices[..., :4]), torch.linalg.svdvals(matrices[..., :4]))
+    torch.testing.assert_close(batched.eigvalsh(matrices), values)
+    torch.testing.assert_close(batched.svdvals(matrices[..., :4]), torch.linalg.svdvals(matrices[..., :4]))
 
 
 @pytest.mark.parametrize(("granted", "largest"), [(227 << 10, 128), (163 << 10, 128), (99 << 10, 64)])
@@ -70,30 +39,66 @@ def test_the_largest_side_in_shared_memory_is_what_the_device_grants(monkeypatch
     properties = types.SimpleNamespace(shared_memory_per_block_optin=granted)
     monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: properties)
 
-    def method(count, n):
-        shape = torch.Size([count, n, n])
-        return batched._method(types.SimpleNamespace(is_cuda=True, dtype=torch.float64, shape=shape, device="cuda:0"))
+    def fits(n):
+        matrices = torch.empty(2, n, n, dtype=torch.float64)
+        wrapped = types.SimpleNamespace(
+            is_cuda=True, dtype=matrices.dtype, shape=matrices.shape, device="cuda:0", numel=matrices.numel
+        )
+        return batched._fits_shared_memory(wrapped)
 
-    assert [method(2, largest), method(4, largest + 1), method(2, largest + 1)] == ["shared", "blocks", "torch"]
+    assert [fits(largest), fits(largest + 1)] == [True, False]
+
+
+def test_a_batch_on_the_host_is_solved_a_thread_each(monkeypatch):
+    matrices = _covariances(4, 50, 200)
+    expected = torch.linalg.eigh(matrices)
+    solve, seen = torch.linalg.eigh, []
+
+    def watched(matrix):
+        seen.append((matrix.shape, torch.get_num_threads(), threading.current_thread()))
+        return solve(matrix)
+
+    monkeypatch.setattr(torch.linalg, "eigh", watched)
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        values, vectors = batched.eigh(matrices.reshape(2, 2, 50, 50))
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(before)
+    assert [shape for shape, _, _ in seen] == [(50, 50)] * 4
+    assert all(threads == 1 and thread is not threading.main_thread() for _, threads, thread in seen)
+    torch.testing.assert_close(values.reshape(4, 50), expected[0])
+    assert vectors.shape == (2, 2, 50, 50)
+
+
+@pytest.mark.parametrize("shape", [(0, 3, 3), (3, 0, 0), (4, 4), (2, 3, 5, 5)])
+def test_shapes_are_those_of_torch(shape):
+    matrices = torch.randn(shape, dtype=torch.float64)
+    matrices = matrices + matrices.mT
+    for ours, theirs in zip(batched.eigh(matrices), torch.linalg.eigh(matrices), strict=True):
+        assert ours.shape == theirs.shape
+    torch.testing.assert_close(batched.eigvalsh(matrices), torch.linalg.eigvalsh(matrices))
+    torch.testing.assert_close(batched.svdvals(matrices[..., :2]), torch.linalg.svdvals(matrices[..., :2]))
 
 
 @pytest.mark.cuda
 def test_problems_of_the_last_device_are_solved_there():
     last = f"cuda:{torch.cuda.device_count() - 1}"
     matrices = _covariances(5, 200, 500)
-    values, vectors = batched.eigh_batched(matrices.to(last))
+    values, vectors = batched.eigh(matrices.to(last))
     assert str(values.device) == last
     _check_eigh(matrices, values.cpu(), vectors.cpu())
-    assert str(batched.svdvals_batched(matrices[:, :30, :60].to(last)).device) == last
+    assert str(batched.svdvals(matrices[:, :30, :60].to(last)).device) == last
 
 
 @pytest.mark.cuda
 @pytest.mark.parametrize("n", [1, 2, 16, 17, 33, 64, 100, 128, 129, 256, 300])
 def test_eigensystems_on_the_device(n):
     matrices = _covariances(6, n, 2 * n + 1, "cuda").reshape(2, 3, n, n)
-    values, vectors = batched.eigh_batched(matrices)
+    values, vectors = batched.eigh(matrices)
     _check_eigh(matrices, values, vectors)
-    torch.testing.assert_close(batched.eigvalsh_batched(matrices), values, rtol=0, atol=0)
+    torch.testing.assert_close(batched.eigvalsh(matrices), values, rtol=0, atol=0)
 
 
 @pytest.mark.cuda
@@ -103,22 +108,22 @@ def test_singular_values_on_the_device(m, n):
     matrices[1, :, n // 2 :] = 0
     for given in (matrices, matrices.mT, matrices[::2], matrices[:0]):
         expected = torch.linalg.svdvals(given.cpu())
-        torch.testing.assert_close(batched.svdvals_batched(given).cpu(), expected, rtol=0, atol=1e-12)
+        torch.testing.assert_close(batched.svdvals(given).cpu(), expected, rtol=0, atol=1e-12)
 
 
 @pytest.mark.cuda
 def test_small_problems_neither_wait_nor_depend_on_the_stream():
     matrices = _covariances(40, 64, 200, "cuda")
-    expected = batched.eigh_batched(matrices)[0]
+    expected = batched.eigh(matrices)[0]
     stream = torch.cuda.Stream()
     stream.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(stream), waiting.forbidden():
-        values = batched.eigh_batched(matrices)[0]
-        batched.svdvals_batched(matrices)
+        values = batched.eigh(matrices)[0]
+        batched.svdvals(matrices)
     stream.synchronize()
     torch.testing.assert_close(values, expected, rtol=0, atol=0)
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph):
-        captured = batched.eigh_batched(matrices)[0]
+        captured = batched.eigh(matrices)[0]
     graph.replay()
     torch.testing.assert_close(captured, expected, rtol=0, atol=0)

@@ -15,8 +15,8 @@ from ..activations.layers import Layer, LayerChoice
 from ..covariance.covariance import Covariance, Layout, Precision
 from ..covariance.distributed import gather, merge_over_ranks, rank_and_size
 from ..machine.memory import keeping_freed_memory
-from ..progress import Progress, telling
-from ..similarity.registry import Metric, choose_metrics
+from ..progress import Progress, reporting
+from ..similarity.registry import Score, find_metrics
 from .forward import ForwardPasses
 from .result import Comparison
 from .scores import score
@@ -49,6 +49,7 @@ def compare(
     (channels_last, say). On a CUDA device nothing waits for the device between batches.
 
     Args:
+        reference: the network that the others are compared with.
         candidates: a module (called "candidate"), modules by name, or a list (called "0", "1", ...).
         loader: gives tensors of inputs, or tuples and lists that start with one; a tensor of inputs is cut into batches.
         layers: as in ``find_layers``; or a mapping of the reference's layer names to the candidates', where they differ.
@@ -64,12 +65,27 @@ def compare(
         keep_covariances: keep them in the result.
         progress: True for a bar, or a function called with the inputs done and their total (None if unknown).
 
+    Returns:
+        The table of all values, which can be saved and drawn.
+
     Raises:
         ValueError: an empty loader, models on different devices, layers that do not match, run several times or never,
             activations that are not finite (naming layer, model and batch), metrics or options that do not exist.
         TypeError: batches without a tensor of inputs.
+
+    Example:
+        >>> import torch
+        >>> from prunecca import compare
+        >>> def network():
+        ...     return torch.nn.Sequential(torch.nn.Linear(8, 16), torch.nn.ReLU(), torch.nn.Linear(16, 3))
+        >>> reference = network()
+        >>> result = compare(reference, {"same": reference, "other": network()}, torch.randn(400, 8))
+        >>> result.table[["candidate", "layer", "metric", "channels"]].values.tolist()
+        [['same', '1', 'svcca', 16], ['other', '1', 'svcca', 16]]
+        >>> round(result.table["value"][0], 4)
+        1.0
     """
-    chosen = choose_metrics(metrics)
+    chosen = find_metrics(metrics)
     if distributed not in ("shard", "sharded", "off"):
         raise ValueError(f"distributed is {distributed!r}; expected 'shard', 'sharded' or 'off'")
     if max_datapoints is not None and max_datapoints < 1:
@@ -77,27 +93,27 @@ def compare(
     run = ForwardPasses(reference, _by_name(candidates), layers, precision, "debiased_cka" in chosen, layout)
     rank, ranks = (0, 1) if distributed == "off" else rank_and_size()
     share = (rank, ranks) if distributed == "shard" else (0, 1)
-    with evaluating(run.models(), device) as place, torch.no_grad():
+    with evaluating(run.models(), device) as target, torch.no_grad():
         failure: Exception | None = None
         try:
-            with telling(progress, total_inputs(loader, max_datapoints)) as tell, keeping_freed_memory(place):
+            with reporting(progress, total_inputs(loader, max_datapoints)) as report, keeping_freed_memory(target):
                 for number, inputs, done in input_batches(loader, max_datapoints, share):
-                    run.batch(number, inputs.to(place, non_blocking=True))
+                    run.batch(number, inputs.to(target, non_blocking=True))
                     if number % share[1] != share[0]:
                         run.forget()
-                    tell(done)
+                    report(done)
         except Exception as error:
             if ranks == 1:
                 raise
             failure = error
         if ranks > 1:
-            _bring_together(run, failure, rank, place)
+            _bring_together(run, failure, rank, target)
     if not run.layers:
         raise ValueError("the loader gave no inputs; expected at least one batch")
     return _result(run, chosen, keep_covariances)
 
 
-def _result(run: ForwardPasses, metrics: Mapping[str, Metric], keep: bool) -> Comparison:
+def _result(run: ForwardPasses, metrics: Mapping[str, Score], keep: bool) -> Comparison:
     rows: list[dict[str, Any]] = []
     kept: dict[tuple[str, str], Covariance] = {}
     for layer in run.layers:
@@ -105,7 +121,6 @@ def _result(run: ForwardPasses, metrics: Mapping[str, Metric], keep: bool) -> Co
             covariances = run.accumulators.pop(layer.name).finalize()
         except ValueError as error:
             raise ValueError(f"layer {layer.name!r}: {error}") from error
-        assert isinstance(covariances, list)
         fixed = {"layer": layer.name, "kind": layer.kind, "depth": layer.depth}
         for name, cov, scores in zip(run.candidates, covariances, score(covariances, metrics), strict=True):
             sizes = {"count": cov.count, "channels": cov.xx.shape[-1]}
@@ -113,20 +128,20 @@ def _result(run: ForwardPasses, metrics: Mapping[str, Metric], keep: bool) -> Co
             if keep:
                 kept[name, layer.name] = cov
     table = pd.DataFrame(rows, columns=_COLUMNS).astype({"kept_x": "Int64", "kept_y": "Int64"})
-    order = {name: place for place, name in enumerate(run.candidates)}
+    order = {name: position for position, name in enumerate(run.candidates)}
     table = table.sort_values("candidate", key=lambda names: names.map(order), kind="stable", ignore_index=True)
     return Comparison(table, tuple(run.layers), kept)
 
 
 def _bring_together(run: ForwardPasses, failure: Exception | None, rank: int, device: torch.device) -> None:
     """Merge the accumulators of all ranks; a failure on one rank is raised on all, so that none waits for ever."""
-    told = gather((None if failure is None else str(failure), run.layers))
+    reports = gather((None if failure is None else str(failure), run.layers))
     if failure is not None:
         raise failure
-    for other, (message, _) in enumerate(told):
+    for other, (message, _) in enumerate(reports):
         if message is not None:
             raise RuntimeError(f"the comparison failed on rank {other}: {message}")
-    layers: list[Layer] = next((layers for _, layers in told if layers), [])
+    layers: list[Layer] = next((layers for _, layers in reports if layers), [])
     if not run.layers:
         run.expect(layers)
     for layer in layers:
@@ -139,7 +154,7 @@ def _by_name(candidates: Any) -> dict[str, nn.Module]:
     elif isinstance(candidates, Mapping):
         named = {str(name): model for name, model in candidates.items()}
     elif isinstance(candidates, Sequence):
-        named = {str(place): model for place, model in enumerate(candidates)}
+        named = {str(position): model for position, model in enumerate(candidates)}
     else:
         raise TypeError(
             f"candidates is a {type(candidates).__name__}; expected a module, a list of modules or modules by name"

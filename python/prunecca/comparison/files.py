@@ -17,11 +17,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
+from ..covariance.accumulator import CovarianceAccumulator
 from ..covariance.covariance import Covariance, Layout, Precision
-from ..covariance.streaming import StreamingCovariance
-from ..progress import Progress, telling
+from ..covariance.view import View
+from ..progress import Progress, reporting
 from ..similarity.operands import default_precision
-from ..similarity.registry import choose_metrics
+from ..similarity.registry import find_metrics
 from ..storage.array_files import StoredActivations, stored_activations
 from ..storage.read_ahead import Chunk, Piece, read_ahead
 from .scores import score
@@ -48,18 +49,33 @@ def compare_files(
     the page cache as it was.
 
     Args:
-        reference, candidates: files as for ``stored_activations``, with the same datapoints in the same order.
+        reference: a ``.npy`` or ``.safetensors`` file that holds a (N, C), (N, C, L) or (N, C, H, W) array; a tensor
+            among several of a safetensors file is named as ``"file.safetensors:name"``.
+        candidates: such files with the same datapoints in the same order.
         metrics: as in ``compare``.
         precision: of the products; None takes float64 for a few thousand rows or float64 files, and float32 otherwise.
+        layout: ``"nlc"`` for arrays of shape (N, L, C).
         progress: True for a bar, or a function called with the bytes done and their total.
 
-    Returns a table with the columns candidate, metric, value, count, channels, kept_x, kept_y.
-    Raises ``ValueError`` or ``OSError`` as ``stored_activations``, and where files do not share their datapoints or hold
-    NaN or infinity.
+    Returns:
+        A table with the columns candidate, metric, value, count, channels, kept_x, kept_y.
+
+    Raises:
+        ValueError: a file that holds no such array, files that do not share their datapoints, NaN or infinity.
+        OSError: a file that is not there or cannot be read.
+
+    Example:
+        >>> import tempfile, numpy
+        >>> from prunecca import compare_files
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     numpy.save(f"{folder}/x.npy", numpy.random.default_rng(0).random((500, 8)))
+        ...     table = compare_files(f"{folder}/x.npy", [f"{folder}/x.npy"], ["svcca", "nbs"])
+        >>> table[["metric", "count"]].values.tolist(), table["value"].round(6).tolist()
+        ([['svcca', 500], ['nbs', 500]], [1.0, 1.0])
     """
     import pandas as pd
 
-    chosen = choose_metrics(metrics)
+    chosen = find_metrics(metrics)
     if not candidates:
         raise ValueError(f"only {reference} was given; expected a reference and at least one candidate")
     files = [stored_activations(path) for path in (reference, *candidates)]
@@ -97,20 +113,22 @@ def _covariances(
     starts = range(0, first.shape[0], step)
     plan = [[_piece(f, start, min(start + step, f.shape[0])) for f in files] for start in starts]
     team = [
-        StreamingCovariance(precision=precision or default_precision(rows), norms=norms)
+        CovarianceAccumulator(precision=precision or default_precision(rows), norms=norms)
         for _ in range(_team_size(files, layout, len(plan)))
     ]
     names = ", ".join(str(f.path) for f in files)
 
     def add(number: int, chunk: Chunk) -> int:
-        x, *ys = (_activation(raw, f) for raw, f in zip(chunk.pieces, files, strict=True))
-        where = f"{names}, datapoints {number * step} to {number * step + len(x) - 1}"
-        team[number % len(team)].update(x, ys, layout=layout, where=where)
+        arrays = [_activation(raw, f) for raw, f in zip(chunk.pieces, files, strict=True)]
+        where = f"{names}, datapoints {number * step} to {number * step + len(arrays[0]) - 1}"
+        called = ["x", *(f"candidate {k}" for k in range(len(arrays) - 1))]
+        first, *others = (View.of(x, name, layout, where) for x, name in zip(arrays, called, strict=True))
+        team[number % len(team)].add(first, others)
         chunk.release()
         return sum(raw.nbytes for raw in chunk.pieces)
 
     with (
-        telling(progress, sum(f.nbytes for f in files), "bytes") as tell,
+        reporting(progress, sum(f.nbytes for f in files), "bytes") as report,
         read_ahead(plan, len(team) + 1) as chunks,
         teamwork(len(team)) as members,
     ):
@@ -120,12 +138,10 @@ def _covariances(
             running.append(members[number % len(team)].submit(add, number, chunk))
             while len(running) >= len(team) or (running and number == len(plan) - 1):
                 done += running.popleft().result()
-                tell(done)
+                report(done)
     for member in team[1:]:
         team[0].merge(member)
-    covariances = team[0].finalize()
-    assert isinstance(covariances, list)
-    return covariances
+    return team[0].finalize()
 
 
 def _team_size(files: Sequence[StoredActivations], layout: Layout, chunks: int) -> int:

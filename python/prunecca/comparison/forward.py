@@ -11,9 +11,9 @@ from torch import Tensor, nn
 
 from ..activations.hooks import capturing
 from ..activations.layers import Layer, find_layers
+from ..covariance.accumulator import CovarianceAccumulator
 from ..covariance.covariance import Layout, Precision
-from ..covariance.distributed import forget_rows
-from ..covariance.streaming import StreamingCovariance
+from ..covariance.view import View
 
 
 class ForwardPasses:
@@ -30,7 +30,7 @@ class ForwardPasses:
     ) -> None:
         self.reference, self.candidates, self.layout = reference, candidates, layout
         self.layers: list[Layer] = []
-        self.accumulators: dict[str, StreamingCovariance] = {}
+        self.accumulators: dict[str, CovarianceAccumulator] = {}
         self._choice, self._precision, self._norms = choice, precision, norms
         self._counterparts: dict[str, list[Layer]] = {}
         self._channels_last: dict[nn.Module, bool] = {}
@@ -41,57 +41,61 @@ class ForwardPasses:
     def expect(self, layers: list[Layer]) -> None:
         self.layers = layers
         self.accumulators = {
-            layer.name: StreamingCovariance(precision=self._precision, norms=self._norms) for layer in layers
+            layer.name: CovarianceAccumulator(precision=self._precision, norms=self._norms) for layer in layers
         }
 
     def batch(self, number: int, inputs: Tensor) -> None:
         if not self.layers:
             self._choose(inputs)
-        held: dict[str, tuple[Tensor, int]] = {}
+        views: dict[str, View] = {}
+        versions: dict[str, int] = {}
 
-        def of_reference(layer: Layer, x: Tensor) -> None:
+        def consume_reference(layer: Layer, x: Tensor) -> None:
             where = f"layer {layer.name!r} of the reference, batch {number}"
-            self.accumulators[layer.name].update_reference(x, layout=self.layout, where=where)
-            kept = x.clone() if layer.overwritten else x
-            held[layer.name] = kept, kept._version
+            view = View.of(x, "the reference", self.layout, where)
+            self.accumulators[layer.name].add_reference(view)
+            views[layer.name] = view.with_tensor(view.tensor.clone()) if layer.overwritten else view
+            versions[layer.name] = views[layer.name].tensor._version
 
-        with capturing(self.reference, self.layers, of_reference, "the reference"):
+        with capturing(self.reference, self.layers, consume_reference, "the reference"):
             self._forward(self.reference, inputs)
-        for name, (x, version) in held.items():
-            if x._version != version:
+        for name, version in versions.items():
+            if views[name].tensor._version != version:
                 raise ValueError(
                     f"layer {name!r} of the reference was overwritten in place in batch {number} but not in the first; "
                     "expected forward passes that do the same for every batch"
                 )
         for index, (name, model) in enumerate(self.candidates.items()):
             with capturing(
-                model, self._counterparts[name], self._consumer(index, name, number, held), f"candidate {name!r}"
+                model, self._counterparts[name], self._consumer(index, name, number, views), f"candidate {name!r}"
             ):
                 self._forward(model, inputs)
 
     def forget(self) -> None:
         """Of a first batch that is another rank's share, keep the shifts alone."""
         for accumulator in self.accumulators.values():
-            forget_rows(accumulator)
+            accumulator.forget_rows()
 
     def _forward(self, model: nn.Module, inputs: Tensor) -> None:
         # On the host convolutions are fastest so, and activations lie as the rows that are accumulated.
         model(inputs.contiguous(memory_format=torch.channels_last) if self._channels_last[model] else inputs)
 
     def _consumer(
-        self, index: int, name: str, number: int, held: dict[str, tuple[Tensor, int]]
+        self, index: int, name: str, number: int, references: dict[str, View]
     ) -> Callable[[Layer, Tensor], None]:
-        def of_candidate(layer: Layer, y: Tensor) -> None:
-            x = held[layer.name][0]
-            if positions(x, self.layout) != positions(y, self.layout):
+        def consume(layer: Layer, y: Tensor) -> None:
+            reference = references[layer.name]
+            shape = tuple(reference.tensor.shape)
+            if positions(reference.tensor, self.layout) != positions(y, self.layout):
                 raise ValueError(
-                    f"layer {layer.name!r} has shape {tuple(x.shape)} in the reference and {tuple(y.shape)} in candidate "
+                    f"layer {layer.name!r} has shape {shape} in the reference and {tuple(y.shape)} in candidate "
                     f"{name!r}; expected the same datapoints and positions, with any number of channels"
                 )
             where = f"layer {layer.name!r} of candidate {name!r}, batch {number}"
-            self.accumulators[layer.name].update_candidate(index, x, y, layout=self.layout, where=where)
+            view = View.of(y, f"candidate {index}", self.layout, where)
+            self.accumulators[layer.name].add_candidate(index, reference, view)
 
-        return of_candidate
+        return consume
 
     def _choose(self, inputs: Tensor) -> None:
         self._channels_last = {model: takes_channels_last(model, inputs[:2]) for model in self.models().values()}
@@ -102,8 +106,8 @@ class ForwardPasses:
             found = find_layers(self.reference, inputs, list(self._choice))
             asked = {key: find_layers(self.reference, inputs, key)[0].name for key in self._choice}
             for name, model in self.candidates.items():
-                theirs = {asked[key]: find_layers(model, inputs, value)[0] for key, value in self._choice.items()}
-                self._counterparts[name] = [replace(theirs[layer.name], name=layer.name) for layer in found]
+                named = {asked[key]: find_layers(model, inputs, value)[0] for key, value in self._choice.items()}
+                self._counterparts[name] = [replace(named[layer.name], name=layer.name) for layer in found]
         self.expect(found)
 
 

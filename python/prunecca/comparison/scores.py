@@ -10,16 +10,23 @@ import torch
 
 from ..covariance.covariance import Covariance
 from ..similarity.cca import CanonicalCorrelations
-from ..similarity.registry import Metric
+from ..similarity.registry import Score
 
 _STACK_BYTES = 1 << 26  # of the candidates that one batched call takes; more gains nothing and costs memory
 
 
-def score(covariances: Sequence[Covariance], metrics: Mapping[str, Metric]) -> list[list[dict[str, Any]]]:
-    """For each covariance of one reference with a candidate, one row per metric: metric, value, kept_x, kept_y.
+def score(covariances: Sequence[Covariance], metrics: Mapping[str, Score]) -> list[list[dict[str, Any]]]:
+    """Rows of a table from the covariances of one reference with its candidates.
 
-    ``kept_x`` and ``kept_y`` are None for metrics that keep no directions. The reference is decomposed once, and
-    candidates of equal width are taken together.
+    The reference is decomposed once, and candidates of equal width are taken together.
+
+    Args:
+        covariances: one per candidate; the ``x`` of all is the reference.
+        metrics: functions of a covariance, by name.
+
+    Returns:
+        For each covariance one row per metric: metric, value, kept_x, kept_y. The last two are None for metrics that
+        keep no directions.
     """
     rows: list[list[dict[str, Any]]] = [[] for _ in covariances]
     for together in _groups(covariances):
@@ -49,14 +56,15 @@ def _groups(covariances: Sequence[Covariance]) -> list[list[int]]:
 
 
 def _stack(members: Sequence[Covariance], reference: Covariance) -> Covariance:
-    """Candidates as one batch beside the one reference, whose own tensors stay as they are."""
+    """Candidates as one batch beside the one reference, whose tensors and spectrum serve all of them."""
     if len(members) == 1:
-        return replace(members[0], mean_x=reference.mean_x, xx=reference.xx)
+        return replace(members[0], mean_x=reference.mean_x, xx=reference.xx, memo_x=reference.memo_x)
     norms = [cov.norms for cov in members if cov.norms is not None]
     return replace(
         members[0],
         mean_x=reference.mean_x,
         xx=reference.xx,
+        memo_x=reference.memo_x,
         mean_y=torch.stack([cov.mean_y for cov in members]),
         yy=torch.stack([cov.yy for cov in members]),
         xy=torch.stack([cov.xy for cov in members]),

@@ -12,7 +12,8 @@ from .. import _native
 from .._arrays import native
 from . import cuda
 from .covariance import Precision
-from .moments import Gram, Representation
+from .moments import CrossMoments, Moments
+from .view import Call, View
 
 _SHIFT_ROWS = 4096  # rows from which the shift is estimated; it only has to lie within a few deviations of the mean
 # A call with no more rows is taken in float64: it costs little, and so few float32 errors do not average out (measured:
@@ -22,138 +23,128 @@ _CALL_BYTES = 1 << 28  # input bytes per native call, so that Ctrl-C is heard be
 _scratch = threading.local()
 
 
-def begin(x: Tensor, precision: Precision, norms: bool, channel_axis: int, name: str) -> Representation:
-    """An empty state whose shift is estimated from ``x``."""
-    channels = x.shape[channel_axis]
-    if channels == 0:
-        raise ValueError(f"{name} has shape {tuple(x.shape)}, which has no channels")
-    zeros = torch.zeros(channels, dtype=torch.float64, device=x.device)
-    new = Representation(0, zeros, zeros.clone(), Gram(zeros), True, precision, name)
-    if x.shape[0]:
-        new.shift = estimate_mean(x, channel_axis, name)
-    new.gram = Gram.zeros(new, new, norms)
-    return new
+def begin(view: View, precision: Precision, norms: bool) -> Moments:
+    """Moments of no rows, with a shift that is estimated from the first batch."""
+    if view.channels == 0:
+        shape = tuple(view.tensor.shape)
+        raise ValueError(f"{view.where}{view.name} has shape {shape}, which has no channels")
+    if view.tensor.shape[0]:
+        shift = estimate_mean(view)
+    else:
+        shift = torch.zeros(view.channels, dtype=torch.float64, device=view.tensor.device)
+    return Moments.empty(shift, precision, norms)
 
 
-def check_members(members: Iterable[Representation]) -> None:
+def check_members(members: Iterable[Moments]) -> None:
     """``ValueError`` when a batch on a CUDA device held a value that is not finite; waits for the device, once."""
     watches = [member.watch for member in members if member.watch is not None]
     cuda.Watch.check_all(list(dict.fromkeys(watches)))
 
 
-def estimate_mean(x: Tensor, channel_axis: int, name: str) -> Tensor:
-    """Channel means of evenly spaced datapoints of ``x``, ``(C,)``, rounded to about an eighth of a deviation.
+def estimate_mean(view: View) -> Tensor:
+    """Channel means of evenly spaced datapoints, (C,) float64, rounded to about an eighth of a deviation.
 
     Rounded because the many zeros of a rectified activation all become one value, minus the shift: unless its products
     are short enough to add up exactly, every tile is rounded the same way and nothing averages out (measured on
     rectified normal data: 9e-8 relative with the float32 mean, 8e-9 with a rounded one). Float32 holds the result.
     """
-    channels = x.shape[channel_axis]
-    step = max(1, x.numel() // channels // _SHIFT_ROWS)
-    sample = x[:: min(step, x.shape[0])]
-    zeros = torch.zeros(channels, dtype=torch.float64, device=x.device)
-    member = Representation(0, zeros, zeros.clone(), Gram(zeros), True, name=name)
-    _call([member], [sample], [channel_axis], [], [], {0}, False, "")
-    mean = member.sum / (sample.numel() // channels)
-    deviation = sample.float().std([d for d in range(x.ndim) if d != channel_axis], correction=0).double()
+    x = view.tensor
+    step = max(1, x.numel() // view.channels // _SHIFT_ROWS)
+    sample = view.with_tensor(x[:: min(step, x.shape[0])])
+    zeros = torch.zeros(view.channels, dtype=torch.float64, device=x.device)
+    total = zeros.clone()
+    _run(Call([sample], [], [zeros], [total], [], [], exact=False), cuda.Watch(x.device) if x.is_cuda else None)
+    mean = total / sample.rows
+    axes = [d for d in range(x.ndim) if d != view.channel_axis]
+    deviation = sample.tensor.float().std(axes, correction=0).double()
     quantum = torch.exp2(deviation.log2().floor() - 2)
     rounded = (mean / quantum).round() * quantum
     return torch.where(deviation > 0, rounded, mean).float().double()
 
 
 def accumulate(
-    members: list[Representation],
-    tensors: list[Tensor],
-    channel_axes: list[int],
+    members: list[Moments],
+    views: list[View],
     pairs: list[tuple[int, int]],
-    grams: list[Gram],
-    counted: set[int],
-    where: str,
+    cross: list[CrossMoments],
+    counted: list[int],
 ) -> None:
-    """Add the rows of ``tensors`` to the grams of ``pairs`` and to the sums and counts of ``members[i], i in counted``.
+    """Add the rows of views to moments.
 
-    Raises ``ValueError`` on shapes or devices that do not match and on values that are not finite; nothing of the
-    native call at fault is then kept.
+    Args:
+        members: the moments of each view.
+        views: activations with the same rows.
+        pairs: positions of two views whose products are added up.
+        cross: where, one per pair.
+        counted: positions of the members whose sums and counts grow; the last member is one of them.
+
+    Raises:
+        ValueError: shapes or devices that do not match, or values that are not finite; nothing of the native call at
+            fault is then kept.
     """
-    rows = [t.numel() // max(1, t.shape[a]) for t, a in zip(tensors, channel_axes, strict=True)]
-    for member, tensor, axis, n in zip(members, tensors, channel_axes, rows, strict=True):
-        if tensor.shape[axis] != member.channels:
-            raise ValueError(f"{where}{member.name} has {tensor.shape[axis]} channels; expected {member.channels}")
-        if n != rows[0] or tensor.shape[0] != tensors[0].shape[0]:
-            shapes = f"{tuple(tensor.shape)} beside {tuple(tensors[0].shape)}"
-            raise ValueError(
-                f"{where}{member.name} has shape {shapes}; both must have the same datapoints and positions"
-            )
-        if tensor.device != member.shift.device:
-            raise ValueError(
-                f"{where}{member.name} is on {tensor.device}, but its first batch was on {member.shift.device}"
-            )
-    if rows[0] == 0:
+    _check(members, views)
+    first = views[0].tensor
+    if views[0].rows == 0:
         return
-    exact = rows[0] <= FEW_ROWS or any(
-        t.dtype == torch.float64 or m.precision == "float64" for t, m in zip(tensors, members, strict=True)
+    exact = views[0].rows <= FEW_ROWS or any(
+        v.tensor.dtype == torch.float64 or m.precision == "float64" for v, m in zip(views, members, strict=True)
     )
-    step = max(1, _CALL_BYTES * tensors[0].shape[0] // sum(t.numel() * t.element_size() for t in tensors))
-    for start in range(0, tensors[0].shape[0], step):
-        part = [t[start : start + step] for t in tensors]
-        _call(members, part, channel_axes, pairs, grams, counted, exact, where)
+    watch = None
+    if first.is_cuda:
+        watch = members[-1].watch = members[-1].watch or cuda.Watch(first.device)
+    shifts, sums = [m.shift for m in members], [m.sum if i in counted else None for i, m in enumerate(members)]
+    products, norms = [c.products for c in cross], [c.norms for c in cross if c.norms is not None]
+    step = max(1, _CALL_BYTES * first.shape[0] // sum(v.tensor.numel() * v.tensor.element_size() for v in views))
+    for start in range(0, first.shape[0], step):
+        part = views
+        if step < first.shape[0]:
+            part = [v.with_tensor(v.tensor[start : start + step]) for v in views]
+        _run(Call(part, pairs, shifts, sums, products, norms, exact), watch)
         for i in counted:
-            members[i].count += part[i].numel() // members[i].channels
+            members[i].count += part[i].rows
             members[i].exact = members[i].exact and exact
 
 
-def _call(
-    members: list[Representation],
-    tensors: list[Tensor],
-    channel_axes: list[int],
-    pairs: list[tuple[int, int]],
-    grams: list[Gram],
-    counted: set[int],
-    exact: bool,
-    where: str,
-) -> None:
-    if tensors[0].is_cuda:
-        last = members[-1]  # in every call it is a member whose sums are added to
-        last.watch = last.watch or cuda.Watch(tensors[0].device)
-        cuda.update(
-            tensors,
-            channel_axes,
-            pairs,
-            [m.shift for m in members],
-            [m.sum if i in counted else None for i, m in enumerate(members)],
-            [g.gram for g in grams],
-            [g.norms for g in grams if g.norms is not None],
-            exact,
-            last.watch,
-            where,
-            [m.name for m in members],
-        )
+def _check(members: list[Moments], views: list[View]) -> None:
+    rows, first, where = views[0].rows, views[0].tensor, views[-1].where
+    for member, view in zip(members, views, strict=True):
+        if view.channels != member.channels:
+            raise ValueError(f"{where}{view.name} has {view.channels} channels; expected {member.channels}")
+        if view.rows != rows or view.tensor.shape[0] != first.shape[0]:
+            shapes = f"{tuple(view.tensor.shape)} beside {tuple(first.shape)}"
+            raise ValueError(f"{where}{view.name} has shape {shapes}; both must have the same datapoints and positions")
+        if view.tensor.device != member.shift.device:
+            device, expected = view.tensor.device, member.shift.device
+            raise ValueError(f"{where}{view.name} is on {device}, but its first batch was on {expected}")
+
+
+def _run(call: Call, watch: cuda.Watch | None) -> None:
+    if watch is not None:
+        cuda.update(call, watch)
         return
-    views = [native(t) for t in tensors]
-    norms = [native(g.norms) for g in grams if g.norms is not None]
-    threads = torch.get_num_threads()
-    size = _native.covariance_workspace(views, channel_axes, pairs, bool(norms), exact, threads)
+    arrays = [native(v.tensor) for v in call.views]
+    axes, threads = call.channel_axes, torch.get_num_threads()
+    size = _native.covariance_workspace(arrays, axes, call.pairs, bool(call.norms), call.exact, threads)
     view, channel = _native.covariance_update(
-        views,
-        channel_axes,
-        pairs,
-        [native(m.shift) for m in members],
-        [native(m.sum) if i in counted else None for i, m in enumerate(members)],
-        [native(g.gram) for g in grams],
-        norms,
-        exact,
+        arrays,
+        axes,
+        call.pairs,
+        [native(s) for s in call.shifts],
+        [None if s is None else native(s) for s in call.sums],
+        [native(p) for p in call.products],
+        [native(n) for n in call.norms],
+        call.exact,
         threads,
         native(_workspace(size)),
     )
     if view >= 0:
-        raise ValueError(
-            f"{where}{members[view].name} holds NaN, infinity or values too large to square, first in channel {channel}"
-        )
+        where, name = call.views[-1].where, call.views[view].name
+        raise ValueError(f"{where}{name} holds NaN, infinity or values too large to square, first in channel {channel}")
 
 
 def _workspace(size: int) -> Tensor:
     """Scratch memory of at least ``size`` bytes, kept by each thread because fresh pages cost more than the work."""
-    held: Tensor | None = getattr(_scratch, "tensor", None)
-    if held is None or held.numel() * 8 < size:
-        held = _scratch.tensor = torch.empty(size // 8 + 1, dtype=torch.float64)
-    return held
+    kept: Tensor | None = getattr(_scratch, "tensor", None)
+    if kept is None or kept.numel() * 8 < size:
+        kept = _scratch.tensor = torch.empty(size // 8 + 1, dtype=torch.float64)
+    return kept

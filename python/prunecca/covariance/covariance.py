@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal
 
 from torch import Tensor
 
 from ..storage.states import read_tensors, write_tensors
+from .memo import Memo
 
 Layout = Literal["auto", "nlc"]
 Precision = Literal["float32", "float64"]
@@ -22,11 +23,27 @@ class Covariance:
 
     Attributes:
         count: number of datapoints (for convolutional layers, of datapoints times positions).
-        mean_x, mean_y: ``(..., Cx)`` and ``(..., Cy)``.
-        xx, yy, xy: ``(..., Cx, Cx)``, ``(..., Cy, Cy)``, ``(..., Cx, Cy)``; unbiased, divided by ``count - 1``.
+        mean_x: (..., Cx) float64.
+        mean_y: (..., Cy) float64.
+        xx: (..., Cx, Cx) float64; unbiased, divided by ``count - 1``, as are ``yy`` and ``xy``.
+        yy: (..., Cy, Cy) float64.
+        xy: (..., Cx, Cy) float64.
         precision: ``"float32"`` or ``"float64"``: of the products that were summed; sets default tolerances.
-        norms: ``(..., 3)`` sums over datapoints of ``|x|^4``, ``|y|^4`` and ``|x|^2 |y|^2`` of the centred rows, for
-            debiased CKA; None unless asked for.
+        norms: (..., 3) float64; sums over datapoints of ``|x|^4``, ``|y|^4`` and ``|x|^2 |y|^2`` of the centred rows,
+            for debiased CKA; None unless asked for.
+        memo_x: what was computed from ``xx`` alone, so that several metrics, and several covariances that share that
+            very tensor, compute it once; made anew when ``dataclasses.replace`` gives another tensor.
+        memo_y: the same of ``yy``.
+
+    Example:
+        >>> import torch
+        >>> from prunecca import StreamingCovariance
+        >>> x = torch.tensor([[0.0, 1.0], [2.0, 1.0], [4.0, 4.0]])
+        >>> acc = StreamingCovariance()
+        >>> acc.update(x, 2 * x)
+        >>> cov = acc.finalize()
+        >>> cov.count, cov.mean_x.tolist(), cov.xx.tolist()
+        (3, [2.0, 2.0], [[4.0, 3.0], [3.0, 3.0]])
     """
 
     count: int
@@ -37,23 +54,46 @@ class Covariance:
     xy: Tensor
     precision: Precision = "float32"
     norms: Tensor | None = None
+    memo_x: Memo[Any] = field(default_factory=Memo, repr=False, compare=False, kw_only=True)
+    memo_y: Memo[Any] = field(default_factory=Memo, repr=False, compare=False, kw_only=True)
+
+    def __post_init__(self) -> None:
+        memo_x = self.memo_x.bound_to(self.xx)
+        memo_y = memo_x if self.yy is self.xx else self.memo_y.bound_to(self.yy)
+        object.__setattr__(self, "memo_x", memo_x)
+        object.__setattr__(self, "memo_y", memo_y)
+
+    def __getstate__(self) -> dict[str, Any]:
+        # A copied tensor counts its writes anew, so that a copied memo could not tell a stale result.
+        return {name: value for name, value in vars(self).items() if not isinstance(value, Memo)}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(state, memo_x=Memo(), memo_y=Memo())
+        self.__post_init__()
 
     def save(self, path: str | Path) -> None:
-        """Write to a safetensors file."""
-        tensors = {f.name: getattr(self, f.name) for f in fields(self)}
-        tensors = {name: value.contiguous() for name, value in tensors.items() if isinstance(value, Tensor)}
-        save_tensors(path, tensors, {"kind": "Covariance", "count": self.count, "precision": self.precision})
+        """Write to a safetensors file.
+
+        Args:
+            path: where to write.
+        """
+        values = {f.name: getattr(self, f.name) for f in fields(self)}
+        tensors = {name: value.contiguous() for name, value in values.items() if isinstance(value, Tensor)}
+        write_tensors(path, tensors, {"kind": "Covariance", "count": self.count, "precision": self.precision})
 
     @classmethod
     def load(cls, path: str | Path) -> Covariance:
-        """Read what ``save`` wrote; ``ValueError`` when the file holds something else."""
-        tensors, meta = load_tensors(path, "Covariance")
-        return cls(count=meta["count"], precision=meta["precision"], **tensors)
+        """Read what ``save`` wrote.
 
+        Args:
+            path: the file.
 
-def save_tensors(path: str | Path, tensors: dict[str, Tensor], meta: dict[str, Any]) -> None:
-    write_tensors(path, tensors, meta)
+        Returns:
+            The covariance, on the host.
 
-
-def load_tensors(path: str | Path, kind: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    return read_tensors(path, kind)
+        Raises:
+            ValueError: the file holds something else.
+        """
+        tensors, meta = read_tensors(path, "Covariance")
+        values: dict[str, Any] = {"count": meta["count"], "precision": meta["precision"], **tensors}
+        return cls(**values)

@@ -7,16 +7,17 @@ for (``Watch.check``).
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from functools import reduce
 
 import torch
-from torch import Tensor
 
 from .. import _native
 from .._arrays import NativeArray, native, stream_of
+from .view import Call
 
 _NOTHING = (1 << 63) - 1
-_CHECK_EVERY = 4096  # calls whose places are remembered before the device is asked, so that they take no memory
+_CHECK_EVERY = 4096  # calls that are remembered before the device is asked, so that they take no memory
 _MOST_VIEWS = 8  # of one call: kMostViews of csrc/cuda/covariance.cuh
 
 
@@ -25,16 +26,16 @@ class Watch:
 
     def __init__(self, device: torch.device) -> None:
         self.note = torch.full((1,), _NOTHING, dtype=torch.int64, device=device)
-        self.places: list[tuple[str, list[str]]] = []
+        self.calls: list[tuple[str, list[str]]] = []
 
     def number(self, where: str, names: list[str]) -> int:
-        """The number by which the kernels of a call name its place."""
+        """The number by which the kernels name a call."""
         capturing = self.note.is_cuda and torch.cuda.is_current_stream_capturing()
-        if len(self.places) >= _CHECK_EVERY and not capturing:
+        if len(self.calls) >= _CHECK_EVERY and not capturing:
             self.check()
-            self.places.clear()
-        self.places.append((where, names))
-        return len(self.places) - 1
+            self.calls.clear()
+        self.calls.append((where, names))
+        return len(self.calls) - 1
 
     def check(self) -> None:
         """Wait for the device; ``ValueError`` that names the batch when a value so far was not finite."""
@@ -50,79 +51,83 @@ class Watch:
     def _report(self, code: int) -> None:
         if code == _NOTHING:
             return
-        where, names = self.places[code >> 40]
+        where, names = self.calls[code >> 40]
         name = (
             " or ".join(names) if code >> 39 & 1 else f"{names[code >> 32 & 127]}, first in channel {code & 0xFFFFFFFF}"
         )
         raise ValueError(f"{where}NaN, infinity or values too large to square were given in {name}")
 
 
-def update(
-    views: list[Tensor],
-    channel_axes: list[int],
-    pairs: list[tuple[int, int]],
-    shifts: list[Tensor],
-    sums: list[Tensor | None],
-    grams: list[Tensor],
-    norms: list[Tensor],
-    exact: bool,
-    watch: Watch,
-    where: str,
-    names: list[str],
-) -> None:
+def update(call: Call, watch: Watch) -> None:
     """Queue on the current stream what ``_native.covariance_update`` does on the host.
 
     Views of different dtypes are first brought to the widest of them, and views whose rows nest in too many ways are
-    made contiguous. Raises ``RuntimeError`` when the extension was built without CUDA.
+    made contiguous.
+
+    Args:
+        call: what is read and what is added to.
+        watch: where values that are not finite are noted.
+
+    Raises:
+        RuntimeError: the extension was built without CUDA.
     """
     if not hasattr(_native, "covariance_update_cuda"):
         raise RuntimeError(
             "arrays on a CUDA device were given, but prunecca was built without CUDA; move them to the CPU or build with PRUNECCA_CUDA=ON"
         )
-    dtype = reduce(torch.promote_types, (v.dtype for v in views))
-    views = [v.to(dtype) for v in views]
-    for members, chosen in _calls(pairs, len(views)):
-        place = {v: k for k, v in enumerate(members)}
-        tensors = [views[v] for v in members]
-        axes = [channel_axes[v] for v in members]
-        wanted = [(place[pairs[p][0]], place[pairs[p][1]]) for p in chosen]
-        targets = [sums[v] for v in members]
-        sums = [None if v in place else s for v, s in enumerate(sums)]  # each is added to by one call
-        size = _size(tensors, axes, wanted, targets, bool(norms), exact)
+    dtype = reduce(torch.promote_types, (v.tensor.dtype for v in call.views))
+    call = replace(call, views=[v.with_tensor(v.tensor.to(dtype)) for v in call.views])
+    for part in _parts(call):
+        arrays = [native(v.tensor) for v in part.views]
+        size = _workspace_size(part, arrays)
         if size == 0:
-            tensors = [t.contiguous() for t in tensors]
-            size = _size(tensors, axes, wanted, targets, bool(norms), exact)
-        workspace = torch.empty(max(1, size // 8), dtype=torch.float64, device=views[0].device)
+            part = replace(part, views=[v.with_tensor(v.tensor.contiguous()) for v in part.views])
+            arrays = [native(v.tensor) for v in part.views]
+            size = _workspace_size(part, arrays)
+        first, where = part.views[0].tensor, part.views[-1].where
+        workspace = torch.empty(max(1, size // 8), dtype=torch.float64, device=first.device)
         _native.covariance_update_cuda(
-            [native(t) for t in tensors],
-            axes,
-            wanted,
-            [native(shifts[v]) for v in members],
-            [None if t is None else native(t) for t in targets],
-            [native(grams[p]) for p in chosen],
-            [native(norms[p]) for p in chosen] if norms else [],
-            exact,
+            arrays,
+            part.channel_axes,
+            part.pairs,
+            [native(s) for s in part.shifts],
+            [None if s is None else native(s) for s in part.sums],
+            [native(p) for p in part.products],
+            [native(n) for n in part.norms],
+            part.exact,
             native(workspace),
             native(watch.note),
-            watch.number(where, [names[v] for v in members]),
-            stream_of(views[0]),
+            watch.number(where, [v.name for v in part.views]),
+            stream_of(first),
         )
 
 
-def _size(
-    tensors: list[Tensor],
-    axes: list[int],
-    pairs: list[tuple[int, int]],
-    sums: list[Tensor | None],
-    norms: bool,
-    exact: bool,
-) -> int:
-    arrays: list[NativeArray] = [native(t) for t in tensors]
-    return _native.covariance_workspace_cuda(arrays, axes, pairs, [s is not None for s in sums], norms, exact)
+def _workspace_size(call: Call, arrays: list[NativeArray]) -> int:
+    """Bytes that the kernels need; 0 when they cannot take the views as they lie."""
+    counted = [s is not None for s in call.sums]
+    axes, norms = call.channel_axes, bool(call.norms)
+    return _native.covariance_workspace_cuda(arrays, axes, call.pairs, counted, norms, call.exact)
 
 
-def _calls(pairs: list[tuple[int, int]], n_views: int) -> Iterator[tuple[list[int], list[int]]]:
-    """Split into calls of at most ``_MOST_VIEWS`` views: the views, and the pairs by their index, of each call."""
+def _parts(call: Call) -> Iterator[Call]:
+    """The call in parts of at most ``_MOST_VIEWS`` views; each sum and each pair is in one of them."""
+    summed: set[int] = set()
+    for members, chosen in _groups(call.pairs, len(call.views)):
+        position = {v: k for k, v in enumerate(members)}
+        yield Call(
+            views=[call.views[v] for v in members],
+            pairs=[(position[call.pairs[p][0]], position[call.pairs[p][1]]) for p in chosen],
+            shifts=[call.shifts[v] for v in members],
+            sums=[None if v in summed else call.sums[v] for v in members],
+            products=[call.products[p] for p in chosen],
+            norms=[call.norms[p] for p in chosen] if call.norms else [],
+            exact=call.exact,
+        )
+        summed.update(members)
+
+
+def _groups(pairs: list[tuple[int, int]], n_views: int) -> Iterator[tuple[list[int], list[int]]]:
+    """Portions of at most ``_MOST_VIEWS`` views: positions of the views, and of the pairs, of each."""
     if n_views <= _MOST_VIEWS:
         yield list(range(n_views)), list(range(len(pairs)))
         return

@@ -1,15 +1,16 @@
 """Eigenvalues and singular values of many float64 matrices at once: the C x C stage of every metric.
 
-Drop-in for ``torch.linalg`` on batches. On a CUDA device the vendor's solver takes matrices one after the other, each
-leaving most of the device idle; here all matrices of a batch are solved together, and nothing is read back by
-the host while sides are at most ``LARGEST_IN_SHARED``. Elsewhere these functions are ``torch.linalg``.
+Drop-in for ``torch.linalg`` on batches, and the one place that chooses where they are computed. On the host each thread
+takes matrices of its own, instead of all threads one matrix after the other. On a CUDA device the vendor's solver takes
+matrices one after the other, each leaving most of the device idle; here all matrices of a batch are solved together, and
+nothing is read back by the host, while sides are at most ``LARGEST_IN_SHARED``; larger ones are left to ``torch.linalg``.
 """
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable
-from typing import Any
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -21,156 +22,101 @@ from .._arrays import native, stream_of
 # the 138 KiB that this takes; an A100, H100 or B200 grants it, consumer cards have 99 KiB.
 LARGEST_IN_SHARED = 128
 _SHARED_BYTES = 138 << 10
-# Above it, blocks of columns are paired and solved in shared memory. One step of that fills the device only when many
-# pairs go at once; below this many matrices the vendor's solver is used. Estimated from counted operations (a sweep of
-# one 1024 x 1024 matrix has 15 steps of 8 pairs); to be replaced by a measurement on a device.
-FEWEST_FOR_BLOCKS = 4
 _MOST_SWEEPS = 30
+_SMALLEST = 48  # channels below which a problem is done before a thread has started
 
 Eigensystem = tuple[Tensor, Tensor]
+Result = TypeVar("Result")
 
 
-def eigh_batched(matrices: Tensor) -> Eigensystem:
-    """As ``torch.linalg.eigh``: eigenvalues ``(..., n)``, ascending, and eigenvectors ``(..., n, n)``, in columns.
+def eigh(matrices: Tensor) -> Eigensystem:
+    """As ``torch.linalg.eigh``; eigenvalues are exact to about ``n * 1e-16`` of the largest.
 
-    matrices: symmetric, float64, ``(..., n, n)``; on a CUDA device only lower triangles are read. A matrix that
-    holds NaN, or that does not converge in 30 sweeps, has NaN eigenvalues on a CUDA device; on the host torch raises.
-    Eigenvalues are exact to about ``n * 1e-16`` of the largest.
+    Args:
+        matrices: (..., n, n) float64, symmetric; on a CUDA device only lower triangles are read.
+
+    Returns:
+        Eigenvalues (..., n), ascending, and eigenvectors (..., n, n), in columns. A matrix that holds NaN, or that does
+        not converge in 30 sweeps, may have NaN eigenvalues on a CUDA device; on the host torch raises.
     """
-    method = _method(matrices)
-    if method == "torch" or matrices.numel() == 0:
+    if _fits_shared_memory(matrices):
+        values, vectors = _eigh_in_shared(matrices.reshape(-1, *matrices.shape[-2:]))
+    elif _is_batch_on_host(matrices):
+        values, vectors = map(torch.stack, zip(*_one_per_thread(torch.linalg.eigh, matrices), strict=True))
+    else:
         values, vectors = torch.linalg.eigh(matrices)
-        return values, vectors
-    flat = matrices.reshape(-1, *matrices.shape[-2:]).contiguous()
-    block = _largest_in_shared(flat) // 2
-    values, vectors = _eigh_in_shared(flat) if method == "shared" else eigh_by_blocks(flat, _eigh_in_shared, block)
     return values.reshape(matrices.shape[:-1]), vectors.reshape(matrices.shape)
 
 
-def eigvalsh_batched(matrices: Tensor) -> Tensor:
-    """As ``torch.linalg.eigvalsh``: the eigenvalues of :func:`eigh_batched` alone."""
-    if _method(matrices) == "torch":
-        values: Tensor = torch.linalg.eigvalsh(matrices)
-        return values
-    return eigh_batched(matrices)[0]
+def eigvalsh(matrices: Tensor) -> Tensor:
+    """As ``torch.linalg.eigvalsh``: the eigenvalues of ``eigh`` alone.
 
+    Args:
+        matrices: (..., n, n) float64, symmetric.
 
-def svdvals_batched(matrices: Tensor) -> Tensor:
-    """As ``torch.linalg.svdvals``: singular values of ``(..., m, n)``, float64, descending, exact to 1e-15 of the largest.
-
-    On a CUDA device a matrix that holds NaN, or that does not converge, has NaN singular values.
+    Returns:
+        Eigenvalues (..., n), ascending.
     """
-    method = _method(matrices)
-    if method == "torch" or matrices.numel() == 0:
-        host: Tensor = torch.linalg.svdvals(matrices)
-        return host
-    flat = matrices.reshape(-1, *matrices.shape[-2:])
-    block = _largest_in_shared(flat) // 2
-    values = _svdvals_in_shared(flat) if method == "shared" else svdvals_by_blocks(flat, _eigh_in_shared, block)
-    return values.reshape(*matrices.shape[:-2], values.shape[-1])
+    if _fits_shared_memory(matrices):
+        return eigh(matrices)[0]
+    if _is_batch_on_host(matrices):
+        values = torch.stack(_one_per_thread(torch.linalg.eigvalsh, matrices))
+        return values.reshape(matrices.shape[:-1])
+    return torch.linalg.eigvalsh(matrices)  # type: ignore[no-any-return]
 
 
-def eigh_by_blocks(matrices: Tensor, solve: Callable[[Tensor], Eigensystem], block: int) -> Eigensystem:
-    """Eigensystems of ``(count, n, n)`` by one-sided block Jacobi, where ``solve`` is ``eigh`` for sides of ``2 * block``.
+def svdvals(matrices: Tensor) -> Tensor:
+    """As ``torch.linalg.svdvals``; exact to 1e-15 of the largest.
 
-    The matrices are shifted until they are positive definite with like eigenvalues; orthogonal transformations then make
-    their rows orthogonal, whose norms are the shifted eigenvalues and whose directions are the eigenvectors.
-    The host waits once per sweep (5 to 12 of them).
+    Args:
+        matrices: (..., m, n) float64.
+
+    Returns:
+        Singular values (..., min(m, n)), descending. On a CUDA device a matrix that holds NaN, or that does not
+        converge, may have NaN singular values.
     """
-    n = matrices.shape[-1]
-    lower = matrices.tril()
-    full = lower + lower.tril(-1).mT
-    bound = torch.minimum(full.abs().sum(-1).amax(-1), torch.linalg.matrix_norm(full))[:, None, None]
-    shift = 1.25 * torch.where(bound > 0, bound, 1.0)
-    rows = full + shift * torch.eye(n, dtype=full.dtype, device=full.device)
-    rows, norms = _orthogonal_rows(rows, shift * 4, solve, block)
-    vectors = (rows / norms.unsqueeze(-1)).mT
-    # Not the norms less the shift, which would carry rounding errors of the shift's size.
-    values, order = (vectors * (full @ vectors)).sum(-2).sort(-1)
-    return values, vectors.gather(-1, order.unsqueeze(-2).expand_as(vectors))
-
-
-def svdvals_by_blocks(matrices: Tensor, solve: Callable[[Tensor], Eigensystem], block: int) -> Tensor:
-    """Singular values of ``(count, m, n)`` by one-sided block Jacobi, descending; see :func:`eigh_by_blocks`."""
-    rows = matrices if matrices.shape[-2] <= matrices.shape[-1] else matrices.mT
-    return _orthogonal_rows(rows, None, solve, block)[1].sort(-1, descending=True).values
-
-
-def _orthogonal_rows(
-    rows: Tensor, padding: Tensor | None, solve: Callable[[Tensor], Eigensystem], block: int
-) -> tuple[Tensor, Tensor]:
-    """Rows ``(count, m, n)`` turned among themselves until they are orthogonal, and their norms.
-
-    ``padding``: the norm of rows that fill up the last block and are orthogonal to all others, so that they can be told
-    from them at the end; None: zero rows, of which as many as were added are dropped.
-    """
-    count, m, n = rows.shape
-    blocks = -(-m // (2 * block)) * 2
-    added = blocks * block - m
-    if padding is not None and added:
-        rows = torch.nn.functional.pad(rows, (0, added, 0, added))
-        rows.diagonal(dim1=-2, dim2=-1)[:, m:] = padding[..., 0]
+    if _fits_shared_memory(matrices):
+        values = _svdvals_in_shared(matrices.reshape(-1, *matrices.shape[-2:]))
+    elif _is_batch_on_host(matrices):
+        values = torch.stack(_one_per_thread(torch.linalg.svdvals, matrices))
     else:
-        rows = torch.nn.functional.pad(rows, (0, 0, 0, added))
-    rows = rows.reshape(count, blocks, block, rows.shape[-1])
-    step, halves = _tournament(blocks, block, rows.device)
-    limit = 8 * torch.finfo(rows.dtype).eps * n**0.5
-    for _ in range(_MOST_SWEEPS):
-        off = rows.new_zeros(())
-        for half in halves:
-            pairs = rows.reshape(count, blocks // 2, 2 * block, -1)
-            gram = pairs @ pairs.mT
-            squares = gram.diagonal(dim1=-2, dim2=-1)
-            apart = (gram - torch.diag_embed(squares)).abs().amax((-3, -2, -1))
-            off = torch.maximum(off, (apart / squares.amax((-2, -1)).clamp_min(torch.finfo(rows.dtype).tiny)).max())
-            turn = solve(gram.reshape(-1, 2 * block, 2 * block))[1].reshape(gram.shape)
-            # The block that comes first in the whole takes the larger half: so the pairs agree on one order.
-            turn = turn.gather(-1, half.expand_as(turn))
-            rows = (turn.mT @ pairs).reshape(count, blocks, block, -1)[:, step]
-        if not off > limit:
-            break
-    rows = rows.reshape(count, blocks * block, -1)
-    norms = torch.linalg.vector_norm(rows, dim=-1)
-    if added:
-        keep = norms.argsort(-1)[:, :m] if padding is not None else norms.argsort(-1, descending=True)[:, :m]
-        rows, norms = rows.gather(-2, keep.unsqueeze(-1).expand(-1, -1, rows.shape[-1])), norms.gather(-1, keep)
-    return rows[..., :n], norms
+        values = torch.linalg.svdvals(matrices)
+    return values.reshape(*matrices.shape[:-2], min(matrices.shape[-2:]))
 
 
-@functools.lru_cache(maxsize=16)
-def _tournament(blocks: int, block: int, device: torch.device) -> tuple[Tensor, list[Tensor]]:
-    """The seat each block takes in the next step, neighbours being paired, and per step which half goes where.
-
-    After ``blocks - 1`` steps every two blocks have met, and all are back in their first seats. Kept, because to bring
-    it to a device is to wait for that.
-    """
-    circle = list(range(0, blocks, 2)) + list(range(blocks - 1, 0, -2))  # seats in the order of play; the first stays
-    source = list(range(blocks))
-    for here, there in zip(circle[1:], circle[2:] + circle[1:2], strict=True):
-        source[there] = here
-    descending = torch.arange(2 * block - 1, -1, -1)
-    halves, label = [], list(range(blocks))
-    for _ in range(blocks - 1):
-        swapped = [label[k] > label[k + 1] for k in range(0, blocks, 2)]
-        half = torch.stack([descending.roll(block) if swap else descending for swap in swapped])
-        halves.append(half[None, :, None, :].to(device))
-        label = [label[s] for s in source]
-    return torch.tensor(source, device=device), halves
+def _is_batch_on_host(matrices: Tensor) -> bool:
+    return matrices.device.type == "cpu" and matrices.ndim > 2 and matrices.numel() > 0
 
 
-def _method(matrices: Tensor) -> str:
-    if not matrices.is_cuda or matrices.dtype != torch.float64:
-        return "torch"
-    if max(matrices.shape[-2:]) <= _largest_in_shared(matrices):
-        return "shared"
-    return "blocks" if matrices.shape[:-2].numel() >= FEWEST_FOR_BLOCKS else "torch"
+def _fits_shared_memory(matrices: Tensor) -> bool:
+    if not matrices.is_cuda or matrices.dtype != torch.float64 or not matrices.numel():
+        return False
+    return max(matrices.shape[-2:]) <= _largest_in_shared(matrices)
 
 
 def _largest_in_shared(matrices: Tensor) -> int:
-    properties: Any = torch.cuda.get_device_properties(
-        matrices.device
-    )  # whose attributes torch's stubs do not all have
+    properties: Any = torch.cuda.get_device_properties(matrices.device)  # torch's stubs lack some of its attributes
     return LARGEST_IN_SHARED if properties.shared_memory_per_block_optin >= _SHARED_BYTES else LARGEST_IN_SHARED // 2
+
+
+def _one_per_thread(solve: Callable[[Tensor], Result], matrices: Tensor) -> list[Result]:
+    """``solve`` of every matrix of a batch, on ``torch.get_num_threads()`` threads.
+
+    Reductions to tridiagonal or bidiagonal form are bound by memory and hardly gain from a second thread, but two
+    of them side by side do. The number of threads is torch's again afterwards.
+    """
+    batch = matrices.flatten(0, -3)
+    threads = torch.get_num_threads()
+    workers = min(threads, len(batch)) if min(batch.shape[-2:]) >= _SMALLEST else 1
+    torch.set_num_threads(1)
+    try:
+        if workers < 2:
+            return [solve(matrix) for matrix in batch]
+        # OpenMP counts threads per thread that asks: the workers have to be told as well.
+        with ThreadPoolExecutor(workers, initializer=torch.set_num_threads, initargs=(1,)) as pool:
+            return list(pool.map(solve, batch))
+    finally:
+        torch.set_num_threads(threads)
 
 
 def _eigh_in_shared(matrices: Tensor) -> Eigensystem:

@@ -1,4 +1,4 @@
-"""Similarity of two representations: functions of a ``Covariance``, or of two arrays that are streamed into one.
+"""Similarity of two representations by the alignment of their kernels.
 
 Values lie in [0, 1] and are 1 for a representation and itself (debiased CKA may come out slightly below 0). Where a
 side has no variance at all, because every channel is dead, no similarity is defined and the value is NaN. A batched
@@ -12,8 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..covariance.covariance import Layout, Precision
-from .operands import as_value, paired_covariance, squared_norm, trace
+from ..covariance.covariance import Covariance, Layout, Precision
+from .operands import nan_if_dead, paired_covariance, squared_norm, trace
 
 
 def linear_cka(
@@ -26,19 +26,39 @@ def linear_cka(
 ) -> float | Tensor:
     """Centred kernel alignment with linear kernels (Kornblith et al. 2019): ``|xy|^2 / (|xx| |yy|)``, Frobenius norms.
 
-    x, y: a ``Covariance`` alone, or two arrays as for ``cca``.
-    debiased: with the unbiased estimator of HSIC (Song et al. 2012, equation 5; Nguyen et al. 2021) in place of the
-        biased one, which approaches 1 when there are few datapoints for the channels. Exact, in the same pass, from
-        the norms of a covariance accumulated with ``norms=True``. It is not clipped: unrelated representations scatter
-        around 0. Where an unbiased self-similarity is not positive the value is NaN.
-
-    Raises ``ValueError`` for the debiased form without norms or with fewer than 4 datapoints.
     Invariant to orthogonal maps and to isotropic scaling. Float32 products are all it needs.
+
+    Args:
+        x: a ``Covariance`` alone, or a (N, C), (N, C, L) or (N, C, H, W) array.
+        y: an array with the same rows.
+        debiased: with the unbiased estimator of HSIC (Song et al. 2012, equation 5; Nguyen et al. 2021) in place of the
+            biased one, which approaches 1 when there are few datapoints for the channels. Exact, in the same pass, from
+            the norms of a covariance accumulated with ``norms=True``. It is not clipped: unrelated representations
+            scatter around 0. Where an unbiased self-similarity is not positive the value is NaN.
+        precision: of the products when arrays are given, as in ``cca``.
+        layout: as in ``cca``.
+
+    Returns:
+        The similarity, in [0, 1] unless debiased; a (...) tensor of a batched covariance.
+
+    Raises:
+        ValueError: the debiased form without norms or with fewer than 4 datapoints.
+
+    Example:
+        >>> import torch
+        >>> from prunecca import linear_cka
+        >>> x, y = torch.randn(50, 40), torch.randn(50, 40)
+        >>> round(linear_cka(x, x), 6), linear_cka(x, y) > 0.3, abs(linear_cka(x, y, debiased=True)) < 0.2
+        (1.0, True, True)
     """
     cov = paired_covariance(x, y, precision=precision, layout=layout, norms=debiased)
-    squares = [squared_norm(cov.xy), squared_norm(cov.xx), squared_norm(cov.yy)]
-    if not debiased:
-        return as_value(cov, (squares[0] / (squares[1] * squares[2]).sqrt()).clamp(0.0, 1.0))
+    if debiased:
+        return nan_if_dead(cov, _debiased(cov))
+    scale = (squared_norm(cov.xx) * squared_norm(cov.yy)).sqrt()
+    return nan_if_dead(cov, (squared_norm(cov.xy) / scale).clamp(0.0, 1.0))
+
+
+def _debiased(cov: Covariance) -> Tensor:
     n = cov.count
     if cov.norms is None:
         raise ValueError(
@@ -47,19 +67,12 @@ def linear_cka(
     if n < 4:
         raise ValueError(f"the covariance is of {n} datapoints; debiased CKA needs at least 4")
     fourth_x, fourth_y, mixed = cov.norms.unbind(-1)
-    traces = trace(cov.xx), trace(cov.yy)
-    cross, own_x, own_y = (
-        _unbiased_hsic(n, square, norm, a * b)
-        for square, norm, a, b in zip(
-            squares,
-            (mixed, fourth_x, fourth_y),
-            (traces[0], traces[0], traces[1]),
-            (traces[1], traces[0], traces[1]),
-            strict=True,
-        )
-    )
+    trace_x, trace_y = trace(cov.xx), trace(cov.yy)
+    cross = _unbiased_hsic(n, squared_norm(cov.xy), mixed, trace_x * trace_y)
+    own_x = _unbiased_hsic(n, squared_norm(cov.xx), fourth_x, trace_x * trace_x)
+    own_y = _unbiased_hsic(n, squared_norm(cov.yy), fourth_y, trace_y * trace_y)
     defined = (own_x > 0) & (own_y > 0)
-    return as_value(cov, torch.where(defined, cross / torch.where(defined, own_x * own_y, 1.0).sqrt(), torch.nan))
+    return torch.where(defined, cross / torch.where(defined, own_x * own_y, 1.0).sqrt(), torch.nan)
 
 
 def _unbiased_hsic(n: int, square: Tensor, norm: Tensor, traces: Tensor) -> Tensor:

@@ -1,9 +1,22 @@
-"""Metrics by name, and the rows of a table from the covariances of one layer with every candidate."""
+"""Metrics by name: the function, its options, and the name in words.
+
+``METRICS`` has the functions alone, ``METRIC_NAMES`` the words.
+
+Example:
+    >>> import torch
+    >>> from prunecca import METRICS, StreamingCovariance
+    >>> acc = StreamingCovariance(norms=True)
+    >>> x = torch.randn(500, 5)
+    >>> acc.update(x, x @ torch.linalg.qr(torch.randn(5, 5)).Q)
+    >>> {name: round(float(metric(acc.finalize())), 3) for name, metric in METRICS.items()}
+    {'svcca': 1.0, 'cca': 1.0, 'pwcca': 1.0, 'linear_cka': 1.0, 'debiased_cka': 1.0, 'nbs': 1.0, 'procrustes': 1.0, 'linear_regression': 1.0}
+"""
 
 from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -13,52 +26,76 @@ from .cka import linear_cka
 from .procrustes import nbs, procrustes
 from .regression import linear_regression
 
-Metric = Callable[[Covariance], Any]
-
-METRICS: dict[str, Callable[..., Any]] = {
-    "svcca": svcca,
-    "cca": cca,
-    "pwcca": pwcca,
-    "linear_cka": linear_cka,
-    "debiased_cka": partial(linear_cka, debiased=True),
-    "nbs": nbs,
-    "procrustes": procrustes,
-    "linear_regression": linear_regression,
-}
 _OF_ARRAYS = {"x", "y", "precision", "layout", "debiased"}
 
+Score = Callable[[Covariance], Any]
 
-def choose_metrics(metrics: str | Iterable[str] | Mapping[str, Mapping[str, Any]]) -> dict[str, Metric]:
-    """The metrics asked for: one name, names, or a mapping of names to options such as ``{"svcca": {"trim": 0.98}}``.
 
-    Raises ``ValueError`` for a metric or an option that does not exist, ``TypeError`` for options that are no mapping.
+@dataclass(frozen=True)
+class Metric:
+    """A metric that tables and command lines know by a name.
+
+    Attributes:
+        function: of a ``Covariance`` and the options.
+        words: what a picture or a page calls it.
+    """
+
+    function: Callable[..., Any]
+    words: str
+
+    @property
+    def options(self) -> list[str]:
+        """The keyword arguments that a user may choose."""
+        return [name for name in inspect.signature(self.function).parameters if name not in _OF_ARRAYS]
+
+
+_REGISTRY = {
+    "svcca": Metric(svcca, "mean CCA similarity (SVCCA, 99 %)"),
+    "cca": Metric(cca, "mean CCA similarity"),
+    "pwcca": Metric(pwcca, "PWCCA similarity"),
+    "linear_cka": Metric(linear_cka, "linear CKA"),
+    "debiased_cka": Metric(partial(linear_cka, debiased=True), "debiased linear CKA"),
+    "nbs": Metric(nbs, "normalised Bures similarity"),
+    "procrustes": Metric(procrustes, "Procrustes similarity"),
+    "linear_regression": Metric(linear_regression, "linear regression R²"),
+}
+
+# Each is a function of a Covariance, and of two arrays.
+METRICS: dict[str, Callable[..., Any]] = {name: metric.function for name, metric in _REGISTRY.items()}
+METRIC_NAMES = {name: metric.words for name, metric in _REGISTRY.items()}
+
+
+def find_metrics(metrics: str | Iterable[str] | Mapping[str, Mapping[str, Any]]) -> dict[str, Score]:
+    """The metrics asked for, with their options bound.
+
+    Args:
+        metrics: one name, names, or a mapping of names to options such as ``{"svcca": {"trim": 0.98}}``.
+
+    Returns:
+        By name, functions of a ``Covariance``.
+
+    Raises:
+        ValueError: a metric or an option that does not exist.
+        TypeError: options that are no mapping.
+
+    Example:
+        >>> list(find_metrics(["svcca", "nbs"]))
+        ['svcca', 'nbs']
     """
     options = {metrics: {}} if isinstance(metrics, str) else metrics
     if not isinstance(options, Mapping):
         options = {name: {} for name in options}
     if not options:
-        raise ValueError(f"no metric was given; expected some of {', '.join(METRICS)}")
-    chosen: dict[str, Metric] = {}
+        raise ValueError(f"no metric was given; expected some of {', '.join(_REGISTRY)}")
+    chosen: dict[str, Score] = {}
     for name, given in options.items():
-        if name not in METRICS:
-            raise ValueError(f"there is no metric {name!r}; expected some of {', '.join(METRICS)}")
+        if name not in _REGISTRY:
+            raise ValueError(f"there is no metric {name!r}; expected some of {', '.join(_REGISTRY)}")
         if not isinstance(given, Mapping):
             raise TypeError(f"metric {name!r} is given {given!r}; expected a mapping of its options, such as {{}}")
-        known = [option for option in inspect.signature(METRICS[name]).parameters if option not in _OF_ARRAYS]
+        known = _REGISTRY[name].options
         for option in given:
             if option not in known:
                 raise ValueError(f"metric {name!r} has no option {option!r}; expected {' or '.join(known) or 'none'}")
-        chosen[name] = partial(METRICS[name], **given)
+        chosen[name] = partial(_REGISTRY[name].function, **given)
     return chosen
-
-
-METRIC_NAMES = {
-    "svcca": "mean CCA similarity (SVCCA, 99 %)",
-    "cca": "mean CCA similarity",
-    "pwcca": "PWCCA similarity",
-    "linear_cka": "linear CKA",
-    "debiased_cka": "debiased linear CKA",
-    "nbs": "normalised Bures similarity",
-    "procrustes": "Procrustes similarity",
-    "linear_regression": "linear regression R²",
-}

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import math
-import weakref
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from ..linalg.batched import eigh_batched
-from ..linalg.threads import one_per_thread
+from ..covariance.covariance import Covariance
+from ..covariance.memo import Memo
+from ..linalg.batched import eigh
 
 # Relative error of one entry of the accumulated matrix, against exact arithmetic on the same data.
 _ACCUMULATION_ERROR = {"float32": 1e-7, "float64": 1e-14}
@@ -20,31 +20,34 @@ _ACCUMULATION_ERROR = {"float32": 1e-7, "float64": 1e-14}
 class Spectrum:
     """Eigenvalues and eigenvectors of covariance matrices, largest eigenvalue first.
 
-    ``values`` is ``(..., C)`` and never negative, ``vectors`` is ``(..., C, C)`` with one eigenvector per column;
-    both float64, on the device of the matrix. Leading dimensions are a batch.
+    Leading dimensions are a batch.
+
+    Attributes:
+        values: (..., C) float64, never negative.
+        vectors: (..., C, C) float64, one eigenvector per column.
     """
 
     values: Tensor
     vectors: Tensor
 
     def rank(self, tol: float) -> Tensor:
-        """Number of directions with an eigenvalue above ``tol`` times the largest, int64 ``(...)``; 0 for a zero matrix."""
+        """Number of directions with an eigenvalue above ``tol`` times the largest, (...) int64; 0 for a zero matrix."""
         return ((self.values > tol * self.values[..., :1]) & (self.values > 0)).sum(-1)
 
     def rank_of_variance(self, variance: float, tol: float) -> Tensor:
         """Smallest number of directions that hold the fraction ``variance`` of the trace, at most ``rank(tol)``."""
-        held = self.values.cumsum(-1)
-        return torch.minimum((held < variance * held[..., -1:]).sum(-1) + 1, self.rank(tol))
+        sums = self.values.cumsum(-1)
+        return torch.minimum((sums < variance * sums[..., -1:]).sum(-1) + 1, self.rank(tol))
 
     def whitener(self, kept: Tensor) -> Tensor:
-        """Matrix W, ``(..., C, max(kept))``, for which ``W' cov W`` is the identity on the first ``kept`` directions.
+        """Matrix W, (..., C, max(kept)), for which ``W' cov W`` is the identity on the first ``kept`` directions.
 
         In a batch, columns beyond a member's own ``kept`` are zero.
         """
         return self._scaled(kept, self.values.rsqrt())
 
     def loadings(self, kept: Tensor) -> Tensor:
-        """``cov @ W`` of the same directions, ``(..., C, max(kept))``: covariance of each channel with each of them."""
+        """``cov @ W`` of the same directions, (..., C, max(kept)): covariance of each channel with each of them."""
         return self._scaled(kept, self.values.sqrt())
 
     def _scaled(self, kept: Tensor, scale: Tensor) -> Tensor:
@@ -65,68 +68,44 @@ def default_tolerance(precision: str, channels: int) -> float:
     return 10.0 * _ACCUMULATION_ERROR[precision] * math.sqrt(max(channels, 1))
 
 
-def spectrum_of(matrix: Tensor) -> Spectrum:
-    """The ``Spectrum`` of symmetric matrices ``(..., C, C)``, float64.
+def spectrum_of_x(cov: Covariance) -> Spectrum:
+    """The ``Spectrum`` of ``cov.xx``, computed once for all metrics and all covariances that share that tensor.
 
-    It is remembered as long as that very tensor lives and is not written to, so that metrics which share a
-    representation (several metrics of one pair, or one reference and many candidates) decompose it once.
-    Raises ``ValueError`` for a matrix with NaN or Inf.
+    It is remembered by the covariance, and computed anew once the tensor was written to.
+
+    Raises:
+        ValueError: the matrix holds NaN or infinity.
     """
-    return _recall(matrix) or _remember(matrix, _decompose(matrix))
+    return _known(cov.memo_x)
 
 
-def spectra_of(first: Tensor, second: Tensor) -> tuple[Spectrum, Spectrum]:
-    """``spectrum_of`` both; matrices of one width on the host are decomposed together, a thread each."""
-    alike = first.ndim == 2 and first.shape == second.shape[-2:] and first.dtype == second.dtype
-    if first is second or first.is_cuda or not alike or _recall(first) or _recall(second):
-        return spectrum_of(first), spectrum_of(second)
-    both = _decompose(
-        torch.cat([first.unsqueeze(0), second.flatten(0, -3) if second.ndim > 2 else second.unsqueeze(0)])
-    )
-    own = Spectrum(both.values[0], both.vectors[0])
-    others = Spectrum(both.values[1:].reshape(second.shape[:-1]), both.vectors[1:].reshape(second.shape))
-    return _remember(first, own), _remember(second, others)
+def spectrum_of_y(cov: Covariance) -> Spectrum:
+    """The ``Spectrum`` of ``cov.yy``; as ``spectrum_of_x``."""
+    return _known(cov.memo_y)
 
 
-def _recall(matrix: Tensor) -> Spectrum | None:
-    entry = _remembered.get(id(matrix))
-    known = entry is not None and entry[0]() is matrix and entry[1] == _version(matrix)
-    return entry[2] if entry is not None and known else None
+def spectra(cov: Covariance) -> tuple[Spectrum, Spectrum]:
+    """The spectra of both sides; matrices of one width on the host are decomposed together, a thread each."""
+    xx, yy = cov.xx, cov.yy
+    alike = xx.ndim == 2 and xx.shape == yy.shape[-2:] and xx.dtype == yy.dtype and not xx.is_cuda
+    if cov.memo_x is cov.memo_y or not alike or cov.memo_x.recall() or cov.memo_y.recall():
+        return spectrum_of_x(cov), spectrum_of_y(cov)
+    both = _decompose(torch.cat([xx.unsqueeze(0), yy.reshape(-1, *xx.shape)]))
+    first = Spectrum(both.values[0], both.vectors[0])
+    others = Spectrum(both.values[1:].reshape(yy.shape[:-1]), both.vectors[1:].reshape(yy.shape))
+    return cov.memo_x.keep(first), cov.memo_y.keep(others)
 
 
-def _remember(matrix: Tensor, spectrum: Spectrum) -> Spectrum:
-    key = id(matrix)
-    _remembered[key] = (weakref.ref(matrix, lambda _: _remembered.pop(key, None)), _version(matrix), spectrum)
-    return spectrum
-
-
-def _version(matrix: Tensor) -> int:
-    # Inference tensors carry no version, but cannot be written to outside of inference mode either.
-    return 0 if matrix.is_inference() else matrix._version
-
-
-_remembered: dict[int, tuple[weakref.ref[Tensor], int, Spectrum]] = {}
+def _known(memo: Memo[Spectrum]) -> Spectrum:
+    return memo.get(_decompose)
 
 
 def _decompose(matrix: Tensor) -> Spectrum:
+    message = f"a covariance matrix of shape {tuple(matrix.shape)} has no eigendecomposition; expected finite numbers"
     try:
-        values, vectors = _eigh(matrix)
+        values, vectors = eigh(matrix)
     except RuntimeError as failure:  # torch.linalg.LinAlgError, which torch does not export to type checkers
-        raise ValueError(
-            f"a covariance matrix of shape {tuple(matrix.shape)} has no eigendecomposition; expected finite numbers"
-        ) from failure
+        raise ValueError(message) from failure
     if matrix.is_cuda and not torch.isfinite(values).all():  # where torch would have raised
-        raise ValueError(
-            f"a covariance matrix of shape {tuple(matrix.shape)} has no eigendecomposition; expected finite numbers"
-        )
+        raise ValueError(message)
     return Spectrum(values.flip(-1).clamp_min(0.0), vectors.flip(-1))
-
-
-def _eigh(matrix: Tensor) -> tuple[Tensor, Tensor]:
-    if matrix.is_cuda or matrix.ndim < 3:
-        return eigh_batched(matrix)
-    results = one_per_thread(torch.linalg.eigh, matrix.flatten(0, -3))
-    return (
-        torch.stack([values for values, _ in results]).reshape(matrix.shape[:-1]),
-        torch.stack([vectors for _, vectors in results]).reshape(matrix.shape),
-    )

@@ -22,7 +22,7 @@ from ..models import build
 from ..problems import Problem, find_problem
 from ..pruning.recipe import Recipe
 from ..seeds import seed_for
-from ..similarity.registry import choose_metrics
+from ..similarity.registry import find_metrics
 from ..storage.states import load_state
 from .options import SHORT_EPOCHS, Options
 
@@ -84,7 +84,7 @@ def resolve(
         ValueError: unknown problem, metric or layer, damaged images, options that exclude each other.
         FileNotFoundError: images that are not there.
     """
-    choose_metrics(options.metrics)
+    find_metrics(options.metrics)
     problem = find_problem(name)
     epochs = options.epochs or (min(SHORT_EPOCHS, problem.epochs) if short else problem.epochs)
     if options.recipe.rewind_epoch >= epochs:

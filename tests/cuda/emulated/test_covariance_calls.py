@@ -5,11 +5,12 @@ import types
 import pytest
 import torch
 
-import prunecca as pc
 from prunecca import _native
 from prunecca._arrays import native
 from prunecca.covariance import cuda
+from prunecca.covariance.accumulator import CovarianceAccumulator
 from prunecca.covariance.cuda import Watch
+from prunecca.covariance.view import Call, View
 
 
 @pytest.fixture
@@ -37,8 +38,8 @@ def _update(views, pairs, norms=False):
     sums = [torch.zeros_like(s) for s in shifts]
     grams = [torch.zeros(channels[i], channels[j], dtype=torch.float64) for i, j in pairs]
     kept = [torch.zeros(1 + channels[i] + channels[j], dtype=torch.float64) for i, j in pairs] if norms else []
-    watch, names = Watch(torch.device("cpu")), [f"view {v}" for v in range(len(views))]
-    cuda.update(views, [1] * len(views), pairs, shifts, sums, grams, kept, True, watch, "here: ", names)
+    named = [View(view, 1, f"view {v}", "here: ") for v, view in enumerate(views)]
+    cuda.update(Call(named, pairs, shifts, sums, grams, kept, exact=True), Watch(torch.device("cpu")))
     return sums, grams, kept
 
 
@@ -111,10 +112,10 @@ def test_many_watches_are_read_at_once():
 def test_a_result_asks_the_device_once_for_all_candidates(monkeypatch):
     asked = []
     monkeypatch.setattr(Watch, "check_all", staticmethod(asked.append))
-    accumulator = pc.StreamingCovariance()
+    accumulator = CovarianceAccumulator()
     for _ in range(2):
-        accumulator.update(torch.randn(300, 3), [torch.randn(300, 2) for _ in range(4)])
-    members = [accumulator._reference, *accumulator._candidates]
+        accumulator.add(View.of(torch.randn(300, 3), "x"), [View.of(torch.randn(300, 2), f"y{k}") for k in range(4)])
+    members = accumulator.members
     shared = Watch(torch.device("cpu"))
     for member, watch in zip(members, [shared, shared, Watch(torch.device("cpu")), None, None], strict=True):
         member.watch = watch

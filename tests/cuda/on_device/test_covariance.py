@@ -129,7 +129,7 @@ def test_an_update_can_be_captured_in_a_graph(device):
         plain.update(a, b)
     # The count is the host's: capturing counted one batch, and each replay is one more.
     for _ in others[1:]:
-        for member in (acc._reference, *acc._candidates):
+        for member in acc._accumulator.members:
             member.count += 64 * 256
     got, want = acc.finalize(), plain.finalize()
     assert got.count == want.count
