@@ -18,11 +18,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
-sys.path[:0] = [str(HERE), str(HERE.parent / "tests")]
+sys.path[:0] = [str(HERE), str(HERE.parent / "tests" / "cuda")]
 
-from cuda_host import resources  # noqa: E402
 from device.linalg import CANDIDATES  # noqa: E402
 from device.linalg import LAYERS as STUDY  # noqa: E402
+from emulated import resources  # noqa: E402
 
 ARCHITECTURE = "sm_90a"
 MULTIPROCESSORS = 132
@@ -123,8 +123,6 @@ def pruning(count: int) -> Iterator[Work]:
     yield Work("void histogram_kernel<float, false>", size + ", each of 3 digits", count * 5, {})
     yield Work("void ties_kernel<float, false>", size + ", ties everywhere", count * 5, {})
     yield Work("void cut_kernel<float, false>", size, count * 6, {})
-    yield Work(f"void pack_kernel<{table.format(2)}", size, count * 9 / 8, {})
-    yield Work(f"void unpack_kernel<{table.format(2)}", size, count * 9 / 8, {})
 
 
 def small() -> Iterator[Work]:

@@ -14,7 +14,8 @@ template <class... Parts> [[noreturn]] void fail(const Parts&... parts) {
 }  // namespace prunecca
 
 // PRUNECCA_CHECK(condition, "what was given", value, ", what was expected"): ValueError when it does not hold.
-#define PRUNECCA_CHECK(condition, ...)                        \
-  do {                                                        \
-    if (!(condition)) [[unlikely]] ::prunecca::fail(__VA_ARGS__); \
+#define PRUNECCA_CHECK(condition, ...) \
+  do {                                 \
+    if (!(condition)) [[unlikely]]     \
+      ::prunecca::fail(__VA_ARGS__);   \
   } while (0)

@@ -4,10 +4,10 @@ namespace prunecca {
 void register_info(pybind11::module_&);
 void register_masks(pybind11::module_&);
 void register_threshold(pybind11::module_&);
-void register_adam(pybind11::module_&);
+void register_optimizers(pybind11::module_&);
 void register_covariance(pybind11::module_&);
 void register_linalg(pybind11::module_&);
-void register_probe(pybind11::module_&);
+void register_peaks(pybind11::module_&);
 void register_covariance_cuda(pybind11::module_&);
 void register_augmentation(pybind11::module_&);
 }  // namespace prunecca
@@ -17,10 +17,10 @@ PYBIND11_MODULE(_native, m) {
   prunecca::register_info(m);
   prunecca::register_masks(m);
   prunecca::register_threshold(m);
-  prunecca::register_adam(m);
+  prunecca::register_optimizers(m);
   prunecca::register_covariance(m);
   prunecca::register_linalg(m);
-  prunecca::register_probe(m);
+  prunecca::register_peaks(m);
 #ifdef PRUNECCA_HAVE_CUDA
   prunecca::register_covariance_cuda(m);
 #endif

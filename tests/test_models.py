@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
+import json
 import pickle
 import warnings
 
@@ -46,6 +48,28 @@ def test_paper_networks_have_the_layers_of_table_2(name):
     assert [layer.out_features for layer in linear] == [int(fc.rstrip("*")), problem.classes]
     assert [d.p for d in model.modules() if isinstance(d, nn.Dropout)] == [0.5]
     assert any(isinstance(module, nn.BatchNorm1d) for module in model.modules()) == fc.endswith("*")
+
+
+def test_a_problem_is_hashable_and_its_rates_are_a_mapping_that_cannot_be_changed():
+    rates = {"conv": 0.3, "fc": 0.5}
+    problem = models.Problem("mine", "digits", 3, "8 MP", "16", rates=rates)
+    other = dataclasses.replace(problem, rates={"conv": 0.3, "fc": 0.4})
+    assert len({problem, other, models.Problem("mine", "digits", 3, "8 MP", "16", rates=dict(rates))}) == 2
+    rates["conv"] = 0.9
+    assert problem.rates == {"conv": 0.3, "fc": 0.5}
+    for change in (
+        lambda: problem.rates.update(conv=0.9),
+        lambda: problem.rates.__setitem__("conv", 0.9),
+        lambda: problem.rates.pop("conv"),
+    ):
+        with pytest.raises(TypeError, match="the rates of a problem cannot be changed; make another problem"):
+            change()
+    for twin in (copy.deepcopy(problem), pickle.loads(pickle.dumps(problem)), dataclasses.replace(problem)):
+        assert twin == problem
+        assert hash(twin) == hash(problem)
+    stored = json.loads(json.dumps(dataclasses.asdict(problem)))
+    assert stored["rates"] == {"conv": 0.3, "fc": 0.5}
+    assert models.Problem(**stored) == problem
 
 
 def test_representation_layers_come_after_the_activation_and_in_order_of_depth():

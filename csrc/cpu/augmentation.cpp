@@ -1,4 +1,4 @@
-#include "augmentation.hpp"
+#include "cpu/augmentation.hpp"
 
 #include <omp.h>
 
@@ -71,7 +71,8 @@ void resample(const Warp& w, const float* padded, const float* map, float* outpu
     float* row = output + y * w.output_row;
     for (int64_t x = 0; x < w.width; x += kLanes) {
       const Lanes columns = Lanes{0, 1, 2, 3} + static_cast<float>(x);
-      const Positions across = clamped(map[0] * columns + base_x, width), down = clamped(map[3] * columns + base_y, height);
+      const Positions across = clamped(map[0] * columns + base_x, width),
+                      down = clamped(map[3] * columns + base_y, height);
       const int64_t pixels = std::min(kLanes, w.width - x);
       for (int64_t i = 0; i < pixels; ++i) {
         const auto* upper = reinterpret_cast<const LooseLanes*>(padded) + down.whole[i] * row_length + across.whole[i];

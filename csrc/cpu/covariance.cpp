@@ -12,118 +12,28 @@
 #include <cstring>
 #include <vector>
 
-#include "cpu/folded.hpp"
+#include "cpu/covariance_kernel.hpp"
+#include "cpu/covariance_plan.hpp"
+#include "cpu/row_folding.hpp"
 
 namespace prunecca::cpu {
 
-extern const Kernels<float> covariance_baseline_float32, covariance_avx2_float32, covariance_avx512_float32;
-extern const Kernels<double> covariance_baseline_float64, covariance_avx2_float64, covariance_avx512_float64;
-
-template <> const Kernels<float>& kernels<float>(Level level) {
-#if defined(__x86_64__)
-  if (level == Level::avx512) return covariance_avx512_float32;
-  if (level == Level::avx2) return covariance_avx2_float32;
-#endif
-  (void)level;
-  return covariance_baseline_float32;
-}
-template <> const Kernels<double>& kernels<double>(Level level) {
-#if defined(__x86_64__)
-  if (level == Level::avx512) return covariance_avx512_float64;
-  if (level == Level::avx2) return covariance_avx2_float64;
-#endif
-  (void)level;
-  return covariance_baseline_float64;
-}
-
 namespace {
 
-constexpr int64_t kBlock = kPanel * kPanel;
-constexpr int64_t kSharedStateBytes = 512 << 10;  // a state above this no longer fits a core's L2 beside a packed tile
-constexpr int64_t kSuper = 8;                     // panels in a task: two operands of 128 KiB each stay in L2
-constexpr int64_t kRowsPerThread = 128;           // fewer rows than this do not pay for waking another thread
+constexpr int64_t kSuper = 8;  // panels in a task: two operands of 128 KiB each stay in L2
 
-struct Range { int64_t begin, end; };
+struct Range {
+  int64_t begin, end;
+};
 Range share(int64_t n, int part, int parts) { return {n * part / parts, n * (part + 1) / parts}; }
 
-// Where everything lies: in the problem and in the workspace.
-template <class T> struct Plan {
-  const Problem& problem;
-  int64_t rows = 0;
-  int64_t tile = kTileRows;  // rows of a tile
-  int chunk = 0;             // rows of a partial sum
-  int64_t unit = 1;          // threads and tiles begin at multiples of so many rows
-  int threads = 1;
-  bool by_rows = true;
-  bool with_norms = false;
-  std::vector<int64_t> first_panel;  // of each view in the packed tile; the last entry is the total
-  std::vector<int64_t> first_block;  // of each pair in a state
-  std::vector<int64_t> first_norm;   // of each pair in the norms
-  int64_t panel_stride = int64_t(kTileRows) * kPanel + kPanelPad;
-
-  explicit Plan(const Problem& p) : problem(p) {
-    first_panel.assign(1, 0);
-    first_block.assign(1, 0);
-    first_norm.assign(1, 0);
-    rows = p.n_views ? p.views[0].rows() : 0;
-    for (int v = 0; v < p.n_views; ++v) first_panel.push_back(first_panel.back() + p.views[v].panels());
-    for (int k = 0; k < p.n_pairs; ++k) {
-      const int64_t pi = p.views[p.pairs[k].i].panels(), pj = p.views[p.pairs[k].j].panels();
-      first_block.push_back(first_block.back() + (p.pairs[k].i == p.pairs[k].j ? pi * (pi + 1) / 2 : pi * pj));
-      first_norm.push_back(first_norm.back() + (p.pairs[k].norms ? 1 + (pi + pj) * kPanel : 0));
-    }
-    with_norms = first_norm.back() > 0;
-    // Tiles of whole planes, or of equal parts of a large one, keep the transposition in full steps.
-    for (int v = 0; v < p.n_views; ++v) {
-      const View& view = p.views[v];
-      if (view.inner_stride != 1 || view.channel_stride == 1 || view.inner < 2 || view.inner == rows) continue;
-      const int64_t parts = (view.inner + kTileRows - 1) / kTileRows;
-      unit = parts == 1 ? view.inner : kPanel;
-      tile = parts == 1 ? kTileRows / unit * unit : std::min<int64_t>(kTileRows, ((view.inner + parts - 1) / parts + kPanel - 1) / kPanel * kPanel);
-      break;
-    }
-    // Shorter sums round less and cost more. Over many tiles rounding errors average out, so that longer sums do; less so
-    // those of half precision, where few different values repeat.
-    bool half = false;
-    for (int v = 0; v < p.n_views; ++v) half = half || size_of(p.views[v].dtype) == 2;
-    chunk = half || rows < 4096 ? 32 : rows < 32768 ? 64 : 128;
-    by_rows = first_block.back() * kBlock * int64_t(sizeof(double)) <= kSharedStateBytes;
-    if (by_rows && unit == 1 && rows < 1024) tile = 64;  // so few errors do not average out: join float64 sooner
-    const int64_t useful = by_rows ? (rows + kRowsPerThread - 1) / kRowsPerThread : p.threads;
-    threads = int(std::max<int64_t>(1, std::min<int64_t>(p.threads, useful)));
-  }
-
-  int64_t panels() const { return first_panel.back(); }
-  int states() const { return by_rows ? threads : 1; }
-
-  // Sizes in bytes, each a multiple of 64.
-  static size_t round(size_t bytes) { return (bytes + 63) & ~size_t(63); }
-  size_t shift_bytes() const { return round(sizeof(T) * panels() * kPanel); }
-  size_t packed_bytes() const { return round(sizeof(T) * panels() * panel_stride); }
-  size_t sum_bytes() const { return round(sizeof(double) * panels() * kPanel); }
-  size_t tile_sum_bytes() const { return shift_bytes(); }
-  size_t row_norm_bytes() const { return with_norms ? round(sizeof(double) * problem.n_views * kTileRows) : 0; }
-  size_t state_bytes() const { return round(sizeof(double) * first_block.back() * kBlock); }
-  size_t norm_bytes() const { return round(sizeof(double) * first_norm.back()); }
-  size_t one_bytes() const {
-    return packed_bytes() + tile_sum_bytes() + sum_bytes() + row_norm_bytes() + norm_bytes() + state_bytes();
-  }
-  size_t bytes() const { return shift_bytes() + states() * one_bytes(); }
-};
-
-// One thread's (or, by blocks, the team's) part of the workspace.
-template <class T> struct Part {
-  T *packed, *tile_sums;
-  double *sums, *row_norms, *norms, *state;
-  Part(const Plan<T>& plan, char* base) {
-    packed = reinterpret_cast<T*>(base);
-    tile_sums = reinterpret_cast<T*>(base += plan.packed_bytes());
-    sums = reinterpret_cast<double*>(base += plan.tile_sum_bytes());
-    row_norms = reinterpret_cast<double*>(base += plan.sum_bytes());
-    norms = reinterpret_cast<double*>(base += plan.row_norm_bytes());
-    state = reinterpret_cast<double*>(base += plan.norm_bytes());
-  }
-};
+template <class T> const Kernels<T>& chosen_kernel() {
+  const CovarianceKernel& kernel = at_simd_level([](auto level) -> decltype(auto) { return covariance_kernel(level); });
+  if constexpr (sizeof(T) == 4)
+    return kernel.float32;
+  else
+    return kernel.float64;
+}
 
 // Blocks of one pair: rows of panels [p0, p1) times columns of panels [q0, q1); above the diagonal only when i == j.
 template <class T>
@@ -133,74 +43,49 @@ void multiply_range(const Plan<T>& plan, const Kernels<T>& kernel, const Part<T>
   const T* a = part.packed + plan.first_panel[pair.i] * plan.panel_stride;
   const T* b = part.packed + plan.first_panel[pair.j] * plan.panel_stride;
   const bool symmetric = pair.i == pair.j;
-  const int64_t width = plan.problem.views[pair.j].panels();
+  const int64_t width = panels_of(plan.problem.views[pair.j]);
   const int64_t columns = q1 == width ? plan.problem.views[pair.j].channels - (width - 1) * kPanel : kPanel;
   for (int64_t p = p0; p < p1; ++p) {
     const int64_t q = symmetric ? std::max(p, q0) : q0;
     if (q >= q1) continue;
     const int64_t block = plan.first_block[k] + (symmetric ? p * width - p * (p - 1) / 2 + q - p : p * width + q);
-    kernel.multiply(a + p * plan.panel_stride, b + q * plan.panel_stride, plan.panel_stride, rows, plan.chunk, int(q1 - q),
-                    symmetric && p == q, columns, part.state + block * kBlock, add, next.at == next.end ? nullptr : &next);
+    kernel.multiply(a + p * plan.panel_stride, b + q * plan.panel_stride, plan.panel_stride, rows, plan.chunk,
+                    int(q1 - q), symmetric && p == q, columns, part.state + block * kBlock, add,
+                    next.at == next.end ? nullptr : &next);
   }
 }
 
 template <class T> void add_norms(const Plan<T>& plan, const Kernels<T>& kernel, const Part<T>& part, int rows) {
   for (int v = 0; v < plan.problem.n_views; ++v)
     kernel.norms(part.packed + plan.first_panel[v] * plan.panel_stride, plan.panel_stride,
-                 plan.problem.views[v].panels(), rows, part.row_norms + v * kTileRows);
+                 panels_of(plan.problem.views[v]), rows, part.row_norms + v * kTileRows);
   for (int k = 0; k < plan.problem.n_pairs; ++k) {
     const Pair& pair = plan.problem.pairs[k];
     if (!pair.norms) continue;
-    const int64_t pi = plan.problem.views[pair.i].panels(), pj = plan.problem.views[pair.j].panels();
+    const int64_t pi = panels_of(plan.problem.views[pair.i]), pj = panels_of(plan.problem.views[pair.j]);
     const double *ni = part.row_norms + pair.i * kTileRows, *nj = part.row_norms + pair.j * kTileRows;
     double* out = part.norms + plan.first_norm[k];
     for (int r = 0; r < rows; ++r) out[0] += ni[r] * nj[r];
     kernel.weigh(part.packed + plan.first_panel[pair.i] * plan.panel_stride, plan.panel_stride, pi, rows, nj, out + 1);
-    kernel.weigh(part.packed + plan.first_panel[pair.j] * plan.panel_stride, plan.panel_stride, pj, rows, ni, out + 1 + pi * kPanel);
+    kernel.weigh(part.packed + plan.first_panel[pair.j] * plan.panel_stride, plan.panel_stride, pj, rows, ni,
+                 out + 1 + pi * kPanel);
   }
 }
 
 // Packs panels [first, last) of the tile (panels of all views counted through) and adds up their column sums.
 template <class T>
-void pack_range(const Plan<T>& plan, const Kernels<T>& kernel, const Part<T>& part, const T* shift, Range panels, int64_t begin, int count) {
+void pack_range(const Plan<T>& plan, const Kernels<T>& kernel, const Part<T>& part, const T* shift, Range panels,
+                int64_t begin, int count) {
   for (int v = 0; v < plan.problem.n_views; ++v) {
     const int64_t base = plan.first_panel[v];
-    const int64_t first = std::max(panels.begin, base) - base, last = std::min(panels.end, plan.first_panel[v + 1]) - base;
+    const int64_t first = std::max(panels.begin, base) - base,
+                  last = std::min(panels.end, plan.first_panel[v + 1]) - base;
     if (first >= last) continue;
     T* sums = part.tile_sums + base * kPanel;
     kernel.pack(plan.problem.views[v], begin, count, first, last, shift + base * kPanel,
                 part.packed + base * plan.panel_stride, plan.panel_stride, sums);
     for (int64_t c = first * kPanel; c < last * kPanel; ++c) part.sums[base * kPanel + c] += double(sums[c]);
   }
-}
-
-// Where rows [begin, begin + count) of a view lie; no runs where they are scattered.
-inline Stretch stretch_of(const View& v, int64_t begin, int64_t count) {
-  const int64_t size = size_of(v.dtype), i = begin % v.inner, m = begin / v.inner % v.middle, o = begin / v.inner / v.middle;
-  const char* base = static_cast<const char*>(v.data) + (i * v.inner_stride + m * v.middle_stride + o * v.outer_stride) * size;
-  const bool one_run = i + count <= v.inner;
-  const auto lines = [&](int64_t elements) { return (elements * size + 63) / 64; };
-  if (one_run && v.channel_stride == 1 && v.inner_stride == v.channels) return {base, 1, lines(count * v.channels), 0};
-  if (one_run && v.channel_stride == 1) return {base, count, lines(v.channels), v.inner_stride * size};  // rows apart
-  if (one_run && v.inner_stride == 1) return {base, v.channels, lines(count) + 1, v.channel_stride * size};  // planes
-  if (v.inner_stride == 1 && v.outer == 1 && v.channel_stride == v.inner && v.middle_stride == v.inner * v.channels && i == 0)
-    return {base, 1, lines(count / v.inner * v.middle_stride), 0};  // small images follow each other
-  return {base, 0, 0, 0};
-}
-
-// While one tile is multiplied, the next one is fetched; of several threads that share it, each fetches its part of the rows.
-template <class T>
-Prefetch ahead(const Plan<T>& plan, const Kernels<T>& kernel, std::vector<Stretch>& stretches, int64_t begin, int64_t count,
-               int rows, int threads) {
-  stretches.clear();
-  int64_t lines = 0;
-  for (int v = 0; v < plan.problem.n_views && count > 0; ++v) {
-    const Stretch next = stretch_of(plan.problem.views[v], begin, count);
-    if (next.runs * next.lines > 0) stretches.push_back(next);
-    lines += next.runs * next.lines;
-  }
-  const int64_t chances = std::max<int64_t>(1, plan.first_block.back() / threads * kernel.passes * rows / kPrefetchRows);
-  return {stretches.data(), stretches.data() + stretches.size(), 0, 0, (lines + chances - 1) / chances};
 }
 
 template <class T> void run_by_rows(const Plan<T>& plan, const Kernels<T>& kernel, const T* shift, char* base) {
@@ -220,21 +105,24 @@ template <class T> void run_by_rows(const Plan<T>& plan, const Kernels<T>& kerne
       Prefetch next = ahead(plan, kernel, stretches, r + count, std::min(plan.tile, mine.end - r - count), count, 1);
       for (int k = 0; k < plan.problem.n_pairs; ++k) {
         const Pair& pair = plan.problem.pairs[k];
-        multiply_range(plan, kernel, part, k, 0, plan.problem.views[pair.i].panels(), 0,
-                       plan.problem.views[pair.j].panels(), count, r > mine.begin, next);
+        multiply_range(plan, kernel, part, k, 0, panels_of(plan.problem.views[pair.i]), 0,
+                       panels_of(plan.problem.views[pair.j]), count, r > mine.begin, next);
       }
       if (plan.with_norms) add_norms(plan, kernel, part, count);
     }
   }
 }
 
-struct Task { int pair; int64_t p0, p1, q0, q1; };
+struct Task {
+  int pair;
+  int64_t p0, p1, q0, q1;
+};
 
 template <class T> std::vector<Task> tasks_of(const Plan<T>& plan) {
   std::vector<Task> tasks;
   for (int k = 0; k < plan.problem.n_pairs; ++k) {
     const Pair& pair = plan.problem.pairs[k];
-    const int64_t pi = plan.problem.views[pair.i].panels(), pj = plan.problem.views[pair.j].panels();
+    const int64_t pi = panels_of(plan.problem.views[pair.i]), pj = panels_of(plan.problem.views[pair.j]);
     for (int64_t p = 0; p < pi; p += kSuper)
       for (int64_t q = pair.i == pair.j ? p : 0; q < pj; q += kSuper)
         tasks.push_back({k, p, std::min(p + kSuper, pi), q, std::min(q + kSuper, pj)});
@@ -255,7 +143,8 @@ template <class T> void run_by_blocks(const Plan<T>& plan, const Kernels<T>& ker
       const int count = int(std::min(plan.tile, plan.rows - r)), t = omp_get_thread_num();
       pack_range(plan, kernel, part, shift, share(plan.panels(), t, plan.threads), r, count);
       const Range coming = share(std::min(plan.tile, plan.rows - r - count), t, plan.threads);
-      Prefetch next = ahead(plan, kernel, stretches, r + count + coming.begin, coming.end - coming.begin, count, plan.threads);
+      Prefetch next =
+          ahead(plan, kernel, stretches, r + count + coming.begin, coming.end - coming.begin, count, plan.threads);
 #pragma omp barrier
       // Whoever takes a block, its sum over the tiles is taken in the order of the tiles.
 #pragma omp for schedule(dynamic) nowait
@@ -277,7 +166,7 @@ template <class T> NonFinite find_non_finite(const Plan<T>& plan, const double* 
   for (int k = 0; k < plan.problem.n_pairs; ++k) {
     const Pair& pair = plan.problem.pairs[k];
     if (pair.i != pair.j) continue;
-    const int64_t width = plan.problem.views[pair.i].panels();
+    const int64_t width = panels_of(plan.problem.views[pair.i]);
     for (int64_t c = 0; c < plan.problem.views[pair.i].channels; ++c) {
       const int64_t p = c / kPanel, block = plan.first_block[k] + p * width - p * (p - 1) / 2;
       if (!std::isfinite(state[block * kBlock + c % kPanel * (kPanel + 1)])) return {pair.i, c};
@@ -290,7 +179,7 @@ template <class T> NonFinite find_non_finite(const Plan<T>& plan, const double* 
 template <class T> void add_blocks(const Plan<T>& plan, int k, const double* state) {
   const Pair& pair = plan.problem.pairs[k];
   const int64_t rows = plan.problem.views[pair.i].channels, cols = plan.problem.views[pair.j].channels;
-  const int64_t height = plan.problem.views[pair.i].panels(), width = plan.problem.views[pair.j].panels();
+  const int64_t height = panels_of(plan.problem.views[pair.i]), width = panels_of(plan.problem.views[pair.j]);
   const bool symmetric = pair.i == pair.j;
 #pragma omp parallel for num_threads(plan.threads) schedule(static) if (height * width > 256)
   for (int64_t p = 0; p < height; ++p)
@@ -305,16 +194,19 @@ template <class T> void add_blocks(const Plan<T>& plan, int k, const double* sta
     }
 }
 
-template <class T> NonFinite run_plain(const Problem& problem, char* workspace) {
-  const Plan<T> plan(problem);
-  const Kernels<T>& kernel = kernels<T>(level());
+template <class T> NonFinite run_plain(const Problem& problem, int threads, char* workspace) {
+  const Plan<T> plan(problem, threads);
+  const Kernels<T>& kernel = chosen_kernel<T>();
   T* shift = reinterpret_cast<T*>(workspace);
   std::memset(shift, 0, plan.shift_bytes());
   for (int v = 0; v < problem.n_views; ++v)
-    for (int64_t c = 0; c < problem.views[v].channels; ++c) shift[plan.first_panel[v] * kPanel + c] = T(problem.views[v].shift[c]);
+    for (int64_t c = 0; c < problem.views[v].channels; ++c)
+      shift[plan.first_panel[v] * kPanel + c] = T(problem.views[v].shift[c]);
   char* base = workspace + plan.shift_bytes();
-  if (plan.by_rows) run_by_rows(plan, kernel, shift, base);
-  else run_by_blocks(plan, kernel, shift, base);
+  if (plan.by_rows)
+    run_by_rows(plan, kernel, shift, base);
+  else
+    run_by_blocks(plan, kernel, shift, base);
 
   const Part<T> total(plan, base);
   for (int t = 1; t < plan.states(); ++t) {
@@ -336,31 +228,32 @@ template <class T> NonFinite run_plain(const Problem& problem, char* workspace) 
     const double* from = total.norms + plan.first_norm[k];
     pair.norms[0] += from[0];
     for (int64_t c = 0; c < ci; ++c) pair.norms[1 + c] += from[1 + c];
-    for (int64_t c = 0; c < cj; ++c) pair.norms[1 + ci + c] += from[1 + problem.views[pair.i].panels() * kPanel + c];
+    for (int64_t c = 0; c < cj; ++c) pair.norms[1 + ci + c] += from[1 + panels_of(problem.views[pair.i]) * kPanel + c];
   }
   return {};
 }
 
-template <class T> NonFinite run(const Problem& problem, char* workspace) {
+template <class T> NonFinite run(const Problem& problem, int threads, char* workspace) {
   const int fold = fold_of(problem);
-  if (fold == 1) return run_plain<T>(problem, workspace);
-  const Folded folded(problem, fold);
+  if (fold == 1) return run_plain<T>(problem, threads, workspace);
+  const RowFolding folding(problem, fold);
   // Where a value is not finite, the rows as they are tell the first channel that holds one.
-  if (run_plain<T>(folded.groups(), workspace).view >= 0) return run_plain<T>(problem, workspace);
-  const NonFinite bad = run_plain<T>(folded.rest(), workspace);
-  if (bad.view < 0) folded.add_groups();
+  if (run_plain<T>(folding.groups(), threads, workspace).view >= 0) return run_plain<T>(problem, threads, workspace);
+  const NonFinite bad = run_plain<T>(folding.rest(), threads, workspace);
+  if (bad.view < 0) folding.add_groups();
   return bad;
 }
 
 }  // namespace
 
 // Enough for the rows folded, too: they are fewer, and in as many panels.
-size_t workspace_bytes(const Problem& problem) {
-  return problem.float64 ? Plan<double>(problem).bytes() : Plan<float>(problem).bytes();
+size_t workspace_bytes(const Problem& problem, int threads) {
+  return problem.float64 ? Plan<double>(problem, threads).bytes() : Plan<float>(problem, threads).bytes();
 }
 
-NonFinite update(const Problem& problem, void* workspace) {
-  return problem.float64 ? run<double>(problem, static_cast<char*>(workspace)) : run<float>(problem, static_cast<char*>(workspace));
+NonFinite update(const Problem& problem, int threads, void* workspace) {
+  char* memory = static_cast<char*>(workspace);
+  return problem.float64 ? run<double>(problem, threads, memory) : run<float>(problem, threads, memory);
 }
 
 }  // namespace prunecca::cpu

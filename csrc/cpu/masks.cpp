@@ -1,6 +1,6 @@
 #include "cpu/masks.hpp"
 
-#include "cpu/parts.hpp"
+#include "cpu/thread_parts.hpp"
 
 namespace prunecca::cpu {
 
@@ -28,17 +28,17 @@ void masked_copy(const std::vector<Masked>& tensors, int threads) {
   }
 }
 
-std::vector<int64_t> count_kept(const std::vector<Bytes>& masks, int threads) {
+std::vector<int64_t> count_kept(const std::vector<Counted>& masks, int threads) {
   std::vector<int64_t> counts(masks.size(), 0);
   const int parts = useful_threads(total_size(masks), threads);
 #pragma omp parallel for num_threads(parts) schedule(static, 1)
   for (int part = 0; part < parts; ++part) {
-    for_part(masks, part, parts, [&](const Bytes& mask, int64_t begin, int64_t end, int64_t) {
+    for_part(masks, part, parts, [&](const Counted& mask, int64_t begin, int64_t end, int64_t) {
       int64_t kept = 0;
       while (begin < end) {  // short runs, so that the inner sum may stay in narrow lanes
         const int64_t stop = std::min<int64_t>(end, begin + 255);
         uint8_t run = 0;
-        for (; begin < stop; ++begin) run += mask.data[begin] != 0;
+        for (; begin < stop; ++begin) run += mask.mask[begin] != 0;
         kept += run;
       }
       int64_t& count = counts[&mask - masks.data()];

@@ -4,9 +4,12 @@
 
 namespace prunecca::cpu {
 
-// Memory that will be read next, asked for a little at a time between arithmetic: one core's loads alone cannot keep the
-// memory busy while it multiplies.
-struct Stretch { const char* base; int64_t runs, lines, stride; };  // `runs` of `lines` cache lines, `stride` bytes apart
+// Memory that will be read next, asked for a little at a time between arithmetic: one core's loads alone cannot keep
+// the memory busy while it multiplies.
+struct Stretch {
+  const char* base;
+  int64_t runs, lines, stride;
+};  // `runs` of `lines` cache lines, `stride` bytes apart
 struct Prefetch {
   const Stretch *at = nullptr, *end = nullptr;
   int64_t run = 0, line = 0;  // of *at

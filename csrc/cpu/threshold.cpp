@@ -6,8 +6,7 @@
 #include <optional>
 
 #include "check.hpp"
-#include "cpu/level.hpp"
-#include "cpu/parts.hpp"
+#include "cpu/thread_parts.hpp"
 #include "cpu/threshold_kernel.hpp"
 
 namespace prunecca::cpu {
@@ -19,11 +18,7 @@ constexpr int64_t kFewest = 1 << 10;         // sampled survivors
 constexpr double kRoom = 4;                  // times as many as are expected can be listed
 
 ThresholdKernel chosen_kernel(Dtype dtype, Order order) {
-#if defined(__x86_64__)
-  if (level() == Level::avx512) return threshold_avx512(dtype, order);
-  if (level() == Level::avx2) return threshold_avx2(dtype, order);
-#endif
-  return threshold_baseline(dtype, order);
+  return at_simd_level([&](auto level) { return threshold_kernel(level, dtype, order); });
 }
 
 // What is known of the count-th lowest key so far: `below` survivors lie under the bin, `inside` in it.
@@ -38,8 +33,12 @@ struct Bin {
 class Selection {
  public:
   Selection(const std::vector<Scores>& pool, Dtype dtype, Order order, int threads)
-      : pool_(pool), kernel_(chosen_kernel(dtype, order)), dtype_(dtype), order_(order),
-        size_(size_of(dtype)), width_(dtype == Dtype::float64 ? 64 : 32),
+      : pool_(pool),
+        kernel_(chosen_kernel(dtype, order)),
+        dtype_(dtype),
+        order_(order),
+        size_(size_of(dtype)),
+        width_(dtype == Dtype::float64 ? 64 : 32),
         parts_(useful_threads(total_size(pool), threads)) {}
 
   // Counts one digit of all survivors within the known prefix and goes to the bin of the wanted-th lowest.
@@ -103,8 +102,8 @@ class Selection {
     clear_lowest(lists, bin.wanted);
   }
 
-  // Most often in one pass: a sample tells between which keys the count-th lowest lies, and only those are listed. False
-  // where it does not, or where too many are alike; the masks have then to be written again.
+  // Most often in one pass: a sample tells between which keys the count-th lowest lies, and only those are listed.
+  // False where it does not, or where too many are alike; the masks have then to be written again.
   bool cut_sampled(int64_t count) {
     const std::optional<Bracket> bracket = sample(count);
     if (!bracket) return false;
@@ -127,7 +126,10 @@ class Selection {
  private:
   using Counts = std::vector<std::vector<int64_t>>;  // per part, per bin
 
-  struct Bracket { uint64_t low, high; double fraction; };  // keys, and how many of all scores lie between them
+  struct Bracket {
+    uint64_t low, high;
+    double fraction;
+  };  // keys, and how many of all scores lie between them
 
   struct Lists {  // per part
     std::vector<Found> found;
@@ -136,7 +138,8 @@ class Selection {
   };
 
   void check_enough(int64_t wanted, int64_t survivors) const {
-    PRUNECCA_CHECK(wanted <= survivors, "asked to prune ", wanted, " of ", survivors, " survivors; expected at most as many as survive");
+    PRUNECCA_CHECK(wanted <= survivors, "asked to prune ", wanted, " of ", survivors,
+                   " survivors; expected at most as many as survive");
   }
 
   Lists gather(uint64_t low, uint64_t high, const std::vector<int64_t>& room) {
@@ -222,9 +225,8 @@ class Selection {
     const int parts = parts_;
 #pragma omp parallel for num_threads(parts) schedule(static, 1)
     for (int part = 0; part < parts; ++part)
-      for_part(pool_, part, parts, [&](const Scores& s, int64_t begin, int64_t end, int64_t offset) {
-        body(part, s, begin, end, offset);
-      });
+      for_part(pool_, part, parts,
+               [&](const Scores& s, int64_t begin, int64_t end, int64_t offset) { body(part, s, begin, end, offset); });
   }
 
   Counts histogram(Digit digit) {
@@ -246,7 +248,8 @@ class Selection {
   // NaNs have the largest magnitudes: bins from that of infinity on, and in value order the lowest too.
   bool suspicious(const Counts& counts) const {
     const int64_t sign = order_ == Order::magnitude ? 0 : 1;
-    const int64_t infinity = width_ == 64 ? (0x7ff0 >> (3 + sign)) | (sign << 11) : (0x7f80 >> (3 + sign)) | (sign << 11);
+    const int64_t infinity =
+        width_ == 64 ? (0x7ff0 >> (3 + sign)) | (sign << 11) : (0x7f80 >> (3 + sign)) | (sign << 11);
     for (int64_t b = infinity; b < kBins; ++b)
       if (sum(counts, b)) return true;
     if (order_ == Order::value)

@@ -1,25 +1,15 @@
 // Selects the lowest scores among the survivors of a pool of tensors, and clears them in the masks.
 #pragma once
-#include <cstdint>
 #include <vector>
 
-#include "array.hpp"
+#include "../threshold.hpp"  // without the dots, this file
 
 namespace prunecca::cpu {
 
-struct Scores {
-  const void* data;      // scores, contiguous
-  const uint8_t* alive;  // survivors so far; null: all
-  uint8_t* mask;         // out; may be `alive`
-  int64_t size;
-};
-
-enum class Order { magnitude, value };  // compare |score|, or the signed score; -0 equals +0 in both
-
 // Writes mask = alive without the `count` survivors of lowest score; ties go by position in the
-// concatenation of the tensors. All tensors have one dtype. Returns -1; or the index of the first tensor with a NaN at a
-// survivor. Throws when there are fewer than `count` survivors. After a NaN or too few survivors, masks other than `alive`
-// mean nothing.
+// concatenation of the tensors. All tensors have one dtype. Returns -1; or the index of the first tensor with a NaN at
+// a survivor. Throws when there are fewer than `count` survivors. After a NaN or too few survivors, masks other than
+// `alive` mean nothing.
 int64_t prune_lowest(const std::vector<Scores>& pool, Dtype dtype, Order order, int64_t count, int threads);
 
 }  // namespace prunecca::cpu

@@ -39,7 +39,8 @@ __global__ void __launch_bounds__(kThreads, 2) products(const __grid_constant__ 
   // A panel of 32 has one part, whose rows the warps share; a panel of 64 has four. A tile on the diagonal needs
   // only three of these, and which warp (so which quarter of the SM) is idle changes from block to block.
   const int warp = int(threadIdx.x) / 32;
-  const int part = S::kPanel == 32 ? 0 : (warp + int(blockIdx.y)) % 4, first_row = S::kPanel == 32 ? warp * S::kWarpRows : 0;
+  const int part = S::kPanel == 32 ? 0 : (warp + int(blockIdx.y)) % 4,
+            first_row = S::kPanel == 32 ? warp * S::kWarpRows : 0;
   const int ca = part / 2 * 32, cb = part % 2 * 32;
   const bool idle = one_panel && ca > cb, diagonal = one_panel && ca == cb;
   WarpTile<S, typename S::P> tile;
@@ -52,8 +53,10 @@ __global__ void __launch_bounds__(kThreads, 2) products(const __grid_constant__ 
     const auto* from = stages + s % S::kStages * S::kPanels * S::kPanelSize + first_row * S::kRowStep;
     const auto *a = from + ca * S::kChannelStep, *b = from + (one_panel ? 0 : S::kPanelSize) + cb * S::kChannelStep;
     const int valid = int(end - begin) - s * S::kRows - first_row;
-    if (valid >= S::kWarpRows) tile.template stage<false>(a, b, valid, diagonal);
-    else tile.template stage<true>(a, b, valid, diagonal);
+    if (valid >= S::kWarpRows)
+      tile.template stage<false>(a, b, valid, diagonal);
+    else
+      tile.template stage<true>(a, b, valid, diagonal);
     if (s % tile.kFlush == tile.kFlush - 1) tile.flush();
   }
   if (idle) return;
@@ -75,9 +78,12 @@ static_assert(sizeof(Plan) + sizeof(Targets) + 32 <= 4096, "kernel parameters be
 constexpr int kEntries = 32, kGroups = 8;  // entries per block; threads that share an entry's pieces
 
 // Adds the pieces of each entry in a fixed order: kGroups interleaved sums, then those one after another.
-__global__ void __launch_bounds__(kEntries * kGroups)
-    add_pieces(const __grid_constant__ Plan plan, const __grid_constant__ Targets targets, const double* partial, int panel, int64_t pieces) {
-  struct Storage { double sum[kGroups][kEntries]; };
+__global__ void __launch_bounds__(kEntries* kGroups)
+    add_pieces(const __grid_constant__ Plan plan, const __grid_constant__ Targets targets, const double* partial,
+               int panel, int64_t pieces) {
+  struct Storage {
+    double sum[kGroups][kEntries];
+  };
   auto& storage = static_shared<Storage>();
   const int lane = int(threadIdx.x) % kEntries, group = int(threadIdx.x) / kEntries;
   const int entry = int(blockIdx.x) * kEntries + lane, tile = int(blockIdx.y);
@@ -114,7 +120,8 @@ __global__ void __launch_bounds__(kEntries * kGroups)
   for (int g = 1; g < kGroups; ++g) sum += storage.sum[g][lane];
   if (!isfinite(sum)) {
     // A channel's own sum names it; an entry that two channels share only says that one of them is at fault.
-    const unsigned long long batch = targets.batch, unsure = row != column, view = i, channel = row - plan.views[i].first;
+    const unsigned long long batch = targets.batch, unsure = row != column, view = i,
+                             channel = row - plan.views[i].first;
     atomicMin(targets.nonfinite, batch << 40 | unsure << 39 | view << 32 | channel);
   }
   *to += sum;
@@ -122,24 +129,35 @@ __global__ void __launch_bounds__(kEntries * kGroups)
 }
 
 template <class S> cudaError_t start(const Plan& plan, double* partial, cudaStream_t stream) {
-  return launch({dim3(unsigned(plan.n_tiles), unsigned(plan.splits)), dim3(kThreads), S::kSharedBytes, stream}, products<S>, plan, partial);
+  return launch({dim3(unsigned(plan.n_tiles), unsigned(plan.splits)), dim3(kThreads), S::kSharedBytes, stream},
+                products<S>, plan, partial);
 }
 template <class T, class P> cudaError_t start(const Layout& layout, double* partial, cudaStream_t stream) {
   if (layout.panel == 32)
-    return layout.row_major ? start<Shape<T, P, true, 32>>(layout.plan, partial, stream) : start<Shape<T, P, false, 32>>(layout.plan, partial, stream);
-  return layout.row_major ? start<Shape<T, P, true, 64>>(layout.plan, partial, stream) : start<Shape<T, P, false, 64>>(layout.plan, partial, stream);
+    return layout.row_major ? start<Shape<T, P, true, 32>>(layout.plan, partial, stream)
+                            : start<Shape<T, P, false, 32>>(layout.plan, partial, stream);
+  return layout.row_major ? start<Shape<T, P, true, 64>>(layout.plan, partial, stream)
+                          : start<Shape<T, P, false, 64>>(layout.plan, partial, stream);
 }
 cudaError_t start(const Layout& layout, Dtype dtype, double* partial, cudaStream_t stream) {
   switch (dtype) {
-    case Dtype::float32: return layout.float64 ? start<float, double>(layout, partial, stream) : start<float, float>(layout, partial, stream);
+    case Dtype::float32:
+      return layout.float64 ? start<float, double>(layout, partial, stream)
+                            : start<float, float>(layout, partial, stream);
     case Dtype::float64: return start<double, double>(layout, partial, stream);
-    case Dtype::float16: return layout.float64 ? start<Half, double>(layout, partial, stream) : start<Half, float>(layout, partial, stream);
-    case Dtype::bfloat16: return layout.float64 ? start<Bfloat, double>(layout, partial, stream) : start<Bfloat, float>(layout, partial, stream);
+    case Dtype::float16:
+      return layout.float64 ? start<Half, double>(layout, partial, stream)
+                            : start<Half, float>(layout, partial, stream);
+    case Dtype::bfloat16:
+      return layout.float64 ? start<Bfloat, double>(layout, partial, stream)
+                            : start<Bfloat, float>(layout, partial, stream);
     default: return cudaErrorInvalidValue;
   }
 }
 
-int rows_in_stage(const Layout& layout, Dtype dtype) { return int(128 / size_of(dtype)) * (layout.panel == 32 ? 4 : 1); }
+int rows_in_stage(const Layout& layout, Dtype dtype) {
+  return int(128 / size_of(dtype)) * (layout.panel == 32 ? 4 : 1);
+}
 int64_t pieces_of(const Layout& layout) { return int64_t(layout.plan.splits) * (layout.panel == 32 ? 4 : 1); }
 
 // The tiles in which a wanted pair meets, kMostTiles at a time: calls back with the plan of each launch.
@@ -165,7 +183,8 @@ int64_t norms_doubles(const Problem& problem) {
   int64_t scratch = 0;
   for (int p = 0; p < problem.n_pairs; ++p)
     if (problem.pairs[p].norms)
-      scratch = std::max({scratch, norms_scratch(problem.views[problem.pairs[p].i]), norms_scratch(problem.views[problem.pairs[p].j])});
+      scratch = std::max({scratch, norms_scratch(problem.views[problem.pairs[p].i]),
+                          norms_scratch(problem.views[problem.pairs[p].j])});
   return scratch ? scratch + problem.n_views * problem.views[0].rows() : 0;
 }
 
@@ -173,8 +192,11 @@ cudaError_t add_norms(const Problem& problem, double* workspace, cudaStream_t st
   const int64_t rows = problem.views[0].rows();
   double* scratch = workspace + problem.n_views * rows;
   cudaError_t error = cudaSuccess;
-  auto then = [&](auto step) { if (error == cudaSuccess) error = step(); };
-  for (int v = 0; v < problem.n_views; ++v) then([&] { return squared_norms(problem.views[v], workspace + v * rows, stream); });
+  auto then = [&](auto step) {
+    if (error == cudaSuccess) error = step();
+  };
+  for (int v = 0; v < problem.n_views; ++v)
+    then([&] { return squared_norms(problem.views[v], workspace + v * rows, stream); });
   for (int p = 0; p < problem.n_pairs; ++p) {
     const Pair& pair = problem.pairs[p];
     if (!pair.norms) continue;
@@ -200,11 +222,11 @@ size_t workspace_bytes(const Problem& problem) {
   return size_t(doubles) * sizeof(double);
 }
 
-cudaError_t update(const Problem& problem, void* workspace, cudaStream_t stream) {
+cudaError_t update(const Problem& problem, const NonFiniteNote& note, void* workspace, cudaStream_t stream) {
   Layout layout = lay_out(problem);
   if (!layout.valid) return cudaErrorInvalidValue;
   Targets targets{};
-  targets.nonfinite = problem.nonfinite, targets.batch = problem.batch;
+  targets.nonfinite = note.least, targets.batch = note.batch;
   for (int v = 0; v < problem.n_views; ++v) targets.sums[v] = problem.views[v].sum;
   for (int p = 0; p < problem.n_pairs; ++p) {
     const Pair& pair = problem.pairs[p];
@@ -217,7 +239,8 @@ cudaError_t update(const Problem& problem, void* workspace, cudaStream_t stream)
     if (error == cudaSuccess) error = start(layout, problem.views[0].dtype, doubles, stream);
     if (error != cudaSuccess) return;
     const dim3 grid(unsigned((tile_size(layout.panel) + kEntries - 1) / kEntries), unsigned(layout.plan.n_tiles));
-    error = launch({grid, dim3(kEntries * kGroups), 0, stream}, add_pieces, layout.plan, targets, doubles, layout.panel, pieces_of(layout));
+    error = launch({grid, dim3(kEntries * kGroups), 0, stream}, add_pieces, layout.plan, targets, doubles, layout.panel,
+                   pieces_of(layout));
   });
   // The partial tiles have been read by then: the norms take the same memory.
   return error == cudaSuccess && norms_doubles(problem) ? add_norms(problem, doubles, stream) : error;

@@ -6,16 +6,22 @@
 namespace prunecca::cuda {
 namespace {
 
-constexpr int kNormThreads = 256;       // 8 blocks fill an SM's 2048 threads
-constexpr int kChannels = 8;        // per block when planes are read: each weight is loaded once for all of them
-constexpr int64_t kRows = 4096;     // per block, so that writing its partial sums costs nothing beside reading them
+constexpr int kNormThreads = 256;  // 8 blocks fill an SM's 2048 threads
+constexpr int kChannels = 8;       // per block when planes are read: each weight is loaded once for all of them
+constexpr int64_t kRows = 4096;    // per block, so that writing its partial sums costs nothing beside reading them
 constexpr int64_t kMostPieces = 512;
 
 struct Rows {
   int64_t rows, channels, channel_stride, inner, inner_stride, middle, middle_stride, outer_stride;
   explicit Rows(const View& v)
-      : rows(v.rows()), channels(v.channels), channel_stride(v.channel_stride), inner(v.inner), inner_stride(v.inner_stride),
-        middle(v.middle), middle_stride(v.middle_stride), outer_stride(v.outer_stride) {}
+      : rows(v.rows()),
+        channels(v.channels),
+        channel_stride(v.channel_stride),
+        inner(v.inner),
+        inner_stride(v.inner_stride),
+        middle(v.middle),
+        middle_stride(v.middle_stride),
+        outer_stride(v.outer_stride) {}
   __device__ int64_t offset(int64_t row) const {
     const int64_t line = row / inner;
     return (row - line * inner) * inner_stride + line % middle * middle_stride + line / middle * outer_stride;
@@ -27,7 +33,8 @@ int64_t pieces_of(int64_t rows) { return std::min<int64_t>(kMostPieces, (rows + 
 
 // One thread per row: neighbouring threads read neighbouring elements of a channel plane.
 template <class T>
-__global__ void __launch_bounds__(kNormThreads) norms_by_plane(const T* data, Rows rows, const double* shift, double* norms) {
+__global__ void __launch_bounds__(kNormThreads)
+    norms_by_plane(const T* data, Rows rows, const double* shift, double* norms) {
   const int64_t row = int64_t(blockIdx.x) * kNormThreads + threadIdx.x;
   if (row >= rows.rows) return;
   const T* x = data + rows.offset(row);
@@ -42,7 +49,8 @@ __global__ void __launch_bounds__(kNormThreads) norms_by_plane(const T* data, Ro
 
 // One warp per row: neighbouring lanes read neighbouring channels.
 template <class T>
-__global__ void __launch_bounds__(kNormThreads) norms_by_row(const T* data, Rows rows, const double* shift, double* norms) {
+__global__ void __launch_bounds__(kNormThreads)
+    norms_by_row(const T* data, Rows rows, const double* shift, double* norms) {
   const int64_t row = int64_t(blockIdx.x) * (kNormThreads / 32) + threadIdx.x / 32;
   if (row >= rows.rows) return;
   const T* x = data + rows.offset(row);
@@ -59,10 +67,14 @@ __global__ void __launch_bounds__(kNormThreads) norms_by_row(const T* data, Rows
 // partial[piece][c] = sum over the piece's rows of weight[r] (x[r, c] - shift[c]); threads run along the rows.
 template <class T>
 __global__ void __launch_bounds__(kNormThreads)
-    weigh_by_plane(const T* data, Rows rows, const double* shift, const double* weight, int64_t per_piece, double* partial) {
-  struct Storage { double scratch[kNormThreads / 32]; };
+    weigh_by_plane(const T* data, Rows rows, const double* shift, const double* weight, int64_t per_piece,
+                   double* partial) {
+  struct Storage {
+    double scratch[kNormThreads / 32];
+  };
   auto& storage = static_shared<Storage>();
-  const int64_t first = int64_t(blockIdx.x) * kChannels, begin = blockIdx.y * per_piece, end = min(rows.rows, begin + per_piece);
+  const int64_t first = int64_t(blockIdx.x) * kChannels, begin = blockIdx.y * per_piece,
+                end = min(rows.rows, begin + per_piece);
   double sum[kChannels] = {};
   for (int64_t r = begin + threadIdx.x; r < end; r += kNormThreads) {
     const T* x = data + rows.offset(r) + first * rows.channel_stride;
@@ -81,12 +93,15 @@ __global__ void __launch_bounds__(kNormThreads)
 
 // The same; lanes run along the channels, warps along the rows.
 template <class T>
-__global__ void __launch_bounds__(kNormThreads)
-    weigh_by_row(const T* data, Rows rows, const double* shift, const double* weight, int64_t per_piece, double* partial) {
-  struct Storage { double sum[kNormThreads / 32][32]; };
+__global__ void __launch_bounds__(kNormThreads) weigh_by_row(const T* data, Rows rows, const double* shift,
+                                                             const double* weight, int64_t per_piece, double* partial) {
+  struct Storage {
+    double sum[kNormThreads / 32][32];
+  };
   auto& storage = static_shared<Storage>();
   const int lane = int(threadIdx.x) % 32, warp = int(threadIdx.x) / 32;
-  const int64_t c = int64_t(blockIdx.x) * 32 + lane, begin = blockIdx.y * per_piece, end = min(rows.rows, begin + per_piece);
+  const int64_t c = int64_t(blockIdx.x) * 32 + lane, begin = blockIdx.y * per_piece,
+                end = min(rows.rows, begin + per_piece);
   double sum = 0;
   if (c < rows.channels) {
 #pragma unroll 4
@@ -101,8 +116,11 @@ __global__ void __launch_bounds__(kNormThreads)
 }
 
 // partial[piece] = sum over the piece of a[r] b[r].
-__global__ void __launch_bounds__(kNormThreads) inner_products(const double* a, const double* b, int64_t n, int64_t per_piece, double* partial) {
-  struct Storage { double scratch[kNormThreads / 32]; };
+__global__ void __launch_bounds__(kNormThreads)
+    inner_products(const double* a, const double* b, int64_t n, int64_t per_piece, double* partial) {
+  struct Storage {
+    double scratch[kNormThreads / 32];
+  };
   auto& storage = static_shared<Storage>();
   const int64_t begin = blockIdx.x * per_piece, end = min(n, begin + per_piece);
   double sum = 0;
@@ -112,7 +130,8 @@ __global__ void __launch_bounds__(kNormThreads) inner_products(const double* a, 
 }
 
 // out[c] (and also[c], if given) += the sum over the pieces, in their order.
-__global__ void __launch_bounds__(kNormThreads) add_in_order(const double* partial, int64_t pieces, int64_t n, double* out, double* also) {
+__global__ void __launch_bounds__(kNormThreads)
+    add_in_order(const double* partial, int64_t pieces, int64_t n, double* out, double* also) {
   const int64_t c = int64_t(blockIdx.x) * kNormThreads + threadIdx.x;
   if (c >= n) return;
   double sum = 0;
@@ -122,7 +141,8 @@ __global__ void __launch_bounds__(kNormThreads) add_in_order(const double* parti
   if (also) also[c] += sum;
 }
 cudaError_t add_up(const double* partial, int64_t pieces, int64_t n, double* out, double* also, cudaStream_t stream) {
-  return launch({dim3(unsigned((n + kNormThreads - 1) / kNormThreads)), dim3(kNormThreads), 0, stream}, add_in_order, partial, pieces, n, out, also);
+  return launch({dim3(unsigned((n + kNormThreads - 1) / kNormThreads)), dim3(kNormThreads), 0, stream}, add_in_order,
+                partial, pieces, n, out, also);
 }
 
 template <class T> cudaError_t start_norms(const View& v, double* norms, cudaStream_t stream) {
@@ -131,12 +151,14 @@ template <class T> cudaError_t start_norms(const View& v, double* norms, cudaStr
   return launch({dim3(unsigned((v.rows() + per_block - 1) / per_block)), dim3(kNormThreads), 0, stream},
                 by_row ? norms_by_row<T> : norms_by_plane<T>, static_cast<const T*>(v.data), Rows(v), v.shift, norms);
 }
-template <class T> cudaError_t start_weigh(const View& v, const double* weight, double* scratch, int64_t pieces, cudaStream_t stream) {
+template <class T> cudaError_t start_weigh(const View& v, const double* weight, double* scratch, int64_t pieces,
+                                           cudaStream_t stream) {
   const bool by_row = channels_adjoin(v);
   const int64_t per_block = by_row ? 32 : kChannels;
-  return launch({dim3(unsigned((v.channels + per_block - 1) / per_block), unsigned(pieces)), dim3(kNormThreads), 0, stream},
-                by_row ? weigh_by_row<T> : weigh_by_plane<T>, static_cast<const T*>(v.data), Rows(v), v.shift, weight,
-                (v.rows() + pieces - 1) / pieces, scratch);
+  return launch(
+      {dim3(unsigned((v.channels + per_block - 1) / per_block), unsigned(pieces)), dim3(kNormThreads), 0, stream},
+      by_row ? weigh_by_row<T> : weigh_by_plane<T>, static_cast<const T*>(v.data), Rows(v), v.shift, weight,
+      (v.rows() + pieces - 1) / pieces, scratch);
 }
 
 template <class Act> cudaError_t by_type(Dtype dtype, Act act) {
@@ -157,16 +179,19 @@ cudaError_t squared_norms(const View& view, double* norms, cudaStream_t stream) 
 
 int64_t norms_scratch(const View& view) { return pieces_of(view.rows()) * view.channels; }
 
-cudaError_t weigh(const View& view, const double* weight, double* scratch, double* out, double* also, cudaStream_t stream) {
+cudaError_t weigh(const View& view, const double* weight, double* scratch, double* out, double* also,
+                  cudaStream_t stream) {
   const int64_t pieces = pieces_of(view.rows());
-  const cudaError_t error =
-      by_type(view.dtype, [&](auto zero) { return start_weigh<decltype(zero)>(view, weight, scratch, pieces, stream); });
+  const cudaError_t error = by_type(
+      view.dtype, [&](auto zero) { return start_weigh<decltype(zero)>(view, weight, scratch, pieces, stream); });
   return error != cudaSuccess ? error : add_up(scratch, pieces, view.channels, out, also, stream);
 }
 
-cudaError_t inner_product(const double* a, const double* b, int64_t n, double* scratch, double* out, cudaStream_t stream) {
+cudaError_t inner_product(const double* a, const double* b, int64_t n, double* scratch, double* out,
+                          cudaStream_t stream) {
   const int64_t pieces = pieces_of(n);
-  const cudaError_t error = launch({dim3(unsigned(pieces)), dim3(kNormThreads), 0, stream}, inner_products, a, b, n, (n + pieces - 1) / pieces, scratch);
+  const cudaError_t error = launch({dim3(unsigned(pieces)), dim3(kNormThreads), 0, stream}, inner_products, a, b, n,
+                                   (n + pieces - 1) / pieces, scratch);
   return error != cudaSuccess ? error : add_up(scratch, pieces, 1, out, nullptr, stream);
 }
 

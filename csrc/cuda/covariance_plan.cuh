@@ -60,7 +60,9 @@ inline Layout lay_out(const Problem& problem) {
   const View* views = problem.views;
   const int64_t size = size_of(views[0].dtype), rows = views[0].rows();
   for (int v = 0; v < problem.n_views; ++v)
-    if (views[v].dtype != views[0].dtype || views[v].rows() != rows || rows >= int64_t(1) << 31 || views[v].channels < 1) return out;
+    if (views[v].dtype != views[0].dtype || views[v].rows() != rows || rows >= int64_t(1) << 31 ||
+        views[v].channels < 1)
+      return out;
   if (!rows) return out;
   // The smallest dimension of any view is the inner one, the next boundary of any view ends the middle one.
   int64_t inner = rows, plane = rows;
@@ -83,19 +85,24 @@ inline Layout lay_out(const Problem& problem) {
     s.inner_stride = steps[0] * size, s.middle_stride = steps[1] * size, s.outer_stride = steps[2] * size;
     s.channel_stride = view.channel_stride * size, s.channels = int(view.channels);
     channels += (view.channels + kViewPad - 1) / kViewPad * kViewPad;
-    by_row += view.channels > 1 && std::abs(s.channel_stride) < std::abs(s.inner_stride) ? view.channels : -view.channels;
+    by_row +=
+        view.channels > 1 && std::abs(s.channel_stride) < std::abs(s.inner_stride) ? view.channels : -view.channels;
   }
   out.row_major = by_row > 0;
   auto aligned = [](int64_t x) { return x % 16 == 0; };
   auto alike = [](const Source& a, const Source& b) {
-    return a.vector == b.vector && a.inner_stride == b.inner_stride && a.middle_stride == b.middle_stride && a.outer_stride == b.outer_stride;
+    return a.vector == b.vector && a.inner_stride == b.inner_stride && a.middle_stride == b.middle_stride &&
+           a.outer_stride == b.outer_stride;
   };
   out.panel = channels <= 32 ? 32 : 64;
   for (int v = 0; v < problem.n_views; ++v) {
     Source& s = plan.views[v];
-    s.vector = aligned(int64_t(reinterpret_cast<uintptr_t>(s.data))) && aligned(s.middle_stride) && aligned(s.outer_stride);
-    if (out.row_major) s.vector &= s.channel_stride == size && aligned(s.inner_stride) && s.channels * size % 16 == 0;
-    else s.vector &= s.inner_stride == size && aligned(s.channel_stride) && inner * size % 16 == 0;
+    s.vector =
+        aligned(int64_t(reinterpret_cast<uintptr_t>(s.data))) && aligned(s.middle_stride) && aligned(s.outer_stride);
+    if (out.row_major)
+      s.vector &= s.channel_stride == size && aligned(s.inner_stride) && s.channels * size % 16 == 0;
+    else
+      s.vector &= s.inner_stride == size && aligned(s.channel_stride) && inner * size % 16 == 0;
     if (!alike(s, plan.views[0])) out.panel = 64;
   }
   int at = 0;
@@ -123,8 +130,8 @@ inline bool wanted(const Layout& layout, const Problem& problem, int a, int b) {
   return false;
 }
 
-// How many pieces the rows are cut into. An H100 or H200 runs kSlots blocks at once (132 SMs, two blocks each); the time is
-// the number of waves times what one block takes: its rows, plus about kOverheadRows for filling the pipeline,
+// How many pieces the rows are cut into. An H100 or H200 runs kSlots blocks at once (132 SMs, two blocks each); the
+// time is the number of waves times what one block takes: its rows, plus about kOverheadRows for filling the pipeline,
 // writing the tile and its share of the reduction. Depends on the sizes alone, so that results do.
 inline void cut_rows(Plan& plan, int n_tiles, int granule) {
   constexpr int64_t kSlots = 264, kOverheadRows = 384, kLeastRows = 256, kMostBlocks = 4 * kSlots;

@@ -35,7 +35,8 @@ template <class S> struct WarpTile<S, float> {
 
   template <bool kPartial>
   __device__ __forceinline__ void stage(const typename S::T* a, const typename S::T* b, int valid, bool diagonal) {
-    [[maybe_unused]] constexpr int kUnroll = kPartial ? 1 : 2;  // the last stage of a piece may be slow; code for it should be short
+    [[maybe_unused]] constexpr int kUnroll =
+        kPartial ? 1 : 2;  // the last stage of a piece may be slow; code for it should be short
 #pragma unroll kUnroll
     for (int k = 0; k < S::kWarpRows; k += 8) {
       float d[2][4][4] = {};
@@ -48,7 +49,8 @@ template <class S> struct WarpTile<S, float> {
   }
 
   template <bool kPartial>
-  __device__ __forceinline__ void multiply(float (&d)[2][4][4], const typename S::T* a, const typename S::T* b, int k, int valid, bool diagonal) {
+  __device__ __forceinline__ void multiply(float (&d)[2][4][4], const typename S::T* a, const typename S::T* b, int k,
+                                           int valid, bool diagonal) {
     const int lane = int(threadIdx.x) % 32, g = lane / 4, t = lane % 4;
     auto load = [&](const typename S::T* p, int channel, int row, float shift) {
       const float x = widen(p[channel * S::kChannelStep + row * S::kRowStep]) - shift;
@@ -99,7 +101,8 @@ template <class S> struct WarpTile<S, float> {
       for (int h = 0; h < 2; ++h) {
         const int row = 16 * m + 8 * h + g;
         for (int n = 0; n < 4; ++n)
-          *reinterpret_cast<double2*>(tile + row * line + 8 * n + 2 * t) = make_double2(total[m][n][2 * h], total[m][n][2 * h + 1]);
+          *reinterpret_cast<double2*>(tile + row * line + 8 * n + 2 * t) =
+              make_double2(total[m][n][2 * h], total[m][n][2 * h + 1]);
         if (sums && t == 0) sums[row] = channel_total[row];
       }
   }
@@ -145,7 +148,8 @@ template <class S> struct WarpTile<S, double> {
 #pragma unroll
     for (int m = 0; m < 4; ++m) {
       for (int n = 0; n < 4; ++n)
-        *reinterpret_cast<double2*>(tile + (8 * m + g) * line + 8 * n + 2 * t) = make_double2(total[m][n][0], total[m][n][1]);
+        *reinterpret_cast<double2*>(tile + (8 * m + g) * line + 8 * n + 2 * t) =
+            make_double2(total[m][n][0], total[m][n][1]);
       const double s = warp_sum<4>(channel_total[m]);
       if (sums && t == 0) sums[8 * m + g] = s;
     }

@@ -16,8 +16,8 @@ template <class T_, class P_, bool kRowMajor_, int kPanel_> struct Shape {
   static constexpr int kPanel = kPanel_;
   // A panel of 32 is one tile by itself: its four warps share the rows. A panel of 64 has a part for each warp.
   static constexpr int kWarpsPerRows = kPanel == 32 ? 4 : 1;
-  static constexpr int kWarpRows = 128 / sizeof(T);         // 128 bytes of a channel per warp and stage
-  static constexpr int kRows = kWarpRows * kWarpsPerRows;   // rows in a stage
+  static constexpr int kWarpRows = 128 / sizeof(T);        // 128 bytes of a channel per warp and stage
+  static constexpr int kRows = kWarpRows * kWarpsPerRows;  // rows in a stage
   static constexpr int kPerCopy = 16 / sizeof(T);
   // Distance between channels (or rows): 4 words more than a multiple of 32 words when channels lie apart, 4 or 8 more
   // when rows do; doubles are read by half warps and need 4 elements.
@@ -26,13 +26,14 @@ template <class T_, class P_, bool kRowMajor_, int kPanel_> struct Shape {
   static constexpr int kRowStep = kRowMajor ? kPanel + kPad : 1;
   static constexpr int kPanelSize = kRowMajor ? kRows * kRowStep : kPanel * kChannelStep;
   static constexpr int kPanels = kPanel == 32 ? 1 : 2;  // in a stage
-  // Two blocks fit the 164 KiB of an A100's SM (75 KiB each at most), and each keeps 16 KiB or more per panel under way.
+  // Two blocks fit the 164 KiB of an A100's SM (75 KiB each at most), and each keeps 16 KiB or more per panel under
+  // way.
   static constexpr int kStages = kPanel == 32 || sizeof(T) == 8 ? 3 : 4;
   static constexpr size_t kSharedBytes = sizeof(T) * kPanelSize * kPanels * kStages;
 };
 
 template <class S> struct PanelInfo {
-  const char* base[S::kPanel];      // row 0 of each channel; null: padding
+  const char* base[S::kPanel];  // row 0 of each channel; null: padding
   typename S::P shift[S::kPanel];
 };
 template <class S> struct BlockInfo {
@@ -74,12 +75,13 @@ struct Strides {
 
 // Starts the copies of rows [row, row + kRows) of one panel; rows from `end` on become zero.
 template <class S>
-__device__ __forceinline__ void stage_panel(const Plan& plan, const PanelInfo<S>& info, const Strides& strides, unsigned row,
-                                            unsigned end, typename S::T* to) {
+__device__ __forceinline__ void stage_panel(const Plan& plan, const PanelInfo<S>& info, const Strides& strides,
+                                            unsigned row, unsigned end, typename S::T* to) {
   using T = typename S::T;
   const int tid = int(threadIdx.x);
   if (strides.vector && !S::kRowMajor) {
-    constexpr int kCopies = S::kRows / S::kPerCopy, kStep = kThreads / kCopies;  // copies per channel; channels per pass
+    constexpr int kCopies = S::kRows / S::kPerCopy,
+                  kStep = kThreads / kCopies;  // copies per channel; channels per pass
     const int r = tid % kCopies * S::kPerCopy;
     const bool inside = row + r < end;
     const int64_t offset = inside ? strides.offset(plan, row + r) : 0;
@@ -104,8 +106,10 @@ __device__ __forceinline__ void stage_panel(const Plan& plan, const PanelInfo<S>
       const bool inside = row + r < end;
       const char* from = base + (inside ? strides.offset(plan, row + r) : 0);
       T* at = to + c * S::kChannelStep + r * S::kRowStep;
-      if constexpr (sizeof(T) >= 4) copy_async<int(sizeof(T))>(at, from, inside);
-      else *at = inside ? *reinterpret_cast<const T*>(from) : T{};  // an asynchronous copy has 4 bytes at least
+      if constexpr (sizeof(T) >= 4)
+        copy_async<int(sizeof(T))>(at, from, inside);
+      else
+        *at = inside ? *reinterpret_cast<const T*>(from) : T{};  // an asynchronous copy has 4 bytes at least
     }
   }
 }

@@ -12,13 +12,14 @@ constexpr int kLanes = 8;  // threads that hold one pair of columns; four pairs 
 
 constexpr double kNan = std::numeric_limits<double>::quiet_NaN();
 
-// What a block works on: up to kSide columns of up to kSide entries (zeros fill the rest), two columns to kLanes threads.
+// What a block works on: up to kSide columns of up to kSide entries (zeros fill the rest), two columns to kLanes
+// threads.
 template <int kSide> struct Tile {
   static constexpr int kThreads = kSide / 2 * kLanes;
   static constexpr int kOwn = kSide / kLanes;  // entries of a column that one thread holds
   double column[kSide][kSide + 8];             // the pad parts neighbouring columns onto other banks
   double norm[kSide];
-  int order[kSide];                            // columns by norm
+  int order[kSide];  // columns by norm
   double partial[kThreads / 32];
 };
 
@@ -37,7 +38,9 @@ template <int kThreads> __device__ __forceinline__ double block_max(double x, do
 }
 
 // How a matrix A was loaded: the tile holds scale * A + shift * identity.
-struct Loaded { double scale, shift; };
+struct Loaded {
+  double scale, shift;
+};
 
 // Fills the tile. The scale is the power of two that brings the largest absolute column sum into [1, 2), so that no
 // square below leaves the range of float64; the shift is `shifts` times that sum, which no eigenvalue exceeds.
@@ -64,7 +67,8 @@ __device__ __forceinline__ Loaded load_tile(Tile<kSide>& tile, int rows, int col
 }
 
 // Makes one pair of columns orthogonal; whether it had to turn them. All lanes of the warp call it.
-template <int kSide> __device__ __forceinline__ bool turn_pair(Tile<kSide>& tile, int p, int q, bool there, double tolerance) {
+template <int kSide> __device__ __forceinline__ bool turn_pair(Tile<kSide>& tile, int p, int q, bool there,
+                                                               double tolerance) {
   constexpr int kOwn = Tile<kSide>::kOwn;
   const int lane = int(threadIdx.x) % kLanes;
   double x[kOwn], y[kOwn], xx = 0, yy = 0, xy = 0;
@@ -94,7 +98,8 @@ template <int kSide> __device__ __forceinline__ bool turn_pair(Tile<kSide>& tile
 }
 
 // Sweeps until no pair turns; the number of sweeps, or -1 when most_sweeps did not suffice.
-template <int kSide> __device__ __forceinline__ int turn_all(Tile<kSide>& tile, int rows, int columns, int most_sweeps) {
+template <int kSide> __device__ __forceinline__ int turn_all(Tile<kSide>& tile, int rows, int columns,
+                                                             int most_sweeps) {
   const int players = columns + columns % 2;  // an odd column out rests
   const int pair = int(threadIdx.x) / kLanes;
   const double tolerance = DBL_EPSILON * sqrt(double(rows));
@@ -113,7 +118,8 @@ template <int kSide> __device__ __forceinline__ int turn_all(Tile<kSide>& tile, 
 }
 
 // Norms of the columns, and their order: ascending, or descending.
-template <int kSide> __device__ __forceinline__ void sort_norms(Tile<kSide>& tile, int rows, int columns, bool descending) {
+template <int kSide> __device__ __forceinline__ void sort_norms(Tile<kSide>& tile, int rows, int columns,
+                                                                bool descending) {
   const int j = int(threadIdx.x);
   if (j < columns) {
     double square = 0;
@@ -141,7 +147,8 @@ __global__ void __launch_bounds__(Tile<kSide>::kThreads) eigh_kernel(Symmetric m
   Tile<kSide>& tile = *dynamic_shared<Tile<kSide>>();
   const int n = m.n;
   const double* data = m.data + int64_t(blockIdx.x) * n * n;
-  const Loaded loaded = load_tile(tile, n, n, 1.25, [&](int r, int c) { return r > c ? data[r * n + c] : data[c * n + r]; });
+  const Loaded loaded =
+      load_tile(tile, n, n, 1.25, [&](int r, int c) { return r > c ? data[r * n + c] : data[c * n + r]; });
   const int sweeps = turn_all(tile, n, n, most_sweeps);
   sort_norms(tile, n, n, false);
   double* vectors = m.vectors + int64_t(blockIdx.x) * n * n;
@@ -150,7 +157,8 @@ __global__ void __launch_bounds__(Tile<kSide>::kThreads) eigh_kernel(Symmetric m
     vectors[e] = tile.norm[from] > 0 ? tile.column[from][e / n] / tile.norm[from] : double(from == e / n);
   }
   if (int(threadIdx.x) < n)
-    m.values[int64_t(blockIdx.x) * n + threadIdx.x] = sweeps < 0 ? kNan : (tile.norm[tile.order[threadIdx.x]] - loaded.shift) / loaded.scale;
+    m.values[int64_t(blockIdx.x) * n + threadIdx.x] =
+        sweeps < 0 ? kNan : (tile.norm[tile.order[threadIdx.x]] - loaded.shift) / loaded.scale;
   if (m.sweeps && threadIdx.x == 0) m.sweeps[blockIdx.x] = sweeps;
 }
 
@@ -163,7 +171,8 @@ __global__ void __launch_bounds__(Tile<kSide>::kThreads) singular_values_kernel(
   const int sweeps = turn_all(tile, m.rows, m.columns, most_sweeps);
   sort_norms(tile, m.rows, m.columns, true);
   if (int(threadIdx.x) < m.columns)
-    m.values[int64_t(blockIdx.x) * m.columns + threadIdx.x] = sweeps < 0 ? kNan : tile.norm[tile.order[threadIdx.x]] / loaded.scale;
+    m.values[int64_t(blockIdx.x) * m.columns + threadIdx.x] =
+        sweeps < 0 ? kNan : tile.norm[tile.order[threadIdx.x]] / loaded.scale;
   if (m.sweeps && threadIdx.x == 0) m.sweeps[blockIdx.x] = sweeps;
 }
 
@@ -182,7 +191,8 @@ cudaError_t eigh(const Symmetric& matrices, int most_sweeps, cudaStream_t stream
   if (!matrices.count || !matrices.n) return cudaSuccess;
   return with_side(matrices.n, [&](auto side) {
     using Shared = Tile<side.value>;
-    return launch({unsigned(matrices.count), Shared::kThreads, sizeof(Shared), stream}, eigh_kernel<side.value>, matrices, most_sweeps);
+    return launch({unsigned(matrices.count), Shared::kThreads, sizeof(Shared), stream}, eigh_kernel<side.value>,
+                  matrices, most_sweeps);
   });
 }
 
@@ -195,7 +205,8 @@ cudaError_t singular_values(const General& matrices, int most_sweeps, cudaStream
   }
   return with_side(tall.rows, [&](auto side) {
     using Shared = Tile<side.value>;
-    return launch({unsigned(tall.count), Shared::kThreads, sizeof(Shared), stream}, singular_values_kernel<side.value>, tall, most_sweeps);
+    return launch({unsigned(tall.count), Shared::kThreads, sizeof(Shared), stream}, singular_values_kernel<side.value>,
+                  tall, most_sweeps);
   });
 }
 

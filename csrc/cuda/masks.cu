@@ -1,13 +1,10 @@
 #include "cuda/masks.cuh"
 
-#include "cuda/chunks.cuh"
 #include "cuda/reduce.cuh"
+#include "cuda/tensor_chunks.cuh"
 
 namespace prunecca::cuda {
 namespace {
-
-constexpr int kBits = 16;  // elements that a thread packs at a time
-static_assert(kChunk % (kBits * kBlock) == 0);
 
 // All loads of a stage are issued before the first is used: bandwidth needs them in flight.
 template <bool kWhole, class Word>
@@ -45,7 +42,9 @@ __global__ void __launch_bounds__(kBlock) copy_kernel(const __grid_constant__ Te
 // 1 byte per element.
 template <class Tensors>
 __global__ void __launch_bounds__(kBlock) count_kernel(const __grid_constant__ Tensors tensors, int64_t* kept_of) {
-  struct Shared { int partial[kBlock / 32]; };
+  struct Shared {
+    int partial[kBlock / 32];
+  };
   Shared& shared = static_shared<Shared>();
   const Chunk c = find_chunk(tensors, int(blockIdx.x));
   const uint8_t* mask = tensors.template at<const uint8_t>(0, c.tensor);
@@ -59,41 +58,6 @@ __global__ void __launch_bounds__(kBlock) count_kernel(const __grid_constant__ T
   kept = block_sum<kBlock>(kept, shared.partial);
   if (threadIdx.x == 0)
     atomicAdd(reinterpret_cast<unsigned long long*>(kept_of + tensors.index[c.tensor]), (unsigned long long)(kept));
-}
-
-// 9 bits per element.
-template <class Tensors> __global__ void __launch_bounds__(kBlock) pack_kernel(const __grid_constant__ Tensors tensors) {
-  const Chunk c = find_chunk(tensors, int(blockIdx.x));
-  const uint8_t* mask = tensors.template at<const uint8_t>(0, c.tensor);
-  uint8_t* bits = tensors.template at<uint8_t>(1, c.tensor);
-  const int64_t i = c.begin + threadIdx.x * kBits;
-  if (i >= c.end) return;
-  unsigned packed = 0;
-#pragma unroll
-  for (int f = 0; f < kBits; f += kFour) {
-    const Four<uint8_t> kept = load_four<false>(mask, i + f, c);
-#pragma unroll
-    for (int j = 0; j < kFour; ++j) packed |= unsigned(kept.at[j] != 0) << (f + j);
-  }
-  bits[i / 8] = uint8_t(packed);
-  if (i + 8 < c.end) bits[i / 8 + 1] = uint8_t(packed >> 8);
-}
-
-// 9 bits per element.
-template <class Tensors> __global__ void __launch_bounds__(kBlock) unpack_kernel(const __grid_constant__ Tensors tensors) {
-  const Chunk c = find_chunk(tensors, int(blockIdx.x));
-  uint8_t* mask = tensors.template at<uint8_t>(0, c.tensor);
-  const uint8_t* bits = tensors.template at<const uint8_t>(1, c.tensor);
-  const int64_t i = c.begin + threadIdx.x * kBits;
-  if (i >= c.end) return;
-  const unsigned packed = bits[i / 8] | (i + 8 < c.end ? unsigned(bits[i / 8 + 1]) << 8 : 0u);
-#pragma unroll
-  for (int f = 0; f < kBits; f += kFour) {
-    Four<uint8_t> kept;
-#pragma unroll
-    for (int j = 0; j < kFour; ++j) kept.at[j] = packed >> (f + j) & 1;
-    store_four<false>(mask, i + f, c, kept);
-  }
 }
 
 template <class Word> cudaError_t copy_words(const std::vector<Masked>& tensors, cudaStream_t stream) {
@@ -121,20 +85,6 @@ cudaError_t count_kept(const std::vector<Counted>& masks, int64_t* kept, cudaStr
   return for_tables<1>(masks, [&](const auto& table) {
     using Tensors = std::decay_t<decltype(table)>;
     return launch({table.chunks(), kBlock, 0, stream}, count_kernel<Tensors>, table, kept);
-  });
-}
-
-cudaError_t pack_masks(const std::vector<Packed>& masks, cudaStream_t stream) {
-  return for_tables<2>(masks, [&](const auto& table) {
-    using Tensors = std::decay_t<decltype(table)>;
-    return launch({table.chunks(), kBlock, 0, stream}, pack_kernel<Tensors>, table);
-  });
-}
-
-cudaError_t unpack_masks(const std::vector<Packed>& masks, cudaStream_t stream) {
-  return for_tables<2>(masks, [&](const auto& table) {
-    using Tensors = std::decay_t<decltype(table)>;
-    return launch({table.chunks(), kBlock, 0, stream}, unpack_kernel<Tensors>, table);
   });
 }
 

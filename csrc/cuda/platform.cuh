@@ -1,4 +1,4 @@
-// What every kernel file needs of CUDA, or of its emulation on the host (tests/cuda_host), and the way to launch.
+// What every kernel file needs of CUDA, or of its emulation on the host (tests/cuda/emulated), and the way to launch.
 //
 // Shared memory is taken with static_shared<T>() (T: a struct, up to 16 KiB in all) or dynamic_shared<T>(), never
 // with __shared__, so that the emulation can poison it before every block, and count it.
@@ -6,7 +6,7 @@
 #include <cstdint>
 
 #ifdef PRUNECCA_CUDA_EMULATION
-#include "cuda_host.hpp"
+#include "emulation.hpp"
 #else
 #include <cuda_bf16.h>
 #include <cuda_fp16.h>

@@ -21,7 +21,8 @@ template <int kBytes> __device__ __forceinline__ void copy_async(void* to, const
   if constexpr (kBytes == 16) {  // .cg: past L1, which nothing would find again
     asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(shared_address(to)), "l"(from), "r"(bytes));
   } else {
-    asm volatile("cp.async.ca.shared.global [%0], [%1], %2, %3;" ::"r"(shared_address(to)), "l"(from), "n"(kBytes), "r"(bytes));
+    asm volatile("cp.async.ca.shared.global [%0], [%1], %2, %3;" ::"r"(shared_address(to)), "l"(from), "n"(kBytes),
+                 "r"(bytes));
   }
 #endif
 }
@@ -46,7 +47,9 @@ template <int kLeft> __device__ __forceinline__ void wait_copies() {
 // The TF32 number (11 significant bits) nearest to x, ties away from zero, as a float.
 __device__ __forceinline__ float round_to_tf32(float x) {
 #if defined(PRUNECCA_CUDA_EMULATION)
-  return (__float_as_uint(x) & 0x7f800000u) == 0x7f800000u ? x : __uint_as_float((__float_as_uint(x) + 0x1000u) & 0xffffe000u);
+  return (__float_as_uint(x) & 0x7f800000u) == 0x7f800000u
+             ? x
+             : __uint_as_float((__float_as_uint(x) + 0x1000u) & 0xffffe000u);
 #else
   unsigned y;
   asm("cvt.rna.tf32.f32 %0, %1;" : "=r"(y) : "f"(x));
@@ -55,11 +58,14 @@ __device__ __forceinline__ float round_to_tf32(float x) {
 }
 
 // D (16 x 8, float32) += A (16 x 8, TF32) B (8 x 8, TF32). The low 13 bits of a and b are ignored.
-// a = {(g, t), (g + 8, t), (g, t + 4), (g + 8, t + 4)}, b = {(t, g), (t + 4, g)}, d = {(g, 2t), (g, 2t + 1), (g + 8, 2t), ...}.
+// a = {(g, t), (g + 8, t), (g, t + 4), (g + 8, t + 4)}, b = {(t, g), (t + 4, g)},
+// d = {(g, 2t), (g, 2t + 1), (g + 8, 2t), ...}.
 __device__ __forceinline__ void multiply_tf32(float (&d)[4], const float (&a)[4], const float (&b)[2]) {
 #if defined(PRUNECCA_CUDA_EMULATION)
   // Summed in float64, then rounded towards zero as tensor cores do: an emulated result is not better than a real one.
-  struct Lane { float a[4], b[2]; } mine{{a[0], a[1], a[2], a[3]}, {b[0], b[1]}};
+  struct Lane {
+    float a[4], b[2];
+  } mine{{a[0], a[1], a[2], a[3]}, {b[0], b[1]}};
   emu::gather(~0u, mine, [&](auto get, unsigned lane) {
     auto cut = [](float x) { return double(__uint_as_float(__float_as_uint(x) & 0xffffe000u)); };
     const unsigned g = lane / 4, t = lane % 4;
@@ -86,15 +92,19 @@ __device__ __forceinline__ void multiply_tf32(float (&d)[4], const float (&a)[4]
 // D (8 x 8, float64) += A (8 x 4) B (4 x 8): a = (g, t), b = (t, g), d = {(g, 2t), (g, 2t + 1)}.
 __device__ __forceinline__ void multiply_f64(double (&d)[2], double a, double b) {
 #if defined(PRUNECCA_CUDA_EMULATION)
-  struct Lane { double a, b; } mine{a, b};
+  struct Lane {
+    double a, b;
+  } mine{a, b};
   emu::gather(~0u, mine, [&](auto get, unsigned lane) {
     for (unsigned e = 0; e < 2; ++e)
-      for (unsigned k = 0; k < 4; ++k) d[e] = std::fma(get(lane / 4 * 4 + k).a, get((lane % 4 * 2 + e) * 4 + k).b, d[e]);
+      for (unsigned k = 0; k < 4; ++k)
+        d[e] = std::fma(get(lane / 4 * 4 + k).a, get((lane % 4 * 2 + e) * 4 + k).b, d[e]);
     return 0;
   });
 #else
   asm("mma.sync.aligned.m8n8k4.row.col.f64.f64.f64.f64 {%0,%1}, {%2}, {%3}, {%0,%1};"
-      : "+d"(d[0]), "+d"(d[1]) : "d"(a), "d"(b));
+      : "+d"(d[0]), "+d"(d[1])
+      : "d"(a), "d"(b));
 #endif
 }
 

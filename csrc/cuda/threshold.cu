@@ -2,14 +2,13 @@
 
 #include <climits>
 
-#include "cuda/chunks.cuh"
 #include "cuda/reduce.cuh"
+#include "cuda/threshold_keys.cuh"
 
 namespace prunecca::cuda {
 namespace {
 
 constexpr int kDigitBits = 11, kBins = 1 << kDigitBits;
-constexpr int kTable = 256;    // tensors of one launch
 constexpr int kBlocks = 1056;  // of the passes over the scores: 8 for each of 132 multiprocessors
 using Counter = unsigned long long;
 
@@ -37,65 +36,13 @@ struct Workspace {
 // What a launch knows beside the tensors' addresses.
 struct Pass {
   Workspace workspace;
-  int chunk_offset = 0;        // chunks of the launches before
-  int shift = 0, bits = 0;     // the digit: bits [shift, shift + bits) of the key
-  int pool[kTable];            // per tensor
-  int first_of_pool[kTable];   // first chunk of the tensor's pool, counted over all launches
-};
-using Tensors = Table<3, kTable>;
-
-// ---- Keys ----------------------------------------------------------------------------------------------------------
-
-__device__ __forceinline__ uint64_t bits_of(double x) { return uint64_t(__double_as_longlong(x)); }
-template <class T> __device__ __forceinline__ uint32_t bits_of(T x) { return __float_as_uint(widen(x)); }
-template <class T> using WordOf = decltype(bits_of(T{}));
-
-__device__ __forceinline__ bool is_nan(uint32_t bits) { return bits << 1 > 0xff000000u; }
-__device__ __forceinline__ bool is_nan(uint64_t bits) { return bits << 1 > uint64_t(0x7ff) << 53; }
-
-// An unsigned number in the order of the magnitudes, or of the values.
-template <bool kValue, class Word> __device__ __forceinline__ Word key_of_bits(Word bits) {
-  if constexpr (kValue) {
-    constexpr Word sign = Word(1) << (8 * sizeof(Word) - 1);
-    const Word plain = bits << 1 == 0 ? Word(0) : bits;  // -0 is +0
-    return plain & sign ? Word(~plain) : Word(plain | sign);
-  } else {
-    return bits << 1;
-  }
-}
-
-// ---- Walking through the scores --------------------------------------------------------------------------------------
-
-// A block's chunks [begin, end) of the launch: neighbours, so that few pools meet in it.
-struct Share { int begin, end; };
-__device__ __forceinline__ Share share_of_block(const Tensors& tensors) {
-  const int64_t chunks = tensors.first[tensors.count];
-  return {int(chunks * blockIdx.x / gridDim.x), int(chunks * (blockIdx.x + 1) / gridDim.x)};
-}
-
-template <class T> struct Piece {  // one thread's part of a chunk
-  Four<T> score[kSteps];
-  Four<uint8_t> alive[kSteps];
+  int chunk_offset = 0;       // chunks of the launches before
+  int shift = 0, bits = 0;    // the digit: bits [shift, shift + bits) of the key
+  int pool[kTable];           // per tensor
+  int first_of_pool[kTable];  // first chunk of the tensor's pool, counted over all launches
 };
 
-template <bool kWhole, class T>
-__device__ __forceinline__ void load_piece(Piece<T>& piece, const T* score, const uint8_t* alive, const Chunk& c) {
-#pragma unroll
-  for (int s = 0; s < kSteps; ++s) {
-    piece.score[s] = load_four<kWhole>(score, c.four(s), c);
-    if (alive) {
-      piece.alive[s] = load_four<kWhole>(alive, c.four(s), c);
-    } else {
-#pragma unroll
-      for (int j = 0; j < kFour; ++j) piece.alive[s].at[j] = kWhole || c.four(s) + j < c.end;
-    }
-  }
-}
-template <class T> __device__ __forceinline__ void load_piece(Piece<T>& piece, const Tensors& tensors, const Chunk& c) {
-  const T* score = tensors.at<const T>(0, c.tensor);
-  const uint8_t* alive = tensors.at<const uint8_t>(1, c.tensor);
-  c.whole() ? load_piece<true>(piece, score, alive, c) : load_piece<false>(piece, score, alive, c);
-}
+// ---- Kernels --------------------------------------------------------------------------------------------------------
 
 // Adds one to counts[bin] for every lane with `counted`. Lanes often fall into one bin (all of them, in a layer of
 // zeros), so those in the first such lane's bin are added at once. All lanes of the warp call it.
@@ -110,13 +57,14 @@ __device__ __forceinline__ void count(unsigned* counts, unsigned bin, bool count
   if (leads || (counted && !led)) atomicAdd(&counts[bin], leads ? unsigned(__popc(together)) : 1u);
 }
 
-// ---- Kernels ---------------------------------------------------------------------------------------------------------
-
 // One histogram per pool of the digit, over the survivors that agree with what is known.
 // Bytes per element: the score, and one of the mask.
 template <class T, bool kValue>
-__global__ void __launch_bounds__(kBlock, 4) histogram_kernel(const __grid_constant__ Tensors tensors, const __grid_constant__ Pass pass) {
-  struct Shared { unsigned counts[kBins]; };
+__global__ void __launch_bounds__(kBlock, 4)
+    histogram_kernel(const __grid_constant__ Tensors tensors, const __grid_constant__ Pass pass) {
+  struct Shared {
+    unsigned counts[kBins];
+  };
   Shared& shared = static_shared<Shared>();
   for (int b = int(threadIdx.x); b < kBins; b += kBlock) shared.counts[b] = 0;
   __syncthreads();
@@ -159,7 +107,9 @@ __global__ void __launch_bounds__(kBlock, 4) histogram_kernel(const __grid_const
 
 // One block per pool counts the survivors.
 __global__ void __launch_bounds__(kBlock) survey_kernel(Workspace workspace, int64_t* survey) {
-  struct Shared { Counter partial[kBlock / 32]; };
+  struct Shared {
+    Counter partial[kBlock / 32];
+  };
   Shared& shared = static_shared<Shared>();
   Counter survivors = 0;
   for (int b = int(threadIdx.x); b < kBins; b += kBlock) survivors += workspace.counts[int64_t(blockIdx.x) * kBins + b];
@@ -175,7 +125,9 @@ __global__ void __launch_bounds__(kBlock) survey_kernel(Workspace workspace, int
 // wanted: given with the first digit.
 __global__ void __launch_bounds__(kBlock) choose_kernel(Workspace workspace, const int64_t* wanted_of_pool, int bits) {
   constexpr int kOwn = kBins / kBlock;  // neighbouring bins of one thread
-  struct Shared { Counter partial[kBlock / 32]; };
+  struct Shared {
+    Counter partial[kBlock / 32];
+  };
   Shared& shared = static_shared<Shared>();
   Pool& pool = workspace.pool[blockIdx.x];
   Counter* counts = workspace.counts + int64_t(blockIdx.x) * kBins + threadIdx.x * kOwn;
@@ -206,8 +158,11 @@ __global__ void __launch_bounds__(kBlock) choose_kernel(Workspace workspace, con
 // How many survivors of each chunk are at the threshold, where only the first of them are to be cleared.
 // Bytes per element: none, or the score and one of the mask.
 template <class T, bool kValue>
-__global__ void __launch_bounds__(kBlock, 4) ties_kernel(const __grid_constant__ Tensors tensors, const __grid_constant__ Pass pass) {
-  struct Shared { int partial[kBlock / 32]; };
+__global__ void __launch_bounds__(kBlock, 4)
+    ties_kernel(const __grid_constant__ Tensors tensors, const __grid_constant__ Pass pass) {
+  struct Shared {
+    int partial[kBlock / 32];
+  };
   Shared& shared = static_shared<Shared>();
   const Share share = share_of_block(tensors);
   for (int chunk = share.begin; chunk < share.end; ++chunk) {
@@ -233,7 +188,10 @@ __global__ void __launch_bounds__(kBlock, 4) ties_kernel(const __grid_constant__
 template <class T, bool kValue>
 __global__ void __launch_bounds__(kBlock, sizeof(T) == 8 ? 3 : 4)
     cut_kernel(const __grid_constant__ Tensors tensors, const __grid_constant__ Pass pass) {
-  struct Shared { Counter before[kBlock / 32]; int ties[2][kBlock / 32]; };
+  struct Shared {
+    Counter before[kBlock / 32];
+    int ties[2][kBlock / 32];
+  };
   Shared& shared = static_shared<Shared>();
   const Share share = share_of_block(tensors);
   int pool_index = -1;
@@ -247,7 +205,8 @@ __global__ void __launch_bounds__(kBlock, sizeof(T) == 8 ? 3 : 4)
       here = pass.workspace.ties[place];
       if (pool_index != pass.pool[c.tensor]) {
         Counter sum = 0;
-        for (int i = pass.first_of_pool[c.tensor] + int(threadIdx.x); i < place; i += kBlock) sum += Counter(pass.workspace.ties[i]);
+        for (int i = pass.first_of_pool[c.tensor] + int(threadIdx.x); i < place; i += kBlock)
+          sum += Counter(pass.workspace.ties[i]);
         before = block_scan<kBlock>(sum, shared.before).total;
         __syncthreads();
       }
@@ -281,31 +240,34 @@ __global__ void __launch_bounds__(kBlock, sizeof(T) == 8 ? 3 : 4)
           if (tie[j] && rank++ < quota) piece.alive[s].at[j] = 0;
         quota -= min(quota, scan.total);
       }
-      c.whole() ? store_four<true>(mask, c.four(s), c, piece.alive[s]) : store_four<false>(mask, c.four(s), c, piece.alive[s]);
+      c.whole() ? store_four<true>(mask, c.four(s), c, piece.alive[s])
+                : store_four<false>(mask, c.four(s), c, piece.alive[s]);
     }
   }
 }
 
-// ---- Launches --------------------------------------------------------------------------------------------------------
+// ---- Launches -------------------------------------------------------------------------------------------------------
 
 int64_t chunks_of(const Selection& selection) {
   int64_t chunks = 0;
-  for (const Scored& t : selection.tensors) chunks += (t.size + kChunk - 1) / kChunk;
+  for (const Scores& t : selection.tensors) chunks += (t.size + kChunk - 1) / kChunk;
   return chunks;
 }
 
 // Starts a pass over all scores: in one launch, up to kTable tensors.
-template <class Kernel> cudaError_t start_pass(const Selection& selection, Kernel kernel, int shift, int bits, cudaStream_t stream) {
+template <class Kernel> cudaError_t start_pass(const Selection& selection, Kernel kernel, int shift, int bits,
+                                               cudaStream_t stream) {
   Pass pass{Workspace(selection.workspace, selection.pools), 0, shift, bits, {}, {}};
   int pool = -1, first_of_pool = 0;
   return for_tables<3, kTable, kTable>(selection.tensors, [&](const Tensors& tensors) {
     for (int t = 0; t < tensors.count; ++t) {
-      const Scored& scored = selection.tensors[size_t(tensors.index[t])];
+      const Scores& scored = selection.tensors[size_t(tensors.index[t])];
       if (scored.pool != pool) first_of_pool = pass.chunk_offset + tensors.first[t];
       pass.pool[t] = pool = scored.pool;
       pass.first_of_pool[t] = first_of_pool;
     }
-    const cudaError_t error = launch({min(tensors.chunks(), unsigned(kBlocks)), kBlock, 0, stream}, kernel, tensors, pass);
+    const cudaError_t error =
+        launch({min(tensors.chunks(), unsigned(kBlocks)), kBlock, 0, stream}, kernel, tensors, pass);
     pass.chunk_offset += int(tensors.chunks());
     return error;
   });
@@ -314,7 +276,7 @@ template <class Kernel> cudaError_t start_pass(const Selection& selection, Kerne
 // Calls body(T{}, kValue as a constant) for the selection's dtype and order.
 template <class Body> cudaError_t with_types(const Selection& selection, Body body) {
   const auto ordered = [&](auto score) {
-    return selection.by_value ? body(score, std::true_type{}) : body(score, std::false_type{});
+    return selection.order == Order::value ? body(score, std::true_type{}) : body(score, std::false_type{});
   };
   switch (selection.dtype) {
     case Dtype::float32: return ordered(float{});
@@ -328,7 +290,8 @@ template <class Body> cudaError_t with_types(const Selection& selection, Body bo
 }  // namespace
 
 int64_t workspace_bytes(const Selection& selection) {
-  return selection.pools * int64_t(sizeof(Pool) + kBins * sizeof(Counter)) + (chunks_of(selection) + 1) * int64_t(sizeof(int));
+  return selection.pools * int64_t(sizeof(Pool) + kBins * sizeof(Counter)) +
+         (chunks_of(selection) + 1) * int64_t(sizeof(int));
 }
 
 cudaError_t survey_scores(const Selection& selection, int64_t* survey, cudaStream_t stream) {

@@ -2,31 +2,22 @@
 // cpu/threshold.hpp does: bit for bit the same masks. All state is on the device.
 //
 // Radix selection: a score becomes an unsigned key whose order is the order of the scores; the wanted-th lowest key is
-// found digit by digit, each from one histogram of the keys that agree in the digits above. All pools share the launches.
+// found digit by digit, each from one histogram of the keys that agree in the digits above. All pools share the
+// launches.
 #pragma once
-#include <array>
 #include <vector>
 
-#include "array.hpp"
 #include "cuda/platform.cuh"
+#include "threshold.hpp"
 
 namespace prunecca::cuda {
 
-struct Scored {
-  const void* data;      // scores, contiguous
-  const uint8_t* alive;  // survivors so far; null: all
-  uint8_t* mask;         // out; may be `alive`
-  int64_t size;
-  int pool;              // tensors of one pool are neighbours, in the order that breaks ties
-  std::array<const void*, 3> addresses() const { return {data, alive, mask}; }
-};
-
 struct Selection {
-  std::vector<Scored> tensors;
+  std::vector<Scores> tensors;
   Dtype dtype = Dtype::float32;  // of all scores
-  bool by_value = false;         // compare the signed score instead of its magnitude; -0 equals +0 in both
+  Order order = Order::magnitude;
   int pools = 1;
-  void* workspace = nullptr;     // workspace_bytes(), 16-byte aligned, the same in both calls
+  void* workspace = nullptr;  // workspace_bytes(), 16-byte aligned, the same in both calls
 };
 
 int64_t workspace_bytes(const Selection& selection);

@@ -38,7 +38,7 @@ def cut_scores(
     stream: int,
 ) -> None: ...
 
-# adam
+# optimizers
 def adam_step(
     weights: list[Array],
     gradients: list[Array],
@@ -72,7 +72,7 @@ def sgd_step(
     stream: int,
 ) -> None: ...
 
-# adam, on a CUDA device, with what changes from step to step in its memory
+# optimizers, on a CUDA device, with what changes from step to step in its memory
 def adam_advance(
     step: Array, rate: Array, beta1: float, beta2: float, decay: float, schedule: Array, stream: int
 ) -> None: ...
@@ -106,6 +106,8 @@ def sgd_step_scheduled(
 ) -> None: ...
 
 # covariance
+MOST_VIEWS: int  # of one call on a CUDA device
+
 def covariance_workspace(
     views: list[Array], channel_axes: list[int], pairs: list[tuple[int, int]], norms: bool, float64: bool, threads: int
 ) -> int: ...
@@ -159,11 +161,14 @@ def warp(
 ) -> None: ...
 def warp_workspace(height: int, width: int) -> int: ...
 
-# probe
+# peaks
 def probe_fma(float64: bool, iterations: int, threads: int) -> float: ...
 def probe_read(data: Array, threads: int) -> int: ...
 def probe_copy(to: Array, from_: Array, threads: int) -> None: ...
 
 # linalg
+LARGEST_SIDE: int  # of a matrix that the kernels of a CUDA device take
+MOST_SWEEPS: int  # of Jacobi rotations, before a matrix counts as not converging
+
 def eigh(matrices: Array, values: Array, vectors: Array, most_sweeps: int, stream: int) -> None: ...
 def singular_values(matrices: Array, values: Array, most_sweeps: int, stream: int) -> None: ...

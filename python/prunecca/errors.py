@@ -16,8 +16,8 @@ def sentence(error: BaseException) -> str:
     return text if text and (known or isinstance(error, OSError)) else f"{type(error).__name__}: {text}"
 
 
-class ClaimLost(RuntimeError):
-    """Another process took this piece over, because this one gave no sign of life for too long."""
+class InUse(RuntimeError):
+    """Another process works on the run directory."""
 
 
 class ConfigurationError(ValueError):
@@ -48,4 +48,10 @@ class WorkerFailed(RuntimeError):
 
 
 class Diverged(ArithmeticError):
-    """The loss is not a finite number; the training stands where it stood before the epoch."""
+    """The loss is not a finite number; the training stands where it stood before the epoch.
+
+    Example:
+        >>> import prunecca as pc
+        >>> issubclass(pc.training.Diverged, ArithmeticError)
+        True
+    """

@@ -1,10 +1,6 @@
 """The networks: the paper's family as one parametrised architecture, and torchvision's classifiers.
 
-A problem names a data set, an architecture and how it is trained and pruned (Ansuini et al. 2020, Tables 1 to 3)::
-
-    model = build("cifar4", seed=0)
-    PROBLEMS["cifar4"].rates        # {"conv": 0.1, "fc": 0.2}
-
+A problem names a data set, an architecture and how it is trained and pruned (Ansuini et al. 2020, Tables 1 to 3).
 Where the paper is silent: the output layer has as many neurons as the problem has classes, BatchNorm comes
 before the activation, and parameters start from torch's defaults.
 """
@@ -18,8 +14,10 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from .problems import Problem, find_problem, torchvision_classifiers
+from .problems import PROBLEMS, Problem, find_problem, torchvision_classifiers
 from .seeds import seeded
+
+__all__ = ["PROBLEMS", "ConvNet", "Problem", "build", "find_problem"]
 
 
 def build(
@@ -30,15 +28,34 @@ def build(
     image_size: int = 32,
     seed: int | None = None,
 ) -> nn.Module:
-    """A new network for a problem, taking float32 images (N, 3, H, W) and returning logits (N, classes).
+    """A new network for a problem, taking images (N, 3, H, W) float32 and returning logits (N, classes).
 
     The paper's networks have modules ``conv1, conv2, pool1, ..., fc1, output``; convN and fcN include the activation.
     Torchvision's VGGs and ResNets are adapted to images of less than 64 pixels a side; ``"vgg19"`` is torchvision's
     ``vgg19_bn``. ``model.representation_layers`` names the layers that a comparison looks at, in order of depth; other
     torchvision networks do not have it.
 
-    dropout: after the hidden linear layers; None: 0.5 in the paper's networks, torchvision's own in the others.
-    seed: parameters depend on it alone, and torch's global generator is left as it was; None: the global generator.
+    Args:
+        problem: a problem, or the name of one (see ``find_problem``).
+        classes: the number of logits; None: the problem's own.
+        dropout: after the hidden linear layers; None: 0.5 in the paper's networks, torchvision's own in the others.
+        image_size: the side of the images in pixels.
+        seed: decides the parameters alone, and torch's global generator is left as it was; None: the global generator.
+
+    Returns:
+        The network on the CPU, in training mode.
+
+    Raises:
+        ValueError: there is no such problem, or an argument is impossible.
+
+    Example:
+        >>> import torch
+        >>> from prunecca.models import build
+        >>> model = build("cifar4", seed=0)
+        >>> model(torch.zeros(2, 3, 32, 32)).shape
+        torch.Size([2, 4])
+        >>> model.representation_layers
+        ['conv1', 'conv2', 'pool1', 'conv3', 'conv4', 'pool2', 'fc1']
     """
     chosen = find_problem(problem) if isinstance(problem, str) else problem
     classes = chosen.classes if classes is None else classes
@@ -55,7 +72,19 @@ def build(
 class ConvNet(nn.Module):
     """The paper's family (section 4.2): blocks of 3x3 convolutions and max-pooling, hidden linear layers, an output.
 
-    conv, fc: the notation of ``Problem``, e.g. ``"16* 16 MP"`` and ``"256"``. Input (N, 3, image_size, image_size).
+    Args:
+        conv, fc: in the notation of ``Problem``, such as ``"16* 16 MP"`` and ``"256"``.
+        classes: the number of logits.
+        dropout: after every hidden linear layer.
+        image_size: the input is (N, 3, image_size, image_size).
+
+    Raises:
+        ValueError: the notation is wrong, or the images are too small for the poolings.
+
+    Example:
+        >>> from prunecca.models import ConvNet
+        >>> [name for name, _ in ConvNet("8* MP", "16", classes=3).named_children()]
+        ['conv1', 'pool1', 'flatten', 'fc1', 'dropout1', 'output']
     """
 
     def __init__(self, conv: str, fc: str, classes: int, dropout: float = 0.5, image_size: int = 32) -> None:
@@ -84,6 +113,7 @@ class ConvNet(nn.Module):
         self.add_module("output", nn.Linear(features, classes))
 
     def forward(self, x: Tensor) -> Tensor:
+        """The logits (N, classes) of images (N, 3, H, W)."""
         for module in self.children():
             x = module(x)
         return x

@@ -1,24 +1,59 @@
-"""The problems of the study: data, architecture, schedule and pruning rates of each (Ansuini et al. 2020, Tables 1 to 3)::
-
-PROBLEMS["cifar4"].rates  # {"conv": 0.1, "fc": 0.2}
-"""
+"""The problems of the study: data, architecture, schedule and pruning rates of each (Ansuini et al. 2020, Tables 1 to 3)."""
 
 from __future__ import annotations
 
 import difflib
-from dataclasses import dataclass, field
-from typing import Any
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, NoReturn
+
+
+class _Rates(dict[str, float]):
+    """A mapping that cannot be changed, so that a problem can be the key of a cache; JSON takes it as any dictionary."""
+
+    def __hash__(self) -> int:  # type: ignore[override]
+        return hash(frozenset(self.items()))
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (dict(self),)
+
+    def _refuse(self, *_: object, **__: object) -> NoReturn:
+        raise TypeError("the rates of a problem cannot be changed; make another problem with dataclasses.replace")
+
+    __setitem__ = __delitem__ = __ior__ = _refuse
+    clear = pop = popitem = setdefault = update = _refuse
+
+
+_SLOW = _Rates(conv=0.1, fc=0.2)
+_FAST = _Rates(conv=0.2, fc=0.2)
 
 
 @dataclass(frozen=True)
 class Problem:
-    """A classification problem: its data, its network, its training and pruning.
+    """A classification problem: its data, its network, its training and pruning. It is hashable, and never changes.
 
-    ``conv`` and ``fc`` are written as in the paper's Table 2: widths of the 3x3 convolutions and of the hidden
-    linear layers, ``*`` for BatchNorm, ``MP`` for max-pooling; ``network`` names a torchvision classifier instead.
-    ``classes`` is the default number of classes, ``dataset`` is ``"cifar10"``, ``"digits"`` or ``"any"`` (CIFAR-10
-    or an image folder). ``patience`` (epochs) turns early stopping on, on ``validation``, a fraction of the training
-    set. ``rates`` are the fractions of each pool that one pruning iteration removes.
+    Args:
+        name: of the problem.
+        dataset: ``"cifar10"``, ``"digits"``, or ``"any"``: CIFAR-10 or an image folder.
+        classes: the default number of classes.
+        conv: widths of the 3x3 convolutions as in the paper's Table 2, ``*`` for BatchNorm, ``MP`` for max-pooling.
+        fc: widths of the hidden linear layers, in the same notation.
+        network: name of a torchvision classifier, which takes the place of ``conv`` and ``fc``.
+        epochs: at most so many.
+        batch: images per step.
+        patience: epochs without improvement on the validation images before training stops; None: it never stops early.
+        validation: the fraction of the training set that validates.
+        rates: the fraction of each pool that one pruning iteration removes; any mapping, of which a copy is kept.
+
+    Example:
+        >>> from prunecca.models import PROBLEMS, Problem
+        >>> PROBLEMS["cifar4"].conv
+        '16* 16 MP 32* 32 MP'
+        >>> mine = Problem("mine", "digits", 3, "8* 8 MP", "32", rates={"conv": 0.3, "fc": 0.5})
+        >>> mine.rates["conv"]
+        0.3
+        >>> {mine: "found"}[mine]
+        'found'
     """
 
     name: str
@@ -31,7 +66,10 @@ class Problem:
     batch: int = 128
     patience: int | None = None
     validation: float = 0.0
-    rates: dict[str, float] = field(default_factory=lambda: {"conv": 0.1, "fc": 0.2})
+    rates: Mapping[str, float] = _SLOW
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "rates", _Rates(self.rates))
 
 
 _SMALL = "16* 16 MP"
@@ -42,8 +80,7 @@ _DIGITS = "8* 8 MP 16* 16 MP 32* 32 MP"
 
 
 def _stopped_early(name: str, **changes: Any) -> Problem:
-    rates = {"conv": 0.2, "fc": 0.2}
-    return Problem(name, epochs=200, patience=20, validation=0.1, rates=rates, **changes)
+    return Problem(name, epochs=200, patience=20, validation=0.1, rates=_FAST, **changes)
 
 
 PROBLEMS: dict[str, Problem] = {
@@ -59,12 +96,27 @@ PROBLEMS: dict[str, Problem] = {
         _stopped_early("resnet18", dataset="any", classes=10, network="resnet18"),
     )
 }
+"""The problems by name: ``cifar2`` to ``cifar10``, ``digits2`` to ``digits10``, ``vgg19`` and ``resnet18``.
+
+Example:
+    >>> from prunecca.models import PROBLEMS
+    >>> PROBLEMS["cifar4"].rates
+    {'conv': 0.1, 'fc': 0.2}
+"""
 
 
 def find_problem(name: str) -> Problem:
     """The problem of that name: one of ``PROBLEMS``, or any torchvision classifier on an image folder.
 
-    ``ValueError`` for an unknown name, listing the choices.
+    Raises:
+        ValueError: there is no such problem; the sentence lists the choices.
+
+    Example:
+        >>> from prunecca.models import find_problem
+        >>> find_problem("digits4").epochs
+        30
+        >>> find_problem("mobilenet_v2").dataset
+        'any'
     """
     if name in PROBLEMS:
         return PROBLEMS[name]
@@ -80,6 +132,7 @@ def find_problem(name: str) -> Problem:
 
 
 def torchvision_classifiers() -> list[str]:
+    """The names of torchvision's classifiers."""
     import torchvision
 
     names: list[str] = torchvision.models.list_models(module=torchvision.models)

@@ -33,10 +33,18 @@ def seed_for(*parts: object) -> int:
 
 
 @contextlib.contextmanager
-def seeded(seed: int | None) -> Iterator[None]:
+def seeded(seed: int | None, device: torch.device | None = None) -> Iterator[None]:
+    """Within, torch's global generator of the CPU (and of a CUDA ``device``) has this seed; afterwards it is as before.
+
+    None leaves the generators alone.
+    """
     if seed is None:
         yield
         return
-    with torch.random.fork_rng(devices=[]):
-        torch.default_generator.manual_seed(seed)  # torch.manual_seed would reseed the GPUs too
+    gpus = [device] if device is not None and device.type == "cuda" else []
+    with torch.random.fork_rng(devices=gpus):
+        torch.default_generator.manual_seed(seed)  # torch.manual_seed would reseed all GPUs too
+        for gpu in gpus:
+            with torch.cuda.device(gpu):
+                torch.cuda.manual_seed(seed)
         yield

@@ -151,6 +151,28 @@ def test_one_shot_prunes_the_unpruned_network_to_the_same_counts() -> None:
         assert gone.max() <= kept.min()
 
 
+@pytest.mark.parametrize("scope", P.masks.SCOPES)
+@pytest.mark.parametrize("rate", [0.1, 0.2, 0.29, 1 / 3])
+def test_one_shot_counts_are_those_of_iterating_in_every_pool(rate: float, scope: str) -> None:
+    sizes = {"conv": (97, 10), "fc": (100, 3)}  # of which every rate leaves a remainder
+    pools = {pool: [f"{pool}.weight", f"{pool}.bias"] for pool in sizes}
+    generator = torch.Generator().manual_seed(0)
+    weights = {
+        name: torch.randn(size, generator=generator)
+        for pool, names in pools.items()
+        for name, size in zip(names, sizes[pool], strict=True)
+    }
+    once, stepwise = (P.Recipe(rates=rate, scope=scope, one_shot=one_shot) for one_shot in (True, False))
+    masks: dict[str, Tensor] | None = None
+    for level in range(1, 8):
+        masks = P.next_masks(stepwise, pools, weights, masks, level)
+        again = P.next_masks(once, pools, weights, None, level)
+        for names in pools.values():
+            counts = [sum(int(m[name].sum()) for name in names) for m in (masks, again)]
+            assert counts[0] == counts[1]
+        assert all(torch.equal(masks[name], again[name]) for name in weights), "of one set of weights the masks too"
+
+
 def test_no_pruning_is_the_control() -> None:
     levels, finals, train = run(P.recipe_named("no_pruning", **{**SHORT, "rates": 0.0}))
     assert [level.density for level in levels] == [1.0] * 4
@@ -280,7 +302,7 @@ def test_parts_that_were_not_captured() -> None:
         ({"scope": "net"}, "scope is 'net'; expected one of pool, layer, global"),
         ({"survivors": "go"}, "survivors is 'go'; expected one of rewind, keep"),
         ({"pruned": "gone"}, "pruned is 'gone'; expected one of zero, init"),
-        ({"rewind_optimizer": "keep"}, "rewind_optimizer is 'keep'; expected one of restore, fresh"),
+        ({"rewind_optimizer": "keep"}, "rewind_optimizer is 'keep'; expected one of restore, rewind, fresh"),
         ({"levels": -1}, "levels is -1"),
         ({"epochs": 0}, "epochs 0; expected at least 0 and 1"),
         ({"rewind_epoch": 51}, "rewind_epoch is 51; expected 0 to 50"),

@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 
 from prunecca.report import claims, statistics
-from prunecca.report.claims import FAILS, HOLDS, UNDECIDED
+from prunecca.report.claims import FAILS, HOLDS, UNDECIDED, Subject
 
 SMALL = [("conv1", "conv"), ("conv2", "conv"), ("pool1", "pool"), ("fc1", "fc")]
 LARGE = [
@@ -126,16 +126,16 @@ def test_valley_fails_where_similarity_only_falls_or_bottoms_elsewhere():
     assert (depth.verdict, place.verdict) == (FAILS, FAILS)
     assert place.value == 4
     early = similarity("cifar8", lambda level, depth: 0.5 + 0.03 * abs(depth - 1), LARGE)
-    assert [finding.verdict for finding in claims.valley(early, "cifar8")] == [HOLDS, FAILS]
+    assert [claim.verdict for claim in claims.valley(early, "cifar8")] == [HOLDS, FAILS]
     no_rise = similarity("cifar8", lambda level, depth: bowl(level, min(depth, 6)), LARGE)
     assert claims.valley(no_rise, "cifar8")[0].verdict == FAILS
 
 
 def test_valley_needs_three_blocks():
-    for finding in claims.valley(similarity("cifar6", falling, SMALL), "cifar6"):
-        assert finding.verdict == UNDECIDED
-        assert math.isnan(finding.value)
-        assert "three blocks" in finding.reason
+    for claim in claims.valley(similarity("cifar6", falling, SMALL), "cifar6"):
+        assert claim.verdict == UNDECIDED
+        assert math.isnan(claim.value)
+        assert "three blocks" in claim.reason
 
 
 def test_spread_is_smaller_in_the_larger_problems():
@@ -209,8 +209,9 @@ def test_judge_asks_of_each_problem_what_the_paper_says_of_it():
         "levels": pd.concat([levels_table("cifar2", [0.0]), levels_table("cifar8", [0.0])]),
         "similarity": pd.concat([similarity("cifar2", falling, SMALL), similarity("cifar8", bowl, LARGE)]),
     }
-    found = claims.judge(tables, resamples=50)
-    asked = [(finding.claim, finding.problem) for finding in found]
+    subjects = [Subject("cifar2", "cifar10", 2), Subject("cifar8", "cifar10", 8)]
+    found = claims.judge(tables, subjects, resamples=50)
+    asked = [(claim.claim, claim.problem) for claim in found]
     assert asked == [
         ("a", "cifar2"),
         ("a", "cifar8"),
@@ -224,13 +225,15 @@ def test_judge_asks_of_each_problem_what_the_paper_says_of_it():
         ("control", "cifar2"),
         ("control", "cifar8"),
     ]
-    assert found == claims.judge(tables, resamples=50), "the bootstrap is seeded"
-    assert all(finding.statement for finding in found)
+    assert found == claims.judge(tables, subjects, resamples=50), "the bootstrap is seeded"
+    assert all(claim.statement for claim in found)
 
 
-def test_judge_takes_digits_by_their_classes_and_leaves_other_networks_to_the_claims_about_all():
+def test_judge_takes_problems_by_their_classes_and_leaves_other_networks_to_the_claims_about_all():
     empty = {"levels": pd.DataFrame(), "similarity": pd.DataFrame()}
-    found = claims.judge(empty, problems=["digits4", "digits6", "resnet18"])
+    found = claims.judge(
+        empty, [Subject("digits4", "digits", 4), Subject("digits6", "digits", 6), Subject("resnet18", "any", None)]
+    )
     judged = {
         problem: [f.claim for f in found if f.problem == problem] for problem in ("digits4", "digits6", "resnet18")
     }
@@ -239,8 +242,15 @@ def test_judge_takes_digits_by_their_classes_and_leaves_other_networks_to_the_cl
         "digits6": ["a", "d", "d", "f", "control"],
         "resnet18": ["a", "f", "control"],
     }
-    assert {finding.verdict for finding in found} == {UNDECIDED}
-    assert claims.judge(empty) == []
+    assert {claim.verdict for claim in found} == {UNDECIDED}
+    assert claims.judge(empty, []) == []
+
+
+def test_problems_are_compared_with_those_of_their_data_set():
+    empty = {"levels": pd.DataFrame(), "similarity": pd.DataFrame()}
+    subjects = [Subject("one", "digits", 4), Subject("two", "cifar10", 6), Subject("three", "digits", 8)]
+    pairs = [claim.problem for claim in claims.judge(empty, subjects) if claim.claim == "e"]
+    assert pairs == ["three against one", "two against smaller"]
 
 
 def test_the_interval_is_that_of_resampled_medians():

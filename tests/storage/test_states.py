@@ -1,20 +1,13 @@
-"""Files that are whole or absent."""
+"""Tensors and records that prove on loading that nothing changed."""
 
-import errno
 import json
-import os
-import signal
-import subprocess
-import sys
-import textwrap
-import threading
 
 import pytest
+import safetensors.torch
 import torch
 
 from prunecca import errors
-from prunecca.storage import atomic, states
-from prunecca.study import claims
+from prunecca.storage import states
 
 
 def some_state():
@@ -42,6 +35,32 @@ def test_same_state_gives_the_same_bytes(tmp_path):
     for name in ("one", "two", "three"):
         states.save_state(tmp_path / name, dict(reversed(state.items())) if name == "two" else state, {"b": 1, "a": 2})
     assert len({(tmp_path / name).read_bytes() for name in ("one", "two", "three")}) == 1
+
+
+def test_tensors_are_written_in_the_format_of_safetensors_whatever_their_strides(tmp_path):
+    state, metadata = some_state(), {"kind": "Thing", "count": 3}
+    states.write_tensors(tmp_path / "ours", state, metadata)
+    dense = {name: tensor.contiguous() for name, tensor in state.items()}
+    safetensors.torch.save_file(dense, tmp_path / "theirs", {"prunecca": json.dumps(metadata)})
+    assert (tmp_path / "ours").read_bytes() == (tmp_path / "theirs").read_bytes()
+    tensors, read = states.read_tensors(tmp_path / "ours", "Thing")
+    assert read == {"count": 3}
+    assert states.digest(tensors) == states.digest(state)
+
+
+def test_tensors_of_another_kind_or_no_tensors_are_one_sentence(tmp_path):
+    states.write_tensors(tmp_path / "thing", some_state(), {"kind": "Thing"})
+    safetensors.torch.save_file({"a": torch.ones(2)}, tmp_path / "foreign")
+    for name in ("thing", "foreign"):
+        with pytest.raises(ValueError, match=f"{name} is a safetensors file, but holds no Covariance"):
+            states.read_tensors(tmp_path / name, "Covariance")
+    whole = (tmp_path / "thing").read_bytes()
+    for damaged in (b"", b"text", whole[:40], whole[:-1], b"\xff" * 16):
+        (tmp_path / "damaged").write_bytes(damaged)
+        with pytest.raises(ValueError, match="damaged is not a safetensors file that holds a Thing"):
+            states.read_tensors(tmp_path / "damaged", "Thing")
+    with pytest.raises(ValueError, match="none is not a safetensors file that holds a Thing"):
+        states.read_tensors(tmp_path / "none", "Thing")
 
 
 @pytest.mark.parametrize(
@@ -105,195 +124,3 @@ def test_json_round_trip_and_damage(tmp_path):
         path.write_text(damaged)
         with pytest.raises(errors.CorruptFile):
             states.read_json(path)
-
-
-def test_interrupted_write_keeps_the_old_file_and_leaves_nothing(tmp_path):
-    path = tmp_path / "table.csv"
-    atomic.write_atomic(path, b"old")
-
-    def interrupted(stream):
-        stream.write(b"new, but only h")
-        raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        atomic.write_atomic(path, interrupted)
-    assert path.read_bytes() == b"old"
-    assert os.listdir(tmp_path) == ["table.csv"]
-
-
-def test_full_disk_is_one_sentence_and_keeps_the_old_file(tmp_path, monkeypatch):
-    path = tmp_path / "state.safetensors"
-    states.save_state(path, {"a": torch.ones(2)})
-
-    def full(descriptor):
-        raise OSError(errno.ENOSPC, "No space left on device")
-
-    monkeypatch.setattr(os, "fsync", full)
-    with pytest.raises(errors.StorageError, match=r"cannot write .*state\.safetensors: the disk is full"):
-        states.save_state(path, {"a": torch.zeros(2)})
-    monkeypatch.undo()
-    assert torch.equal(states.load_state(path)[0]["a"], torch.ones(2))
-    assert os.listdir(tmp_path) == ["state.safetensors"]
-
-
-LIMITED = """
-    import resource, signal, sys
-    from prunecca.errors import StorageError
-    from prunecca.storage import states
-    from prunecca.study import claims
-    from pathlib import Path
-    folder = Path(sys.argv[1])
-    signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (0, resource.RLIM_INFINITY))
-    for write in (lambda: states.write_json(folder / "level.json", {"a": 2}), lambda: claims.Claim.take(folder / "claim")):
-        try:
-            write()
-        except StorageError as error:
-            print(error)
-"""
-
-
-def test_not_one_byte_can_be_written_is_one_sentence_and_leaves_nothing(tmp_path):
-    states.write_json(tmp_path / "level.json", {"a": 1})
-    command = [sys.executable, "-c", textwrap.dedent(LIMITED), str(tmp_path)]
-    said = subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()
-    for line, name in zip(said, ("level.json", "claim"), strict=True):
-        assert line.startswith(f"cannot write {tmp_path / name}: it is larger than this process may write; raise")
-    assert states.read_json(tmp_path / "level.json") == {"a": 1}
-    assert sorted(os.listdir(tmp_path)) == [".lock", "level.json"], "a claim without a name would hold the piece"
-
-
-@pytest.mark.parametrize(
-    ("number", "words"),
-    [(errno.EDQUOT, "the disk is full"), (errno.EIO, "the disk reports an error"), (errno.EROFS, "is read-only")],
-)
-def test_refusals_of_the_disk_are_one_sentence(tmp_path, monkeypatch, number, words):
-    def refuse(descriptor):
-        raise OSError(number, os.strerror(number))
-
-    monkeypatch.setattr(os, "fsync", refuse)
-    with pytest.raises(errors.StorageError, match=words):
-        states.write_json(tmp_path / "level.json", {})
-    assert os.listdir(tmp_path) == []
-
-
-def test_read_only_folder_is_one_sentence(tmp_path, monkeypatch):
-    # The super-user may write everywhere, so the refusal is the file system's own error, put in its place.
-    def refuse(self, *_, **__):
-        raise PermissionError(errno.EACCES, "Permission denied")
-
-    monkeypatch.setattr("pathlib.Path.mkdir", refuse)
-    with pytest.raises(errors.StorageError, match="read-only"):
-        atomic.write_atomic(tmp_path / "a" / "b.json", b"")
-    with pytest.raises(errors.StorageError, match="read-only"):
-        claims.Claim.take(tmp_path / "a" / "b")
-
-
-def test_file_in_the_place_of_a_folder_is_one_sentence(tmp_path):
-    (tmp_path / "file").write_text("")
-    with pytest.raises(errors.StorageError, match="is a file, not a folder"):
-        atomic.write_atomic(tmp_path / "file" / "state", b"")
-
-
-def test_killed_writer_leaves_the_old_file_whole(tmp_path):
-    path = tmp_path / "state.safetensors"
-    states.save_state(path, {"a": torch.ones(2)})
-    program = f"""
-        import os, signal
-        from prunecca.storage.atomic import write_atomic
-        def die(stream):
-            stream.write(b"half")
-            stream.flush()
-            os.kill(os.getpid(), signal.SIGKILL)
-        write_atomic({str(path)!r}, die)
-    """
-    code = subprocess.run([sys.executable, "-c", textwrap.dedent(program)]).returncode
-    assert code == -signal.SIGKILL
-    assert torch.equal(states.load_state(path)[0]["a"], torch.ones(2))
-    assert len(os.listdir(tmp_path)) == 2
-    atomic.remove_partial(tmp_path)
-    assert os.listdir(tmp_path) == ["state.safetensors"]
-
-
-def test_claim_is_exclusive_until_released(tmp_path):
-    first = claims.Claim.take(tmp_path / "piece")
-    assert first is not None
-    assert claims.Claim.take(tmp_path / "piece") is None
-    first.release()
-    with claims.Claim.take(tmp_path / "piece") as second:
-        second.check()
-    assert not (tmp_path / "piece").exists()
-
-
-def test_claim_of_a_dead_process_is_taken_over(tmp_path):
-    program = f"""
-        import os, signal
-        from pathlib import Path
-        from prunecca.study.claims import Claim
-        claim = Claim.take(Path({str(tmp_path / "piece")!r}))
-        os.kill(os.getpid(), signal.SIGKILL)
-    """
-    assert subprocess.run([sys.executable, "-c", textwrap.dedent(program)]).returncode == -signal.SIGKILL
-    assert (tmp_path / "piece").exists()
-    with claims.Claim.take(tmp_path / "piece") as claim:
-        claim.check()
-
-
-def test_claim_whose_maker_was_killed_before_it_had_written_its_name_is_soon_taken_over(tmp_path):
-    path = tmp_path / "piece"
-    path.touch()
-    assert claims.Claim.take(path) is None, "it may be being written on a disk that is shared"
-    assert claims.holder(path) == "another process"
-    before = path.stat().st_mtime - 11
-    os.utime(path, (before, before))
-    with claims.Claim.take(path) as claim:
-        claim.check()
-
-
-def test_siblings_are_the_children_of_the_same_process(tmp_path):
-    path = tmp_path / "piece"
-    assert not claims.held_by_sibling(path)
-    with claims.Claim.take(path):
-        assert claims.held_by_sibling(path), "this process has the same parent as itself"
-        owner = claims.read_owner(path)
-        path.write_text(json.dumps({**owner, "pid": 1}))
-        assert not claims.held_by_sibling(path)
-        path.write_text(json.dumps(owner))
-
-
-def test_claim_of_another_machine_is_taken_over_only_when_silent(tmp_path):
-    path = tmp_path / "piece"
-    path.write_text(json.dumps({"host": "elsewhere", "pid": 1, "space": "elsewhere", "token": "x"}))
-    assert claims.Claim.take(path) is None
-    silent = path.stat().st_mtime - claims.STALE_SECONDS - 5
-    os.utime(path, (silent, silent))
-    with claims.Claim.take(path) as claim:
-        claim.check()
-
-
-def test_claim_that_was_taken_over_is_noticed(tmp_path):
-    claim = claims.Claim.take(tmp_path / "piece")
-    (tmp_path / "piece").write_text(json.dumps({"host": "elsewhere", "token": "x"}))
-    with pytest.raises(errors.ClaimLost, match="piece was taken over"):
-        claim.check()
-    claim.release()
-    assert (tmp_path / "piece").exists(), "the new owner's claim is not ours to remove"
-
-
-def test_each_piece_is_taken_exactly_once(tmp_path):
-    taken = []
-
-    def take_all():
-        for number in range(30):
-            claim = claims.Claim.take(tmp_path / str(number))
-            if claim is not None:
-                taken.append((number, claim))
-
-    threads = [threading.Thread(target=take_all) for _ in range(4)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert sorted(number for number, _ in taken) == list(range(30))
-    for _, claim in taken:
-        claim.release()

@@ -2,40 +2,35 @@
 
 from __future__ import annotations
 
-import dataclasses
 from pathlib import Path
 from typing import Any
 
 import pytest
+import studies
 import torch
 
 from prunecca import intrinsic_dimensions
 from prunecca.data.loading import representation_subset
 from prunecca.storage import states
-from prunecca.study import executors, level, tables
-from prunecca.study.options import Options, Size
-from prunecca.study.plan import Piece
-from prunecca.study.reporter import Silent
-from prunecca.study.resolve import Setting
-from prunecca.study.run_directory import DIMENSION, STATE, RunDirectory
-from prunecca.study.study import prepare
+from prunecca.study import level, tables
+from prunecca.study.level import DIMENSION, STATE
+from prunecca.study.options import Size
+from prunecca.study.plan import Network
+from prunecca.study.reporter import Reporter
+from prunecca.study.resolve import ResolvedProblem
+from prunecca.study.run_directory import RunDirectory
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 LAYERS = ["conv1", "pool1", "conv6", "fc1"]
-OPTIONS = Options(
-    epochs=2,
-    rewind_epoch=1,
-    train_images=64,
-    images=40,
-    metrics=("nbs",),
-    dimension_images=30,
-    layers=tuple(LAYERS),
-)
+FLAGS = {
+    **{"epochs": 2, "rewind_epoch": 1, "train_images": 64, "images": 40, "metrics": ("nbs",)},
+    **{"dimension_images": 30, "layers": tuple(LAYERS)},
+}
 SIZE = Size(levels=1, replicates=2, controls=1)
 
 
-class Noting(Silent):
+class Noting(Reporter):
     """Keeps the epoch from which each network was trained, and the messages."""
 
     def __init__(self) -> None:
@@ -50,12 +45,16 @@ class Noting(Silent):
 
 
 def start(out: Path, size: Size = SIZE, **changes: Any) -> RunDirectory:
-    return prepare(["digits2"], dataclasses.replace(OPTIONS, **changes), size, out)
+    return studies.start(out, {**FLAGS, **changes}, size)
 
 
-def make(run: RunDirectory, reporter: Silent | None = None) -> Any:
-    executors.Task(run.root, None, "cpu", 1).run(reporter or Silent())
-    return tables.build(run)["dimension"]
+def make(run: RunDirectory, reporter: Reporter | None = None) -> Any:
+    return studies.make(run, reporter)["dimension"]
+
+
+def dimension(run: RunDirectory) -> Any:
+    """The table of what is finished."""
+    return tables.build(run, run.plan(), run.finished())["dimension"]
 
 
 @pytest.fixture(scope="module")
@@ -66,7 +65,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> RunDirectory:
 
 
 def test_the_table_has_a_row_for_every_network_and_layer(finished: RunDirectory) -> None:
-    table = tables.build(finished)["dimension"]
+    table = dimension(finished)
     assert list(table.columns) == [
         *("problem", "replicate", "level", "control", "layer", "kind", "depth"),
         *("dimension", "error", "count", "duplicates", "features"),
@@ -82,23 +81,24 @@ def test_the_table_has_a_row_for_every_network_and_layer(finished: RunDirectory)
 
 
 def test_the_numbers_are_those_of_the_first_images_of_the_comparison(finished: RunDirectory) -> None:
-    piece = Piece("digits2", 1, 1)
-    setting = Setting.from_json(finished.configuration()["problems"]["digits2"]["settings"])
-    model = setting.build(finished.options())
+    piece = Network("digits2", 1, 1)
+    plan = finished.plan()
+    setting = plan.problems["digits2"]
+    model = setting.build(plan.options)
     model.load_state_dict(states.load_state(finished.path(piece, STATE))[0])
     images = representation_subset(setting.splits(None).train, 40, 0)
     expected = intrinsic_dimensions(model, images, LAYERS, max_datapoints=30)
-    table = tables.build(finished)["dimension"].query("replicate == 1 and level == 1")
+    table = dimension(finished).query("replicate == 1 and level == 1")
     assert table[expected.columns].reset_index(drop=True).equals(expected)
 
 
 def test_no_images_no_dimension(finished: RunDirectory, tmp_path: Path) -> None:
     run = start(tmp_path / "run", Size(levels=0, replicates=1, controls=0), dimension_images=0)
     assert make(run).empty
-    assert not run.path(Piece("digits2"), DIMENSION).exists()
-    tables.write(run)
+    assert not run.path(Network("digits2"), DIMENSION).exists()
+    tables.write(run, run.plan(), run.finished())
     assert tables.load(run.root)["dimension"].empty
-    same = [states.load_state(its.path(Piece("digits2"), STATE))[0] for its in (run, finished)]
+    same = [states.load_state(its.path(Network("digits2"), STATE))[0] for its in (run, finished)]
     assert states.digest(same[0]) == states.digest(same[1]), "measuring changes no network"
 
 
@@ -119,7 +119,7 @@ def test_interrupted_while_it_is_measured_it_goes_on_from_there(
     with pytest.raises(KeyboardInterrupt):
         make(run)
     reporter = Noting()
-    assert make(run, reporter).equals(tables.build(finished)["dimension"])
+    assert make(run, reporter).equals(dimension(finished))
     assert reporter.begun[0] == ("digits2 replicate 0 level 1", 2), "trained already"
 
 
@@ -127,7 +127,7 @@ def test_interrupted_while_it_is_measured_it_goes_on_from_there(
 def test_a_damaged_file_is_made_again(tmp_path: Path, damage: str) -> None:
     run = start(tmp_path / "run", Size(levels=0, replicates=1, controls=0))
     before = make(run)
-    path = run.path(Piece("digits2"), DIMENSION)
+    path = run.path(Network("digits2"), DIMENSION)
     whole = path.read_bytes()
     path.unlink()
     if damage == "cut":
@@ -141,15 +141,15 @@ def test_a_damaged_file_is_made_again(tmp_path: Path, damage: str) -> None:
 
 
 def test_dead_layers_have_none_and_stop_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def killing(self: Setting, *arguments: Any) -> torch.nn.Module:
+    def killing(self: ResolvedProblem, *arguments: Any) -> torch.nn.Module:
         model: Any = build(self, *arguments)
         with torch.no_grad():  # a channel in ten lives in conv6, none in fc1
             model.conv6[0].bias[3:] = -1e9
             model.fc1[0].bias.fill_(-1e9)
         return model
 
-    build = Setting.build
-    monkeypatch.setattr(Setting, "build", killing)
+    build = ResolvedProblem.build
+    monkeypatch.setattr(ResolvedProblem, "build", killing)
     table = make(start(tmp_path / "run", Size(levels=1, replicates=1, controls=0))).set_index("layer")
     dead = table.loc["fc1"]
     assert dead["dimension"].isna().all()

@@ -14,7 +14,7 @@ from prunecca.cli.main import app
 from prunecca.errors import ConfigurationError
 from prunecca.study import tables
 from prunecca.study.options import Options
-from prunecca.study.resolve import settle
+from prunecca.study.resolve import resolve
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -67,9 +67,9 @@ def test_a_study_of_a_torchvision_network(
 
 
 def test_batch_and_image_size_are_kept_with_the_study(pictures: Path) -> None:
-    setting = settle("resnet18", Options(epochs=4, image_size=24, batch_size=5), pictures)
+    setting = resolve("resnet18", Options(epochs=4, image_size=24, batch_size=5), pictures)
     assert (setting.image_size, setting.problem.batch, setting.problem.classes) == (24, 5, 3)
-    other = settle("resnet18", Options(epochs=4, image_size=16), pictures)
+    other = resolve("resnet18", Options(epochs=4, image_size=16), pictures)
     assert (other.image_size, other.problem.batch) == (16, 128)
     assert other.data != setting.data, "the same files at another size are other data"
 
@@ -78,7 +78,7 @@ def test_images_too_small_for_a_network_are_found_before_training(pictures: Path
     with pytest.raises(
         ConfigurationError, match=r"alexnet cannot take images of 32 x 32 pixels .* larger --image-size$"
     ):
-        settle("alexnet", Options(epochs=4, image_size=32), pictures)
+        resolve("alexnet", Options(epochs=4, image_size=32), pictures)
 
 
 def say(folder: Path, out: Path) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import random
 import signal
@@ -108,7 +107,7 @@ def uninterrupted(forks: Forks, tmp_path_factory: pytest.TempPathFactory) -> tup
 
 def digests(out: Path) -> dict[str, Any]:
     """Digests of all networks, and the bytes of all tables but that of the seconds."""
-    networks = {str(piece): record["summary"]["digest"] for piece, record in RunDirectory(out).finished()}
+    networks = {str(piece): record["summary"]["digest"] for piece, record in RunDirectory(out).finished().items()}
     names = [name for name in tables.NAMES if name != "timing"]
     return {**networks, **{name: (out / "tables" / f"{name}.parquet").read_bytes() for name in names}}
 
@@ -122,7 +121,7 @@ def test_killed_ten_times_at_random_moments_it_ends_in_the_same_digests(
     forks: Forks, uninterrupted: tuple[Path, float], tmp_path: Path
 ) -> None:
     out, (whole, seconds) = tmp_path / "run", uninterrupted
-    choose, pieces = random.Random(5), len(RunDirectory(whole).pieces())
+    choose, pieces = random.Random(5), len(RunDirectory(whole).plan().networks())
     for number in range(10):
         process = forks.start(*STUDY, "--out", out)
         moment = time.monotonic() + choose.uniform(0, 0.16) * seconds
@@ -166,7 +165,7 @@ def test_killed_with_two_workers_these_end_too_and_nothing_is_lost(
 ) -> None:
     out = tmp_path / "run"
     process = start(*STUDY, "--out", out, "--workers", 2)
-    wait_for(out / "claims" / "digits2-replicate-01", process)
+    wait_for(out / "digits2" / "replicate-01" / "level-01", process)
     workers = psutil.Process(process.pid).children()
     time.sleep(random.Random(1).uniform(0, 0.3))
     process.kill()
@@ -195,7 +194,7 @@ def test_ctrl_c_exits_with_130_says_how_to_continue_and_leaves_nothing_half_writ
         assert forks.said(process).splitlines()[-1].startswith(SENTENCE.format(out))
         assert "Traceback" not in forks.said(process)
         assert list(out.rglob("*.partial*")) == []
-        assert [path for path in out.rglob("claims/*") if path.name != ".lock"] == []
+        assert not (out / ".owner").exists()
     assert forks.wait(forks.start(*STUDY, "--out", out)) == 0
     assert digests(out) == digests(uninterrupted[0])
 
@@ -226,37 +225,27 @@ def test_ctrl_c_while_it_is_loaded_is_a_sentence_too(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_two_commands_on_one_folder_share_the_work_and_say_so(
+def test_a_second_command_on_one_folder_is_told_who_works_there(
     forks: Forks, uninterrupted: tuple[Path, float], tmp_path: Path
 ) -> None:
     out = tmp_path / "run"
-    one = [*STUDY, "--replicates", "1", "--controls", "0", "--out", out]
-    processes = [forks.start(*one) for _ in range(2)]
-    assert [forks.wait(process) for process in processes] == [0, 0]
-    said = "".join(forks.said(process) for process in processes)
-    assert "waiting for digits2 " in said
-    assert f"process {processes[0]} on " in said or f"process {processes[1]} on " in said
-    assert said.count(": test accuracy") == 3
-    networks = {str(piece): record["summary"]["digest"] for piece, record in RunDirectory(out).finished()}
-    assert networks.items() <= digests(uninterrupted[0]).items()
-
-
-@pytest.mark.slow
-def test_under_torchrun_each_piece_is_made_once_and_a_killed_rank_loses_its_epoch(
-    uninterrupted: tuple[Path, float], tmp_path: Path
-) -> None:
-    out, log = tmp_path / "run", tmp_path / "log"
-    torchrun = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port", "0"]
-    with open(log, "w") as stream:
-        command = [*torchrun, "--max-restarts", "1", "-m", "prunecca", *STUDY, "--out", str(out)]
-        process = subprocess.Popen(command, stdout=stream, stderr=subprocess.STDOUT, text=True, env=ENVIRONMENT)
-    wait_for(out / "digits2" / "replicate-01" / "level-01" / "training.safetensors", process)
-    os.kill(json.loads((out / "claims" / "digits2-replicate-01").read_text())["pid"], signal.SIGKILL)
-    assert process.wait(timeout=120) == 0
+    one = [*STUDY, "--out", out]
+    first = forks.start(*one)
+    while not (out / "digits2" / "level-00").exists():
+        time.sleep(0.002)
+    second = forks.start(*one)
+    assert forks.wait(second) == 1
+    said = forks.said(second).strip()
+    assert said.startswith(f"prunecca: {out} is being worked on by process {first} on ")
+    assert said.endswith("; wait until that ends, or choose another --out")
+    assert forks.wait(first) == 0
     assert digests(out) == digests(uninterrupted[0])
-    text = log.read_text()
-    ended = [line.partition("] ")[2].partition(": test")[0] for line in text.splitlines() if ": test accuracy" in line]
-    assert sorted(ended) == sorted(map(str, RunDirectory(out).pieces()))
-    assert (
-        "digits2 replicate 1 level 1: training from epoch 2 to" in text or "level 1: training from epoch 3 to" in text
-    )
+
+
+def test_under_torchrun_a_study_says_what_to_give_instead(tmp_path: Path) -> None:
+    environment = {**ENVIRONMENT, "WORLD_SIZE": "2", "RANK": "1"}
+    command = [sys.executable, "-m", "prunecca", *STUDY, "--out", str(tmp_path / "run")]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True)
+    assert done.returncode == 1
+    assert done.stderr == ("prunecca: a study is one command; for more processes give --workers N, or --engine ray\n")
+    assert not (tmp_path / "run").exists()

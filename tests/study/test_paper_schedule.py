@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ from prunecca.problems import Problem
 from prunecca.storage import states
 from prunecca.study import resolve
 from prunecca.study.options import Options
-from prunecca.study.resolve import Setting
+from prunecca.study.resolve import ResolvedProblem
 from prunecca.study.run_directory import RunDirectory
 from prunecca.training.config import TrainingConfig
 
@@ -64,14 +65,17 @@ def stop() -> None:
     raise KeyboardInterrupt
 
 
-def settled(run: RunDirectory, name: str) -> Setting:
-    return Setting.from_json(run.configuration()["problems"][name]["settings"])
+def settled(run: RunDirectory, name: str) -> ResolvedProblem:
+    return run.plan().problems[name]
 
 
 @pytest.mark.parametrize("name", TABLE)
 def test_every_number_of_tables_1_to_3(run: RunDirectory, name: str) -> None:
     classes, conv, fc, epochs, patience, validation, p_conv, p_fc = TABLE[name]
-    assert run.configuration()["problems"][name]["size"] == {"levels": 20, "replicates": 20, "controls": 1}
+    assert run.configuration()["problems"][name]["size"] == {
+        **{"levels": 20, "replicates": 20, "controls": 1},
+        "first_replicate": 0,
+    }
     problem = settled(run, name).problem
     expected = Problem(
         name,
@@ -90,14 +94,13 @@ def test_every_number_of_tables_1_to_3(run: RunDirectory, name: str) -> None:
 
 
 def test_every_number_of_section_4(run: RunDirectory) -> None:
-    options = run.options()
+    options = run.plan().options
     assert options == Options(), "the defaults are the paper's"
     assert (options.learning_rate, options.weight_decay) == (1e-3, 5e-4)
-    assert (options.rewind_epoch, options.rewind_optimizer, options.retrain) == (3, "restore", "rewind")
-    assert (options.criterion, options.scope, options.pruned_value, options.one_shot) == (
-        *("large_final", "pool", "zero"),
-        False,
-    )
+    recipe = options.recipe
+    assert recipe == dataclasses.replace(pruning.recipe_named("weight_rewinding"), seed=0)
+    assert (recipe.rewind_epoch, recipe.rewind_optimizer, recipe.survivors) == (3, "restore", "rewind")
+    assert (recipe.criterion, recipe.scope, recipe.pruned, recipe.one_shot) == ("large_final", "pool", "zero", False)
     assert (options.images, options.variance, options.trim, options.metrics[0]) == (5000, 0.99, None, "svcca")
     assert not options.prune_output_layer
     assert options.layers is options.dropout is options.epochs is options.patience is None
@@ -105,7 +108,7 @@ def test_every_number_of_section_4(run: RunDirectory) -> None:
 
 @pytest.mark.parametrize("name", TABLE)
 def test_training_is_adam_with_l2_on_augmented_batches_of_128(run: RunDirectory, name: str) -> None:
-    options, problem = run.options(), settled(run, name).problem
+    options, problem = run.plan().options, settled(run, name).problem
     config = TrainingConfig.for_problem(problem, lr=options.learning_rate, weight_decay=options.weight_decay)
     assert (config.epochs, config.batch, config.patience) == (TABLE[name][3], 128, TABLE[name][4])
     assert (config.lr, config.weight_decay) == (1e-3, 5e-4)
@@ -117,7 +120,7 @@ def test_training_is_adam_with_l2_on_augmented_batches_of_128(run: RunDirectory,
 @pytest.mark.parametrize("name", ["cifar2", "cifar10"])
 def test_network_layers_and_pools_are_the_papers(run: RunDirectory, name: str) -> None:
     conv = TABLE[name][1]
-    model = settled(run, name).build(run.options())
+    model = settled(run, name).build(run.plan().options)
     convolutions = [module for module in model.modules() if isinstance(module, nn.Conv2d)]
     assert [c.out_channels for c in convolutions] == [int(t.strip("*")) for t in conv.split() if t != "MP"]
     assert [d.p for d in model.modules() if isinstance(d, nn.Dropout)] == [0.5]
@@ -129,12 +132,13 @@ def test_network_layers_and_pools_are_the_papers(run: RunDirectory, name: str) -
 
 
 def test_level_0_is_trained_once_and_its_19_siblings_prune_it(run: RunDirectory) -> None:
-    pieces = [piece for piece in run.pieces() if piece.problem == "cifar8"]
-    assert sum(piece.level == 0 for piece in pieces) == 1
-    assert sum(piece.level > 0 and not piece.control for piece in pieces) == 400
-    first = [piece for piece in pieces if piece.level == 1 and not piece.control]
-    assert {run.parent(piece) for piece in first} == {pieces[0]}
-    assert len({piece.replicate for piece in first}) == 20
+    plan = run.plan()
+    networks = [network for network in plan.networks() if network.problem == "cifar8"]
+    assert sum(network.level == 0 for network in networks) == 1
+    assert sum(network.level > 0 and not network.control for network in networks) == 400
+    first = [network for network in networks if network.level == 1 and not network.control]
+    assert {plan.parent(network) for network in first} == {networks[0]}
+    assert len({network.replicate for network in first}) == 20
 
 
 @pytest.mark.parametrize("name", ["cifar8", "cifar10"])
@@ -158,5 +162,5 @@ def test_without_paper_a_study_is_short(tmp_path: Path) -> None:
         patch.setattr("prunecca.study.study.execute", lambda *_, **__: stop())
         assert CliRunner().invoke(app, ["reproduce", "digits2", "--out", str(tmp_path / "run")]).exit_code == 130
     made = states.read_json(tmp_path / "run" / "config.json")["problems"]["digits2"]
-    assert made["size"] == {"levels": 5, "replicates": 1, "controls": 1}
+    assert made["size"] == {"levels": 5, "replicates": 1, "controls": 1, "first_replicate": 0}
     assert made["settings"]["epochs"] == 10

@@ -1,46 +1,38 @@
 """The study end to end, on a few images of two digits."""
 
 import dataclasses
-import json
-import os
 import random
 import shutil
-import signal
 
 import pytest
+import studies
 import torch
+from studies import make, state
 
 from prunecca import pruning
 from prunecca.errors import ConfigurationError
 from prunecca.storage import states
-from prunecca.study import executors, study, tables
-from prunecca.study.options import Options, Size
-from prunecca.study.plan import Piece
-from prunecca.study.reporter import Silent
+from prunecca.study import study, tables
+from prunecca.study.options import Size
+from prunecca.study.plan import Network
+from prunecca.study.reporter import Reporter
 from prunecca.study.run_directory import INITIAL, MASKS, REWIND, STATE, TRAINING, RunDirectory
-from prunecca.study.study import prepare
 
-OPTIONS = Options(epochs=3, rewind_epoch=1, train_images=64, images=48, metrics=("svcca", "linear_cka"))
+FLAGS = {"epochs": 3, "rewind_epoch": 1, "train_images": 64, "images": 48, "metrics": ("svcca", "linear_cka")}
 SIZE = Size(levels=2, replicates=2, controls=1)
 
 
 def start(out, size=SIZE, problems=("digits2",), **changes):
-    return prepare(problems, dataclasses.replace(OPTIONS, **changes), size, out)
+    return studies.start(out, {**FLAGS, **changes}, size, *problems)
 
 
-def execute(run, **more):
+def execute(run, reporter=None, **workers):
     """On one thread: the networks are so small that more only wait for each other."""
-    return study.execute(run, threads=1, **more)
-
-
-def make(run):
-    """The pieces alone: drawing takes longer than these networks."""
-    executors.Task(run.root, None, "cpu", 1).run(Silent())
-    return tables.build(run)
+    return study.execute(run, study.Workers(threads=1, **workers), reporter=reporter)
 
 
 def digests(run):
-    return {str(piece): record["summary"]["digest"] for piece, record in run.finished()}
+    return {str(piece): record["summary"]["digest"] for piece, record in run.finished().items()}
 
 
 def table_bytes(run):
@@ -55,7 +47,7 @@ def finished(tmp_path_factory):
     return run
 
 
-class Interrupting(Silent):
+class Interrupting(Reporter):
     """Raises KeyboardInterrupt at the event of the given number, as Ctrl-C may at any moment."""
 
     def __init__(self, at):
@@ -69,7 +61,7 @@ class Interrupting(Silent):
     begin = batch = epoch = end = tick
 
 
-class Noting(Silent):
+class Noting(Reporter):
     """Keeps which networks were trained, and the messages."""
 
     def __init__(self):
@@ -82,10 +74,6 @@ class Noting(Silent):
         self.messages.append(text)
 
 
-def state(run, piece, name=STATE):
-    return states.load_state(run.path(piece, name))[0]
-
-
 def masks(run, piece):
     shapes = {name: tensor.shape for name, tensor in state(run, piece).items()}
     return pruning.unpack(state(run, piece, MASKS), shapes)
@@ -96,15 +84,15 @@ def test_replicates_share_the_unpruned_network_and_differ_after(finished):
     pruned = levels[~levels["control"]].pivot(index="level", columns="replicate", values="digest")
     assert pruned.loc[0].nunique() == 1
     assert (pruned.loc[1:].nunique(axis=1) == 2).all()
-    first = [masks(finished, Piece("digits2", replicate, 1)) for replicate in (0, 1)]
+    first = [masks(finished, Network("digits2", replicate, 1)) for replicate in (0, 1)]
     assert states.digest(first[0]) == states.digest(first[1]), "both prune the one unpruned network"
-    assert states.digest(masks(finished, Piece("digits2", 0, 2))) != states.digest(
-        masks(finished, Piece("digits2", 1, 2))
+    assert states.digest(masks(finished, Network("digits2", 0, 2))) != states.digest(
+        masks(finished, Network("digits2", 1, 2))
     )
 
 
 def test_control_differs_from_its_level_only_by_not_being_pruned(finished):
-    control = Piece("digits2", 0, 1, control=True)
+    control = Network("digits2", 0, 1, control=True)
     assert not finished.path(control, MASKS).exists()
     levels = tables.load(finished.root)["levels"]
     assert levels.loc[levels["control"], "density"].tolist() == [1.0]
@@ -121,8 +109,8 @@ def test_pruned_entries_are_zero_counted_exactly_and_never_return(finished):
     for replicate in (0, 1):
         before = pruning.full_masks(model, pools)
         for level in (1, 2):
-            now, weights = masks(finished, Piece("digits2", replicate, level)), None
-            weights = state(finished, Piece("digits2", replicate, level))
+            now, weights = masks(finished, Network("digits2", replicate, level)), None
+            weights = state(finished, Network("digits2", replicate, level))
             for pool, rate in (("conv", 0.1), ("fc", 0.2)):
                 had, has = (sum(int(its[name].sum()) for name in pools[pool]) for its in (before, now))
                 assert had - has == int(rate * had + 1e-9)
@@ -133,10 +121,8 @@ def test_pruned_entries_are_zero_counted_exactly_and_never_return(finished):
 
 
 def finished_model(run):
-    from prunecca.study.resolve import Setting
-
-    setting = Setting.from_json(run.configuration()["problems"]["digits2"]["settings"])
-    return setting.build(run.options())
+    plan = run.plan()
+    return plan.problems["digits2"].build(plan.options)
 
 
 def test_levels_train_the_epochs_after_the_rewind(finished):
@@ -171,7 +157,7 @@ def test_density_counts_every_parameter(finished):
 
 def test_run_directory_describes_itself(finished):
     root = finished.root
-    assert states.read_json(root / "config.json")["options"]["rewind_epoch"] == 1
+    assert states.read_json(root / "config.json")["options"]["recipe"]["rewind_epoch"] == 1
     assert states.read_json(root / "environment.json")["starts"][0]["device"] == "cpu"
     assert {path.name for path in (root / "figures").iterdir()} == {
         f"{name}.{kind}"
@@ -211,7 +197,7 @@ def test_damaged_checkpoint_is_trained_from_its_start(finished, tmp_path):
     run = start(tmp_path / "run", Size(levels=1, replicates=1, controls=0))
     with pytest.raises(KeyboardInterrupt):
         execute(run, reporter=Interrupting(7))
-    latest = run.path(Piece("digits2"), TRAINING)
+    latest = run.path(Network("digits2"), TRAINING)
     latest.write_bytes(latest.read_bytes()[:-100])
 
     reporter = Noting()
@@ -223,7 +209,7 @@ def test_damaged_checkpoint_is_trained_from_its_start(finished, tmp_path):
 
 @pytest.mark.parametrize(
     ("piece", "name"),
-    [(Piece("digits2"), REWIND), (Piece("digits2", 0, 1), STATE), (Piece("digits2", 1, 1), MASKS)],
+    [(Network("digits2"), REWIND), (Network("digits2", 0, 1), STATE), (Network("digits2", 1, 1), MASKS)],
 )
 def test_damaged_file_of_a_finished_piece_is_made_again(finished, tmp_path, piece, name):
     shutil.copytree(finished.root, tmp_path / "run")
@@ -312,23 +298,29 @@ def test_one_shot_prunes_level_2_from_the_unpruned_network(finished, tmp_path):
     made = make(run)["levels"]
     iterated = tables.load(finished.root)["levels"].query("replicate == 0 and not control")
     assert made["density"].tolist() == pytest.approx(iterated["density"].tolist(), abs=1e-4)
-    model = finished_model(run)
-    expected = pruning.prune(
-        state(run, Piece("digits2")), pruning.pools_by_type(model), {"conv": 1 - 0.9**2, "fc": 1 - 0.8**2}
-    )
-    assert states.digest(expected) == states.digest(masks(run, Piece("digits2", 0, 2)))
+    counts = [
+        {name: int(mask.sum()) for name, mask in masks(one, Network("digits2", 0, 2)).items()}
+        for one in (run, finished)
+    ]
+    pools = pruning.pools_by_type(finished_model(run))
+    for names in pools.values():
+        assert sum(counts[0][name] for name in names) == sum(counts[1][name] for name in names)
+    weights, expected = state(run, Network("digits2")), None
+    for _ in range(2):
+        expected = pruning.prune(weights, pools, {"conv": 0.1, "fc": 0.2}, expected)
+    assert states.digest(expected) == states.digest(masks(run, Network("digits2", 0, 2)))
 
 
 @pytest.mark.parametrize("pruned_value", ["frozen", "by_movement"])
 def test_pruned_entries_may_keep_a_value(tmp_path, pruned_value):
     run = start(tmp_path / "run", Size(levels=2, replicates=1, controls=0), pruned_value=pruned_value)
     make(run)
-    rewind, initial = state(run, Piece("digits2"), REWIND), state(run, Piece("digits2"), INITIAL)
-    before = state(run, Piece("digits2"))
+    rewind, initial = state(run, Network("digits2"), REWIND), state(run, Network("digits2"), INITIAL)
+    before = state(run, Network("digits2"))
     kept_before = None
     kinds = set()
     for level in (1, 2):
-        weights, kept = state(run, Piece("digits2", 0, level)), masks(run, Piece("digits2", 0, level))
+        weights, kept = state(run, Network("digits2", 0, level)), masks(run, Network("digits2", 0, level))
         for name, mask in kept.items():
             gone = ~mask
             new = gone if kept_before is None else gone & kept_before[name]
@@ -354,23 +346,3 @@ def test_trim_and_variance_reach_the_metric(finished, tmp_path):
 def test_layers_can_be_chosen(tmp_path):
     run = start(tmp_path / "run", Size(levels=0, replicates=1, controls=0), layers=("conv1", "fc?"))
     assert set(make(run)["similarity"]["layer"]) == {"conv1", "fc1"}
-
-
-@pytest.mark.slow
-def test_workers_share_the_pieces_and_one_may_be_killed(finished, tmp_path):
-    run = start(tmp_path / "run")
-
-    class Killer(Silent):
-        killed = False
-
-        def epoch(self, name, record):
-            if not self.killed and name.startswith("digits2 replicate"):
-                self.killed = True
-                claim = run.root / "claims" / "digits2-replicate-00"
-                os.kill(json.loads(claim.read_text())["pid"], signal.SIGKILL)
-
-    killer = Killer()
-    execute(run, workers=2, reporter=killer)
-    assert killer.killed
-    assert digests(run) == digests(finished)
-    assert table_bytes(run) == table_bytes(finished)

@@ -2,33 +2,22 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import replace
 
 import pytest
 import torch
-import waiting
+from trainings import everything, images, start, tiny, without_seconds
 
 from prunecca import models
 from prunecca.data.augmentation import Augmentation
-from prunecca.data.loading import load
-from prunecca.data.splits import Split, Splits
+from prunecca.data.splits import Splits
 from prunecca.errors import Diverged
+from prunecca.pruning import Snapshot
 from prunecca.storage import states
+from prunecca.training import training as module
 from prunecca.training.config import TrainingConfig
 from prunecca.training.evaluation import evaluate
 from prunecca.training.training import Training
-
-TINY = models.Problem("tiny", "any", 3, "4* 4 MP", "8*")
-
-
-def images(count, seed, classes=3):
-    generator = torch.Generator().manual_seed(seed)
-    labels = torch.arange(count) % classes
-    pixels = torch.randint(0, 120, (count, 3, 8, 8), generator=generator)
-    for row, label in enumerate(labels.tolist()):
-        pixels[row, label] += 60  # the class is the bright channel
-    return Split(pixels.to(torch.uint8), labels, (0.3,) * 3, (0.2,) * 3)
 
 
 @pytest.fixture(scope="module")
@@ -39,24 +28,6 @@ def splits():
 @pytest.fixture(scope="module")
 def validated(splits):
     return splits.hold_out(0.2)
-
-
-def tiny(seed=0, dropout=0.5):
-    return models.build(TINY, dropout=dropout, image_size=8, seed=seed)
-
-
-def start(splits, seed=7, model=None, **changes):
-    config = TrainingConfig(**{"epochs": 4, "batch": 16, "lr": 0.01, **changes})
-    return Training(model or tiny(), splits, config, seed=seed)
-
-
-def without_seconds(history):
-    return [{key: value for key, value in record.items() if key != "seconds"} for record in history]
-
-
-def everything(training):
-    tensors, metadata = training.state()
-    return states.digest(tensors), without_seconds(metadata["history"])
 
 
 def test_it_learns_and_records_each_epoch(validated):
@@ -78,11 +49,10 @@ def test_going_on_after_any_epoch_gives_the_same_bits(validated, stop, tmp_path)
     first = start(validated, epochs=6, patience=3)
     for _ in range(min(stop, len(whole.history))):
         first.run_epoch()
-    tensors, metadata = first.state()
-    states.save_state(tmp_path / "state", tensors, metadata)
+    first.state().save(tmp_path / "state")
     torch.manual_seed(999)  # a resumed process has another global generator
     second = start(validated, epochs=6, patience=3, model=tiny(seed=55))
-    second.load(*states.load_state(tmp_path / "state"))
+    second.load(Snapshot.load(tmp_path / "state"))
     second.run()
     assert everything(second) == everything(whole)
     assert second.best == whole.best or without_seconds([second.best]) == without_seconds([whole.best])
@@ -111,14 +81,14 @@ def test_an_interruption_after_the_last_batch_leaves_no_trace_either(validated, 
     training = start(validated, patience=1)
     training.run_epoch()
     before = everything(training), training.best
-    copy = Training._network_copy
+    copy = module.copied
 
-    def interrupt(self):
-        if self.epoch == 2:
+    def interrupt(model):
+        if training.epoch == 2:
             raise KeyboardInterrupt
-        return copy(self)
+        return copy(model)
 
-    monkeypatch.setattr(Training, "_network_copy", interrupt)
+    monkeypatch.setattr(module, "copied", interrupt)
     training.best["val_loss"] = 99.0  # so that the second epoch is better, and its weights are copied
     with pytest.raises(KeyboardInterrupt):
         training.run_epoch()
@@ -147,7 +117,7 @@ def test_each_source_of_randomness_follows_the_epoch(splits, cause, monkeypatch)
     ends = []
     for epoch in (0, 1):
         training = start(splits)
-        training.start_from(start(splits).state()[0], epoch=epoch)
+        training.start_from(replace(start(splits).state(), epoch=epoch))
         training.run_epoch()
         ends.append(everything(training)[0])
     assert ends[0] != ends[1]
@@ -157,89 +127,6 @@ def test_training_leaves_the_global_generator_alone(splits):
     before = torch.random.get_rng_state()
     start(splits).run_epoch()
     assert torch.equal(torch.random.get_rng_state(), before)
-
-
-def test_state_is_a_copy_with_flat_names(splits):
-    training = start(splits)
-    training.run_epoch()
-    tensors, metadata = training.state()
-    digest = states.digest(tensors)
-    assert {"model.conv1.0.weight", "model.conv1.1.running_mean", "optimizer.exp_avg.conv1.0.weight"} <= set(tensors)
-    json.dumps(metadata, allow_nan=False)
-    training.run_epoch()
-    assert states.digest(tensors) == digest
-
-
-def test_rewinding_restores_everything_and_never_aliases(splits):
-    origin = start(splits)
-    for _ in range(2):
-        origin.run_epoch()
-    stored, _ = origin.state()
-    digest = states.digest(stored)
-    origin.run()
-
-    replicate = start(splits, seed=8, model=tiny(seed=3))
-    for _ in range(3):  # rewind, train, rewind again
-        replicate.start_from(stored, epoch=2)
-        assert states.digest(replicate.state()[0]) == digest
-        assert (replicate.epoch, replicate.history, replicate.best) == (2, [], None)
-        history = replicate.run()
-        assert [record["epoch"] for record in history] == [3, 4]
-        assert states.digest(stored) == digest
-
-
-def test_rewinding_with_the_same_seed_is_the_control(splits):
-    origin = start(splits)
-    origin.run_epoch()
-    stored, _ = origin.state()
-    origin.run()
-    control = start(splits, model=tiny(seed=3))
-    control.start_from(stored, epoch=1)
-    control.run()
-    assert states.digest(control.state()[0]) == states.digest(origin.state()[0])
-
-
-def test_a_fresh_optimizer_forgets_the_moments(splits):
-    origin = start(splits)
-    origin.run_epoch()
-    fresh = start(splits)
-    fresh.start_from(origin.state()[0], epoch=1, optimizer="fresh")
-    names = list(fresh.state()[0])
-    assert not any(name.startswith("optimizer.") for name in names)
-    fresh.run_epoch()
-    origin.run_epoch()
-    assert everything(fresh)[0] != everything(origin)[0]
-
-
-def test_early_stopping_ends_with_the_best_weights(validated):
-    training = start(validated, epochs=40, patience=2, lr=0.05)
-    kept = {}
-    while not training.finished:
-        record = training.run_epoch()
-        kept[record["epoch"]] = evaluate(training.model, validated.validation)[0]
-    losses = [record["val_loss"] for record in training.history]
-    best = losses.index(min(losses)) + 1
-    assert training.best["epoch"] == best
-    assert training.epoch == best + 2 < 40
-    assert evaluate(training.model, validated.validation)[0] == losses[best - 1]
-    tensors, metadata = training.state()
-    again = start(validated, epochs=40, patience=2, lr=0.05)
-    again.load(tensors, metadata)
-    assert again.finished
-    assert evaluate(again.model, validated.validation)[0] == losses[best - 1]
-    with pytest.raises(ValueError, match=f"finished after epoch {training.epoch}"):
-        again.run_epoch()
-
-
-def test_patience_counts_anew_after_a_rewind(validated):
-    origin = start(validated, patience=1)
-    origin.run_epoch()
-    stored, _ = origin.state()
-    replicate = start(validated, patience=1)
-    replicate.start_from(stored, epoch=3)
-    assert not replicate.finished
-    replicate.run_epoch()
-    assert replicate.best["epoch"] == 4
 
 
 def test_evaluation_is_deterministic_and_leaves_the_mode_alone(splits):
@@ -261,45 +148,6 @@ def test_a_last_batch_of_one_image_is_left_out(splits):
     steps = []
     training.run_epoch(lambda done, batches: steps.append((done, batches)))
     assert steps == [(1, 3), (2, 3)]
-
-
-def test_masked_entries_are_zero_from_the_start_after_a_rewind_and_after_training(splits):
-    origin = start(splits)
-    origin.run_epoch()
-    stored, _ = origin.state()
-    mask = torch.rand(4, 4, 3, 3) < 0.5
-    name = "conv2.0.weight"
-    training = Training(tiny(), splits, origin.config, seed=1, masks={name: mask})
-    assert not training.model.conv2[0].weight[~mask].any()
-    training.start_from(stored, epoch=1)
-    state, _ = training.state()
-    for kind in ("model", "optimizer.exp_avg", "optimizer.exp_avg_sq"):
-        assert stored[f"{kind}.{name}"][~mask].any()
-        assert not state[f"{kind}.{name}"][~mask].any()
-        assert torch.equal(state[f"{kind}.{name}"][mask], stored[f"{kind}.{name}"][mask])
-    others = {key for key in stored if not key.endswith(name)}
-    assert all(torch.equal(state[key], stored[key]) for key in others)
-    training.run()
-    state, _ = training.state()
-    assert not any(
-        state[f"{kind}.{name}"][~mask].any() for kind in ("model", "optimizer.exp_avg", "optimizer.exp_avg_sq")
-    )
-
-
-def test_another_optimizer_can_be_given_and_resumed(splits):
-    def momentum(model, config):
-        return torch.optim.SGD(model.parameters(), lr=config.lr, momentum=0.9)
-
-    def new():
-        return Training(tiny(), splits, TrainingConfig(epochs=2, batch=16), seed=1, optimizer_factory=momentum)
-
-    whole, half, rest = new(), new(), new()
-    whole.run()
-    half.run_epoch()
-    rest.load(*half.state())
-    rest.run()
-    assert "optimizer.momentum_buffer.conv1.0.weight" in rest.state()[0]
-    assert everything(rest) == everything(whole)
 
 
 def test_a_loss_that_is_not_finite_names_epoch_and_batch_and_undoes_the_epoch(splits):
@@ -357,89 +205,24 @@ def test_wrong_settings_are_one_sentence(splits, changes, sentence):
 def test_a_state_that_does_not_belong_is_refused(splits, validated):
     training = start(splits)
     training.run_epoch()
-    tensors, metadata = training.state()
+    snapshot = training.state()
     for other, sentence in (
         (start(splits, seed=8), "the state has seed 7, this training 8"),
         (start(validated), "the state has split"),
         (start(splits, lr=0.02), "the state has config"),
     ):
         with pytest.raises(ValueError, match=sentence):
-            other.load(tensors, metadata)
+            other.load(snapshot)
     wide = models.build(models.Problem("wide", "any", 3, "5* 4 MP", "8*"), image_size=8)
     with pytest.raises(
         ValueError, match=r"does not fit the network at conv1.0.bias: it has \(4,\), the network \(5,\)"
     ):
-        start(splits, model=wide).load(tensors, metadata)
+        start(splits, model=wide).load(snapshot)
     with pytest.raises(ValueError, match="epoch is 4; expected 0 to 3"):
-        start(splits).start_from(tensors, epoch=4)
+        start(splits).start_from(replace(snapshot, epoch=4))
     with pytest.raises(ValueError, match="optimizer is 'keep'"):
-        start(splits).start_from(tensors, epoch=1, optimizer="keep")
+        start(splits).start_from(replace(snapshot, epoch=1), optimizer="keep")
     with pytest.raises(ValueError, match="mask 'conv1' names no parameter"):
         Training(tiny(), splits, TrainingConfig(), seed=0, masks={"conv1": torch.ones(4) > 0})
     with pytest.raises(ValueError, match="both masks and an optimizer_factory"):
         Training(tiny(), splits, TrainingConfig(), seed=0, masks={"x": torch.ones(4) > 0}, optimizer_factory=len)
-
-
-@pytest.mark.cifar10
-def test_cifar2_is_learnt_from_real_images(cifar10_folder):
-    splits = load("cifar2", cifar10_folder)
-    few = replace(splits, train=splits.train.subset(torch.arange(1500)), test=splits.test.subset(torch.arange(500)))
-    training = Training(models.build("cifar2", seed=0), few, TrainingConfig.for_problem("cifar2", epochs=3), seed=0)
-    history = training.run()
-    assert history[-1]["test_accuracy"] > 0.6
-    assert history[-1]["train_loss"] < 0.68 < history[0]["train_loss"]
-
-
-@pytest.mark.cuda
-@pytest.mark.parametrize("changes", [{}, {"precision": "bfloat16"}, {"channels_last": False}])
-def test_on_the_gpu_nothing_waits_for_the_device_between_batches(splits, changes):
-    training = start(splits, model=tiny().cuda(), epochs=8, **changes)
-
-    def forbid_waiting(done, batches):
-        waiting.forbid(1 <= done < batches)
-
-    try:
-        history = [training.run_epoch(forbid_waiting) for _ in range(8)]
-    finally:
-        waiting.forbid(False)
-    assert history[-1]["test_accuracy"] > 0.8
-    tensors, metadata = training.state()
-    assert not any(tensor.is_cuda for tensor in tensors.values())
-    again = start(splits, model=tiny(seed=4).cuda(), epochs=8, **changes)
-    again.load(tensors, metadata)
-    assert everything(again) == everything(training)
-
-
-@pytest.mark.cuda
-def test_on_the_gpu_a_loss_that_is_not_finite_is_found_at_the_end_of_the_epoch(splits):
-    training = start(splits, model=tiny().cuda(), augmentation=None)
-    before = everything(training)
-
-    def poison(done, batches):
-        if done == 2:
-            training.model.output.bias.data[0] = float("nan")
-
-    with pytest.raises(Diverged, match="the loss is nan in epoch 1, batch 3 of 4"):
-        training.run_epoch(poison)
-    assert everything(training) == before
-
-
-@pytest.mark.cuda
-def test_on_the_gpu_a_masked_network_is_trained_as_on_the_host(splits):
-    before = torch.backends.cudnn.conv.fp32_precision
-    torch.backends.cudnn.conv.fp32_precision = "ieee"
-    try:
-        ends = []
-        for place in ("cpu", "cuda"):
-            mask = torch.rand(4, 4, 3, 3, generator=torch.Generator().manual_seed(1)) < 0.5
-            masks = {"conv2.0.weight": mask.to(place)}
-            config = TrainingConfig(epochs=1, batch=16, lr=1e-3)
-            training = Training(tiny(dropout=0.0).to(place), splits, config, seed=7, masks=masks)
-            training.run_epoch()
-            ends.append(training.state()[0])
-    finally:
-        torch.backends.cudnn.conv.fp32_precision = before
-    for name, here in ends[0].items():
-        if name.startswith("model."):
-            torch.testing.assert_close(ends[1][name], here, rtol=0.05, atol=5e-3)
-    assert not ends[1]["model.conv2.0.weight"][~mask].any()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -13,9 +13,7 @@ from .interruption import interruptible
 
 if TYPE_CHECKING:
     import pandas as pd
-    from torch import nn
 
-    from ..study.resolve import Setting
 
 _DEFAULTS = Options()
 
@@ -75,7 +73,10 @@ def compare(
             table = _compare_states(files, options, problem, data, chosen, device)
     _print(table)
     if out is not None:
-        _write(table, out)
+        from ..storage.tables import write_table
+
+        write_table(out, table)
+        typer.echo(f"table  {out}")
 
 
 def _compare_states(
@@ -84,57 +85,23 @@ def _compare_states(
     from ..comparison.compare import compare as compare_models
     from ..data.loading import representation_subset
     from ..machine.info import choose_device
+    from ..study.resolve import load_network
 
-    place = choose_device(device)
-    setting, reference = _network(paths[0], problem, data)
-    candidates = {str(path): _network(path, setting.problem.name, data)[1] for path in paths[1:]}
-    images = representation_subset(setting.splits(data).train.to(place), options.images, options.seed)
+    chosen = choose_device(device)
+    setting, reference = load_network(paths[0], problem, data)
+    candidates = {str(path): load_network(path, setting.problem.name, data)[1] for path in paths[1:]}
+    images = representation_subset(setting.splits(data).train.to(chosen), options.images, options.seed)
     result = compare_models(
         reference,
         candidates,
         images,
         layers,
         options.metric_options(),
-        device=place,
+        device=chosen,
         progress=True,
         distributed="off",
     )
     return result.table
-
-
-def _network(path: Path, problem: str | None, data: Path | None) -> tuple[Setting, nn.Module]:
-    """The setting and network of a state of a run directory, or of a state_dict saved by torch."""
-    import pickle
-
-    import torch
-
-    from ..errors import CorruptFile
-    from ..storage.states import load_state
-    from ..study.resolve import Setting, settle
-
-    if not path.is_file():
-        raise FileNotFoundError(f"{path} does not exist; expected a file of weights")
-    metadata: dict[str, Any] = {}
-    try:
-        state, metadata = load_state(path)
-    except CorruptFile as error:
-        try:
-            state = torch.load(path, map_location="cpu", weights_only=True)
-        except (RuntimeError, pickle.UnpicklingError, EOFError, KeyError):
-            raise error from None
-    name = problem or metadata.get("problem")
-    if name is None:
-        raise ConfigurationError(f"{path} does not say whose network it is; give --problem, such as cifar2")
-    if "setting" in metadata and metadata["problem"] == name:
-        setting = Setting.from_json(metadata["setting"])
-    else:
-        setting = settle(name, Options(), data)
-    model = setting.build(Options())
-    try:
-        model.load_state_dict(state)
-    except (RuntimeError, TypeError, AttributeError):
-        raise ConfigurationError(f"{path} does not fit the network of {name}; give the right --problem") from None
-    return setting, model
 
 
 def _print(table: pd.DataFrame) -> None:
@@ -152,21 +119,8 @@ def _print(table: pd.DataFrame) -> None:
         for metric in metrics:
             shown.add_column(metric, justify="right")
         by_layer = rows.groupby("layer", sort=False) if "layer" in rows else [("", rows)]
-        for layer, of in by_layer:
-            values = of.set_index("metric")["value"]
+        for layer, own in by_layer:
+            values = own.set_index("metric")["value"]
             cells = [f"{values[metric]:.4f}" for metric in metrics]
             shown.add_row(*([str(layer)] if "layer" in rows else []), *cells)
         console.print(shown)
-
-
-def _write(table: pd.DataFrame, out: Path) -> None:
-    from ..storage.atomic import write_atomic
-
-    if out.suffix == ".csv":
-        content = table.to_csv(index=False).encode()
-    else:
-        from ..storage.tables import parquet
-
-        content = parquet(table)
-    write_atomic(out, content)
-    typer.echo(f"table  {out}")

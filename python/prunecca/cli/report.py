@@ -11,9 +11,13 @@ from .interruption import interruptible
 
 
 def report(
-    run_directory: Annotated[
-        Path,
-        typer.Argument(help="Folder made by `prunecca reproduce`, also unfinished, or its tables and config.json."),
+    run_directories: Annotated[
+        list[Path],
+        typer.Argument(
+            help="Folder made by `prunecca reproduce`, also unfinished, or its tables and config.json; several with "
+            "replicates of one study are read as one.",
+            metavar="RUN_DIRECTORY...",
+        ),
     ],
     out: Annotated[
         Path | None, typer.Option("--out", help="Folder of the page and figures.", show_default="RUN_DIRECTORY/report")
@@ -45,15 +49,15 @@ def report(
         with bar:
             task = bar.add_task("", total=None)
             written = write(
-                run_directory,
+                run_directories,
                 out,
                 metric=metric,
                 margin=margin,
                 message=lambda text: typer.echo(text, err=True),
                 progress=lambda done, total, name: bar.update(task, completed=done, total=total, description=name),
             )
-    verdicts = [finding.verdict for finding in written.findings]
+    verdicts = [claim.verdict for claim in written.claims]
     counts = ", ".join(f"{verdicts.count(verdict)} {verdict}" for verdict in (HOLDS, FAILS, UNDECIDED))
     typer.echo(f"page     {written.page}")
     typer.echo(f"figures  {written.page.parent / 'figures'}")
-    typer.echo(f"claims   {written.claims} ({counts})")
+    typer.echo(f"claims   {written.table} ({counts})")

@@ -18,11 +18,10 @@ from .interruption import interruptible
 
 if TYPE_CHECKING:
     import pandas as pd
-    from rich.console import Console
 
     from ..study.reporter import Reporter
 
-_DEFAULTS = Options()
+_DEFAULTS = Options().flags()
 _RUN, _STUDY, _PRUNING, _COMPARISON = "Run", "Study", "Pruning and retraining", "Comparison"
 
 
@@ -45,9 +44,22 @@ def reproduce(
         Path | None,
         _option("--data", "Folder with the CIFAR-10 python batches, or an image folder.", _RUN, envvar="PRUNECCA_DATA"),
     ] = None,
-    workers: Annotated[int, _option("--workers", "Processes on this machine.", _RUN, min=1)] = 1,
+    workers: Annotated[
+        int | None,
+        _option("--workers", "Networks at the same time.", _RUN, min=1, show_default="1, on Ray all that have room"),
+    ] = None,
+    engine: Annotated[
+        str, _option("--engine", "local: processes on this machine. ray: a Ray cluster (extra prunecca\\[ray]).", _RUN)
+    ] = "local",
+    address: Annotated[
+        str | None, _option("--address", "Of a Ray cluster, such as auto.", _RUN, show_default="a local one is started")
+    ] = None,
+    gpus_per_network: Annotated[
+        float, _option("--gpus-per-network", "On Ray: 0.25 makes four networks on each GPU.", _RUN, min=0.0)
+    ] = 0.0,
     threads: Annotated[
-        int | None, _option("--threads", "CPU threads of each process.", _RUN, min=1, show_default="all, shared")
+        int | None,
+        _option("--threads", "CPU threads of each network.", _RUN, min=1, max=4096, show_default="all, shared"),
     ] = None,
     device: Annotated[str, _option("--device", "auto, cpu, cuda or cuda:N.", _RUN)] = "auto",
     paper: Annotated[
@@ -57,7 +69,14 @@ def reproduce(
         int | None,
         _option("--levels", "Pruning iterations.", _STUDY, show_default=f"{SHORT_LEVELS}, with --paper {PAPER_LEVELS}"),
     ] = None,
-    replicates: Annotated[int, _option("--replicates", "Repetitions from the same unpruned network.", _STUDY)] = 1,
+    replicates: Annotated[
+        str,
+        _option(
+            "--replicates",
+            "Repetitions from the same unpruned network; 5:10 for numbers 5 to 9, with others in other run directories.",
+            _STUDY,
+        ),
+    ] = "1",
     controls: Annotated[int, _option("--controls", "Networks retrained without pruning.", _STUDY)] = 1,
     epochs: Annotated[
         int | None,
@@ -68,7 +87,7 @@ def reproduce(
             show_default=f"at most {SHORT_EPOCHS}, with --paper the problem's",
         ),
     ] = None,
-    seed: Annotated[int, _option("--seed", "Seed of everything random.", _STUDY)] = _DEFAULTS.seed,
+    seed: Annotated[int, _option("--seed", "Seed of everything random.", _STUDY)] = _DEFAULTS["seed"],
     train_images: Annotated[
         int | None, _option("--train-images", "Train on this many images only.", _STUDY, show_default="all")
     ] = None,
@@ -78,8 +97,8 @@ def reproduce(
     batch_size: Annotated[
         int | None, _option("--batch-size", "Images per step.", _STUDY, show_default="the problem's")
     ] = None,
-    learning_rate: Annotated[float, _option("--learning-rate", "Of Adam.", _STUDY)] = _DEFAULTS.learning_rate,
-    weight_decay: Annotated[float, _option("--weight-decay", "L2, as in Adam.", _STUDY)] = _DEFAULTS.weight_decay,
+    learning_rate: Annotated[float, _option("--learning-rate", "Of Adam.", _STUDY)] = _DEFAULTS["learning_rate"],
+    weight_decay: Annotated[float, _option("--weight-decay", "L2, as in Adam.", _STUDY)] = _DEFAULTS["weight_decay"],
     dropout: Annotated[
         float | None, _option("--dropout", "After hidden linear layers.", _STUDY, show_default="0.5")
     ] = None,
@@ -91,10 +110,10 @@ def reproduce(
     ] = None,
     rewind_epoch: Annotated[
         int, _option("--rewind-epoch", "Levels restart from the end of this epoch.", _PRUNING)
-    ] = _DEFAULTS.rewind_epoch,
+    ] = _DEFAULTS["rewind_epoch"],
     rewind_optimizer: Annotated[
         str, _option("--rewind-optimizer", "restore its state of that epoch, or begin fresh.", _PRUNING)
-    ] = _DEFAULTS.rewind_optimizer,
+    ] = _DEFAULTS["rewind_optimizer"],
     prune_output_layer: Annotated[
         bool, _option("--prune-output-layer", "Prune the output layer too.", _PRUNING)
     ] = False,
@@ -108,28 +127,28 @@ def reproduce(
         float | None,
         _option("--fc-rate", "Fraction of linear entries pruned per level.", _PRUNING, show_default="the problem's"),
     ] = None,
-    criterion: Annotated[str, _option("--criterion", "Which entries stay.", _PRUNING)] = _DEFAULTS.criterion,
+    criterion: Annotated[str, _option("--criterion", "Which entries stay.", _PRUNING)] = _DEFAULTS["criterion"],
     scope: Annotated[
         str, _option("--scope", "Entries compete within their pool, layer, or global.", _PRUNING)
-    ] = _DEFAULTS.scope,
-    retrain: Annotated[
-        str, _option("--retrain", "rewind, lr_rewind, finetune or reinit.", _PRUNING)
-    ] = _DEFAULTS.retrain,
-    pruned_value: Annotated[
-        str, _option("--pruned-value", "What pruned entries hold.", _PRUNING)
-    ] = _DEFAULTS.pruned_value,
+    ] = _DEFAULTS["scope"],
+    retrain: Annotated[str, _option("--retrain", "rewind, lr_rewind, finetune or reinit.", _PRUNING)] = _DEFAULTS[
+        "retrain"
+    ],
+    pruned_value: Annotated[str, _option("--pruned-value", "What pruned entries hold.", _PRUNING)] = _DEFAULTS[
+        "pruned_value"
+    ],
     one_shot: Annotated[
         bool, _option("--one-shot", "Prune each level at once, from the unpruned network.", _PRUNING)
     ] = False,
     images: Annotated[
         int, _option("--images", "Training images on which layers are compared.", _COMPARISON)
-    ] = _DEFAULTS.images,
+    ] = _DEFAULTS["images"],
     metrics: Annotated[str, _option("--metrics", "Names, separated by commas.", _COMPARISON)] = ",".join(
-        _DEFAULTS.metrics
+        _DEFAULTS["metrics"]
     ),
-    variance: Annotated[
-        float, _option("--variance", "Kept by SVCCA before the CCA.", _COMPARISON)
-    ] = _DEFAULTS.variance,
+    variance: Annotated[float, _option("--variance", "Kept by SVCCA before the CCA.", _COMPARISON)] = _DEFAULTS[
+        "variance"
+    ],
     trim: Annotated[
         float | None,
         _option(
@@ -141,7 +160,7 @@ def reproduce(
     ] = None,
     dimension_images: Annotated[
         int, _option("--dimension-images", "Of these, for intrinsic dimensions; 0: none.", _COMPARISON)
-    ] = _DEFAULTS.dimension_images,
+    ] = _DEFAULTS["dimension_images"],
     layers: Annotated[
         str | None,
         _option(
@@ -154,11 +173,11 @@ def reproduce(
 ) -> None:
     """Train, prune and compare networks as in the paper, for one or more problems.
 
-    Stop it at any time: the same command continues after the last finished epoch. Several processes, also on several machines, may
-    work in the same --out.
+    Stop it at any time: the same command continues after the last finished epoch. One command works in an --out; it has
+    --workers on this machine, or on many machines with --engine ray.
     """
     names = problems or ["digits4"]
-    options = Options(
+    options = Options.from_flags(
         seed=seed,
         epochs=epochs,
         rewind_epoch=rewind_epoch,
@@ -185,23 +204,26 @@ def reproduce(
         dimension_images=dimension_images,
         layers=_names(layers) if layers else None,
     )
-    size = Size(levels if levels is not None else PAPER_LEVELS if paper else SHORT_LEVELS, replicates, controls)
+    first, count = _replicates(replicates)
+    size = Size(levels if levels is not None else PAPER_LEVELS if paper else SHORT_LEVELS, count, controls, first)
     folder = out or Path("runs") / ("-".join(names) + ("-paper" if paper else ""))
-
-    rank, ranks = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
-    if ranks > 1 and workers > 1:
-        raise ConfigurationError("--workers is for one machine without torchrun; under torchrun give --nproc-per-node")
+    if engine not in ("local", "ray"):
+        raise ConfigurationError(f"engine is {engine!r}; expected local or ray")
+    if engine == "local" and (address is not None or gpus_per_network):
+        raise ConfigurationError("--address and --gpus-per-network are for --engine ray")
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise ConfigurationError("a study is one command; for more processes give --workers N, or --engine ray")
     with interruptible(lambda: _how_to_continue(folder)):
         # Slow, so that it may be interrupted.
         from ..machine.info import choose_device
-        from ..study.study import execute, prepare
+        from ..study.study import Workers, execute, prepare
 
         choose_device(device)  # before anything is written
         run = prepare(names, options, size, folder, data=data, short=not paper, message=_say)
-        with _reporter(run, rank, ranks) as reporter:
-            tables = execute(run, data=data, device=device, workers=workers, threads=threads, reporter=reporter)
-        if rank == 0:
-            _conclude(run.root, tables)
+        place = Workers(engine, workers, threads, device, address, gpus_per_network)
+        with _reporter() as reporter:
+            tables = execute(run, place, data=data, reporter=reporter)
+        _conclude(run.root, tables)
 
 
 def _say(text: str) -> None:
@@ -218,21 +240,27 @@ def _how_to_continue(out: Path) -> str:
     return f"interrupted; {kept}. To continue: {command}"
 
 
+def _replicates(text: str) -> tuple[int, int]:
+    """The number of the first replicate, and how many there are: of ``5``, or of ``5:10``."""
+    first, colon, stop = text.rpartition(":")
+    try:
+        start, end = int(first) if colon else 0, int(stop)
+    except ValueError:
+        raise ConfigurationError(f"replicates is {text!r}; expected a number, or FIRST:STOP such as 5:10") from None
+    if end <= start:
+        raise ConfigurationError(f"replicates is {text}; expected at least 1, or FIRST:STOP with STOP above FIRST")
+    return start, end - start
+
+
 @contextlib.contextmanager
-def _reporter(run: Any, rank: int, ranks: int) -> Iterator[Reporter]:
+def _reporter() -> Iterator[Reporter]:
     from rich.console import Console
 
     from ..study.reporter import Bars, Lines
 
     console = Console(stderr=True)
-    pieces = run.pieces()
-    done = sum(run.record(piece) is not None for piece in pieces)
-    if done:
-        console.print(f"{run.root}: {done} of {len(pieces)} networks are finished already", highlight=False)
-    if ranks > 1:
-        yield Lines(console, prefix=f"[rank {rank}] ")
-    elif console.is_terminal:
-        with Bars(console, len(pieces), done) as bars:
+    if console.is_terminal:
+        with Bars(console) as bars:
             yield bars
     else:
         yield Lines(console)
@@ -241,34 +269,10 @@ def _reporter(run: Any, rank: int, ranks: int) -> Iterator[Reporter]:
 def _conclude(root: Path, tables: dict[str, pd.DataFrame]) -> None:
     from rich.console import Console
 
+    from .summary import level_tables
+
     console = Console()
-    _summary(console, tables)
+    for table in level_tables(tables):
+        console.print(table)
     for what, where in (("figures", "figures"), ("tables", "tables"), ("configuration", "config.json")):
         console.print(f"{what:<14}{root / where}", highlight=False, soft_wrap=True)
-
-
-def _summary(console: Console, tables: dict[str, pd.DataFrame]) -> None:
-    """Medians over replicates: one row per problem and level."""
-    from rich.table import Table
-
-    levels, similarity = tables["levels"], tables["similarity"]
-    metric = similarity["metric"].iloc[0]
-    for problem, its in levels.groupby("problem", sort=False):
-        table = Table(title=str(problem), title_justify="left", title_style="bold")
-        for heading in ("network", "parameters left", "test accuracy", f"{metric}: first layer", "least", "last layer"):
-            table.add_column(heading, justify="left" if heading == "network" else "right")
-        for (control, level), rows in its.groupby(["control", "level"]):
-            of = similarity[
-                (similarity["problem"] == problem)
-                & (similarity["metric"] == metric)
-                & (similarity["control"] == control)
-                & (similarity["level"] == level)
-            ]
-            values = of.groupby("depth")["value"].median()
-            table.add_row(
-                "unpruned" if level == 0 else f"control {level}, not pruned" if control else f"level {level}",
-                f"{100 * rows['density'].median():.1f} %",
-                f"{100 * rows['test_accuracy'].median():.2f} %",
-                *(f"{value:.3f}" for value in (values.iloc[0], values.min(), values.iloc[-1])),
-            )
-        console.print(table)

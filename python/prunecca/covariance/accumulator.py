@@ -9,8 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..storage.states import read_tensors, write_tensors
 from .accumulate import FEW_ROWS, accumulate, begin, check_members, estimate_mean
-from .covariance import Covariance, Precision, load_tensors, save_tensors
+from .covariance import Covariance, Precision
 from .memo import Memo
 from .moments import CrossMoments, Moments
 from .view import View
@@ -169,12 +170,12 @@ class CovarianceAccumulator:
         check_members(self.members)
         counts, exact = [m.count for m in self.members], [m.exact for m in self.members]
         state = {"precision": self.precision, "norms": self.norms, **meta, "counts": counts, "exact": exact}
-        save_tensors(path, tensors, {"kind": "StreamingCovariance", **state})
+        write_tensors(path, tensors, {"kind": "StreamingCovariance", **state})
 
     @classmethod
     def load(cls, path: str | Path) -> tuple[CovarianceAccumulator, dict[str, Any]]:
         """What ``save`` wrote: the state, and everything else."""
-        tensors, meta = load_tensors(path, "StreamingCovariance")
+        tensors, meta = read_tensors(path, "StreamingCovariance")
         new = cls(precision=meta["precision"], norms=meta["norms"])
         n = len(meta["counts"])
         parts = [

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal
 
-from safetensors import safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
+from ..storage.states import read_tensors, write_tensors
 from .memo import Memo
 
 Layout = Literal["auto", "nlc"]
@@ -81,7 +79,7 @@ class Covariance:
         """
         values = {f.name: getattr(self, f.name) for f in fields(self)}
         tensors = {name: value.contiguous() for name, value in values.items() if isinstance(value, Tensor)}
-        save_tensors(path, tensors, {"kind": "Covariance", "count": self.count, "precision": self.precision})
+        write_tensors(path, tensors, {"kind": "Covariance", "count": self.count, "precision": self.precision})
 
     @classmethod
     def load(cls, path: str | Path) -> Covariance:
@@ -96,22 +94,6 @@ class Covariance:
         Raises:
             ValueError: the file holds something else.
         """
-        tensors, meta = load_tensors(path, "Covariance")
+        tensors, meta = read_tensors(path, "Covariance")
         values: dict[str, Any] = {"count": meta["count"], "precision": meta["precision"], **tensors}
         return cls(**values)
-
-
-def save_tensors(path: str | Path, tensors: dict[str, Tensor], meta: dict[str, Any]) -> None:
-    save_file({k: v.cpu() for k, v in tensors.items()}, path, {"prunecca": json.dumps(meta)})
-
-
-def load_tensors(path: str | Path, kind: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    try:
-        with safe_open(path, "pt") as file:
-            meta = json.loads((file.metadata() or {}).get("prunecca", "{}"))
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    except Exception as error:  # safetensors raises its own type, which it does not export
-        raise ValueError(f"{path} is not a safetensors file that holds a {kind}: {error}") from error
-    if meta.pop("kind", None) != kind:
-        raise ValueError(f"{path} is a safetensors file, but holds no {kind}")
-    return tensors, meta

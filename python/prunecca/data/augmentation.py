@@ -25,10 +25,21 @@ _HOST = torch.device("cpu")
 class Augmentation:
     """The paper's augmentation: "cropping, horizontal flipping, and roto-translation" (section 4.1).
 
-    crop: pixels of zero padding on each side before an equally large random crop; flip: mirror half of the images;
-    rotation: up to so many degrees either way; translation: up to this fraction of the side, in each direction. In
-    this order, and composed: the crop moves the window instead of cutting, so a rotation can bring back what a
+    In this order, and composed: the crop moves the window instead of cutting, so a rotation can bring back what a
     sequence of transforms would have lost, and each image is interpolated once.
+
+    Args:
+        crop: pixels of zero padding on each side before an equally large random crop.
+        flip: mirror half of the images.
+        rotation: up to so many degrees either way.
+        translation: up to this fraction of the side, in each direction.
+
+    Example:
+        >>> import torch
+        >>> from prunecca.data import Augmentation
+        >>> turned = Augmentation(crop=0, flip=False, rotation=30, translation=0)
+        >>> turned.draw(128, 32, 32, torch.Generator().manual_seed(0)).shape
+        torch.Size([128, 2, 3])
     """
 
     crop: int = 4
@@ -37,7 +48,16 @@ class Augmentation:
     translation: float = 0.1
 
     def draw(self, count: int, height: int, width: int, generator: torch.Generator) -> Tensor:
-        """Random maps (count, 2, 3), float32: the input position of an output pixel is ``map @ (column, row, 1)``."""
+        """Random maps from output to input pixels.
+
+        Args:
+            count: of images.
+            height, width: of an image in pixels.
+            generator: draws the maps.
+
+        Returns:
+            (count, 2, 3) float32: the input position of an output pixel is ``map @ (column, row, 1)``.
+        """
 
         def uniform(*shape: int) -> Tensor:
             return torch.rand(shape, generator=generator, dtype=torch.float64)
@@ -70,11 +90,20 @@ def warp(
     *,
     channels_last: bool = False,
 ) -> Tensor:
-    """``images[index]`` resampled by ``maps`` and normalised: float32 (N, C, H, W) on the device of the images.
+    """``images[index]`` resampled by ``maps`` and normalised. Bilinear; outside of an image everything is 0 (black).
 
-    images: (M, C, H, W) uint8, contiguous; index: (N,) int64; maps: (N, 2, 3) float32 as ``Augmentation.draw`` gives
-    them; mean, std: per channel, of values scaled to [0, 1]. Bilinear; outside of an image everything is 0 (black).
-    ``ValueError`` for shapes that do not match and for an index out of range.
+    Args:
+        images: (M, C, H, W) uint8, contiguous.
+        index: (N,) int64.
+        maps: (N, 2, 3) float32, as ``Augmentation.draw`` gives them.
+        mean, std: per channel, of values scaled to [0, 1].
+        channels_last: the memory layout of the result.
+
+    Returns:
+        (N, C, H, W) float32 on the device of the images.
+
+    Raises:
+        ValueError: shapes do not match, or an index is out of range.
     """
     memory = torch.channels_last if channels_last else torch.contiguous_format
     if images.is_cuda:
@@ -99,7 +128,16 @@ def warp(
 
 
 def normalise(images: Tensor, mean: Sequence[float], std: Sequence[float], *, channels_last: bool = False) -> Tensor:
-    """uint8 (N, C, H, W) -> float32, ``(images / 255 - mean) / std`` per channel."""
+    """``(images / 255 - mean) / std`` per channel.
+
+    Args:
+        images: (N, C, H, W) uint8.
+        mean, std: per channel, of values scaled to [0, 1].
+        channels_last: the memory layout of the result.
+
+    Returns:
+        (N, C, H, W) float32.
+    """
     memory = torch.channels_last if channels_last else torch.contiguous_format
     scale, offset = (v[:, None, None] for v in _scale_and_offset(tuple(mean), tuple(std), images.device))
     return images.to(torch.float32, memory_format=memory).mul_(scale).add_(offset)

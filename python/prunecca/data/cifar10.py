@@ -16,11 +16,20 @@ _CIFAR10_FOLDER = "cifar-10-batches-py"
 
 
 def read_cifar10(folder: str | os.PathLike[str], classes: int = 10) -> tuple[Labelled, Labelled, tuple[str, ...]]:
-    """Training and test images of the first ``classes`` of ``CIFAR10_CLASSES``: 5000 and 1000 of each, 32 x 32.
+    """Training and test images, 5000 and 1000 of each class, 32 x 32.
 
-    folder: the one that holds ``cifar-10-batches-py``, or that one itself. The files are pickles, so each is unpickled
-    only after its MD5 has been found right. ``FileNotFoundError`` or ``ValueError`` says which file is missing or
-    corrupt.
+    The files are pickles, so each is unpickled only after its MD5 has been found right.
+
+    Args:
+        folder: the one that holds ``cifar-10-batches-py``, that one itself, or one above.
+        classes: the first so many of ``CIFAR10_CLASSES``.
+
+    Returns:
+        Training images, test images, and the names of the classes.
+
+    Raises:
+        FileNotFoundError: the folder does not hold the files, or one of them is missing.
+        ValueError: a file is corrupt, or there are not so many classes.
     """
     from torchvision.datasets import CIFAR10
 

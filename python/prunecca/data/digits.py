@@ -13,9 +13,17 @@ _DIGITS_TEST_FRACTION = 0.2
 
 
 def read_digits(classes: int = 10, side: int = 32) -> tuple[Labelled, Labelled, tuple[str, ...]]:
-    """scikit-learn's handwritten digits below ``classes``: 8 x 8, resized to ``side`` x ``side``, in three equal channels.
+    """scikit-learn's handwritten digits, of 8 x 8 pixels, resized, in three equal channels; a fixed fifth is the test set.
 
-    A fixed fifth of each class is the test set.
+    Args:
+        classes: the digits below this one.
+        side: to which the images are resized, in pixels.
+
+    Returns:
+        Training images, test images, and the names of the classes.
+
+    Raises:
+        ValueError: there are not so many digits.
     """
     from sklearn.datasets import load_digits
 

@@ -1,7 +1,4 @@
-"""Labelled images read from where they lie: CIFAR-10's python batches, scikit-learn's digits, folders of images.
-
-Every reader returns ``Labelled`` training and test images with the same classes. Nothing is downloaded.
-"""
+"""Labelled images in memory or in files, as the readers of CIFAR-10, the digits and folders return them."""
 
 from __future__ import annotations
 
@@ -18,14 +15,24 @@ from torch import Tensor
 
 @dataclass(frozen=True, eq=False)
 class Labelled:
-    """Images (uint8 (N, 3, H, W) in memory, or files) with their labels (int64 (N,)), indices into the class names."""
+    """Images with their labels.
+
+    Args:
+        images: (N, 3, H, W) uint8 in memory, or files.
+        labels: (N,) int64, indices into the class names.
+    """
 
     images: Tensor | ImageFiles
     labels: Tensor
 
 
 class ImageFiles:
-    """Images on disk as uint8 tensors (N, 3, side, side), decoded by a few threads ahead of their use."""
+    """Images on disk, decoded by a few threads ahead of their use.
+
+    Args:
+        paths: of the N files.
+        side: of every decoded image in pixels: its shorter side is scaled to it, and its centre is taken.
+    """
 
     def __init__(self, paths: Sequence[str], side: int) -> None:
         self.paths = list(paths)
@@ -35,10 +42,19 @@ class ImageFiles:
         return len(self.paths)
 
     def subset(self, index: Tensor) -> ImageFiles:
+        """The files at ``index`` (n,) int64, in that order."""
         return ImageFiles([self.paths[i] for i in index.tolist()], self.side)
 
     def stream(self, chunks: Iterable[Tensor], ahead: int = 2) -> Iterator[Tensor]:
-        """The images of each chunk of indices (n,) as uint8 (n, 3, side, side), decoded ``ahead`` chunks early."""
+        """The images of each chunk, (n, 3, side, side) uint8.
+
+        Args:
+            chunks: of indices (n,) int64.
+            ahead: how many chunks early they are decoded.
+
+        Raises:
+            ValueError: a file is no image that can be read.
+        """
         pool = ThreadPoolExecutor(min(16, os.cpu_count() or 1))
         pending: deque[list[Future[Tensor]]] = deque()
         try:
@@ -65,7 +81,13 @@ class ImageFiles:
 
 
 def stratified(labels: Tensor, fraction: float, generator: torch.Generator) -> Tensor:
-    """Sorted indices of a random ``fraction`` of each class (rounded, at least one)."""
+    """Sorted indices of a random part of each class.
+
+    Args:
+        labels: (N,) int64.
+        fraction: of each class, rounded, at least one.
+        generator: draws them.
+    """
     chosen = []
     for label in torch.unique(labels).tolist():
         members = torch.nonzero(labels == label).flatten()

@@ -1,13 +1,4 @@
-"""The data of a problem: images in memory as uint8, and batches of them that a seed and an epoch determine.
-
-::
-
-    splits = load("cifar2", "path/to/data")
-    for inputs, labels in splits.train.batches(128, seed=0, epoch=3, augmentation=Augmentation()):
-        ...
-    for inputs, _ in representation_subset(splits.train):        # never augmented, the same for every network
-        ...
-"""
+"""The data of a problem by its name, and the images on which layers are compared."""
 
 from __future__ import annotations
 
@@ -32,19 +23,35 @@ def load(
 ) -> Splits:
     """The training, validation (where the problem asks for it) and test images of a problem.
 
-    folder: of CIFAR-10's python batches, or of images in the layout of ImageNet; None: the variable ``PRUNECCA_DATA``.
-    The digits need none. image_size: of images from a folder (default 224). ``FileNotFoundError`` or ``ValueError``
-    says in one sentence what is missing, wrong or corrupt.
+    Nothing is downloaded.
+
+    Args:
+        problem: a problem, or the name of one.
+        folder: of CIFAR-10's python batches, or of images in the layout of ImageNet; None: the variable
+            ``PRUNECCA_DATA``. The digits need none.
+        image_size: side of images from a folder in pixels; None: 224.
+        validation_seed: chooses the validation images.
+
+    Raises:
+        FileNotFoundError: the folder, or a file in it, is missing.
+        ValueError: there is no such problem, or a file is wrong or corrupt.
+
+    Example:
+        >>> from prunecca.data import load
+        >>> splits = load("digits4")
+        >>> inputs, labels = next(iter(splits.test.batches(10)))
+        >>> inputs.shape, inputs.dtype, labels.shape
+        (torch.Size([10, 3, 32, 32]), torch.float32, torch.Size([10]))
     """
     chosen = find_problem(problem) if isinstance(problem, str) else problem
     if chosen.dataset == "digits":
         train, test, names = digits.read_digits(chosen.classes)
     else:
-        place = _folder(chosen.name, folder)
-        if chosen.dataset == "cifar10" or cifar10.find_cifar10(place) is not None:
-            train, test, names = cifar10.read_cifar10(place, chosen.classes)
+        found = _folder(chosen.name, folder)
+        if chosen.dataset == "cifar10" or cifar10.find_cifar10(found) is not None:
+            train, test, names = cifar10.read_cifar10(found, chosen.classes)
         else:
-            train, test, names = image_folder.read_image_folder(place, image_size or 224)
+            train, test, names = image_folder.read_image_folder(found, image_size or 224)
     mean, std = _statistics(train.images)
     splits = Splits(
         name=chosen.name,
@@ -58,10 +65,23 @@ def load(
 def representation_subset(
     split: Split, count: int = 5000, seed: int = 0, *, batch: int = 500, channels_last: bool = True
 ) -> Batches:
-    """The images on which layers are compared: ``count`` random ones (all, if there are fewer), fixed by the seed.
+    """The images on which layers are compared: normalised, never augmented, always in the same order.
 
-    Give it the training split. Yields (inputs, labels), normalised, never augmented, always in the same order.
-    channels_last: the layout in which networks and covariances are faster on a CPU; the values are the same.
+    Args:
+        split: the training images.
+        count: how many random ones; all, if there are fewer.
+        seed: chooses them.
+        batch: images in each batch.
+        channels_last: the layout in which networks and covariances are faster on a CPU; the values are the same.
+
+    Raises:
+        ValueError: the count is less than 1.
+
+    Example:
+        >>> from prunecca.data import load, representation_subset
+        >>> images = representation_subset(load("digits4").train, 100, batch=40)
+        >>> [len(labels) for _, labels in images]
+        [40, 40, 20]
     """
     if count < 1:
         raise ValueError(f"count is {count}; expected at least 1 image")
@@ -70,12 +90,12 @@ def representation_subset(
 
 
 def _folder(problem: str, folder: str | os.PathLike[str] | None) -> str | os.PathLike[str]:
-    place = folder if folder is not None else os.environ.get("PRUNECCA_DATA")
-    if not place:
+    given = folder if folder is not None else os.environ.get("PRUNECCA_DATA")
+    if not given:
         raise ValueError(f"{problem} needs images: give their folder with --data or in the variable PRUNECCA_DATA")
-    if not os.path.isdir(place):
-        raise FileNotFoundError(f"{os.fspath(place)} is not a folder; give the folder of the images of {problem}")
-    return place
+    if not os.path.isdir(given):
+        raise FileNotFoundError(f"{os.fspath(given)} is not a folder; give the folder of the images of {problem}")
+    return given
 
 
 def _statistics(images: Tensor | ImageFiles, sample: int = 2048) -> tuple[tuple[float, ...], tuple[float, ...]]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -10,16 +10,28 @@ from torch import Tensor
 
 from .. import seeds
 from ..storage import states
-from . import images
 from .augmentation import Augmentation, normalise, warp
-from .images import ImageFiles
+from .images import ImageFiles, stratified
 
 
 @dataclass(frozen=True, eq=False)
 class Split:
-    """Labelled images: uint8 (N, 3, H, W) in memory or files, labels int64 (N,), and how they are normalised.
+    """Labelled images, and how they are normalised.
 
-    mean, std: per channel, of the whole training set with values scaled to [0, 1].
+    Args:
+        images: (N, 3, H, W) uint8 in memory, or files.
+        labels: (N,) int64.
+        mean, std: per channel, of the whole training set with values scaled to [0, 1].
+
+    Example:
+        >>> import torch
+        >>> from prunecca.data import Split
+        >>> images = torch.zeros(5, 3, 32, 32, dtype=torch.uint8)
+        >>> split = Split(images, torch.tensor([0, 1, 0, 1, 1]), mean=(0.5,) * 3, std=(0.25,) * 3)
+        >>> len(split), split.image_size
+        (5, 32)
+        >>> [labels.tolist() for _, labels in split.subset(torch.tensor([4, 0, 2])).batches(2)]
+        [[1, 0], [0]]
     """
 
     images: Tensor | ImageFiles
@@ -32,6 +44,7 @@ class Split:
 
     @property
     def image_size(self) -> int:
+        """The side of the images in pixels."""
         return int(self.images.side if isinstance(self.images, ImageFiles) else self.images.shape[-1])
 
     def subset(self, index: Tensor) -> Split:
@@ -54,23 +67,52 @@ class Split:
         augmentation: Augmentation | None = None,
         channels_last: bool = False,
     ) -> Batches:
-        """Batches (inputs float32, labels). With a seed: shuffled, and augmented if asked, by (seed, epoch) alone."""
+        """The batches of one epoch.
+
+        Args:
+            batch: images in each; the last may have fewer.
+            seed: shuffles, and draws the augmentation, together with the epoch alone; None: the images in their order.
+            epoch: of the training, from 0.
+            augmentation: None gives the images as they are; it needs a seed.
+            channels_last: the memory layout of the inputs.
+
+        Raises:
+            ValueError: the batch is empty, or there is an augmentation without a seed.
+        """
         return Batches(self, batch, seed, epoch, augmentation, channels_last)
 
 
 @dataclass(frozen=True, eq=False)
 class Splits:
-    """The data of a problem; ``digest`` identifies images, classes and which of them validate."""
+    """The data of a problem.
+
+    Args:
+        name: of the problem.
+        class_names: in the order of the labels.
+        train, test: the images to train on, and to test on.
+        validation: the images that decide when training stops early.
+        held_out: (n,) int64, the sorted indices of the validation images in the whole training set.
+
+    Example:
+        >>> from prunecca.data import load
+        >>> splits = load("digits2")
+        >>> splits.class_names, len(splits.train), len(splits.test), splits.validation
+        (('0', '1'), 288, 72, None)
+        >>> held = splits.hold_out(0.25, seed=0)
+        >>> len(held.train), len(held.validation)
+        (216, 72)
+    """
 
     name: str
     class_names: tuple[str, ...]
     train: Split
     test: Split
     validation: Split | None = None
-    held_out: Tensor | None = None  # sorted indices of the validation images in the whole training set
+    held_out: Tensor | None = None
 
     @property
     def digest(self) -> str:
+        """Identifies images, classes and which of them validate."""
         statistics = torch.tensor([self.train.mean, self.train.std], dtype=torch.float64)
         tensors = {"train": self.train.labels, "test": self.test.labels, "statistics": statistics}
         if self.held_out is not None:
@@ -78,23 +120,46 @@ class Splits:
         return states.digest(tensors)
 
     def hold_out(self, fraction: float, seed: int = 0) -> Splits:
-        """Validate on a random ``fraction`` of each class, taken from the training images; the seed alone chooses them."""
+        """Validate on a part of the training images.
+
+        Args:
+            fraction: of each class, between 0 and 1.
+            seed: chooses the images alone.
+
+        Raises:
+            ValueError: there is a validation split already, or the fraction is impossible.
+        """
         if self.validation is not None:
             raise ValueError(f"{self.name} has a validation split already; hold out from the splits without one")
         if not 0 < fraction < 1:
             raise ValueError(f"fraction is {fraction}; expected a number between 0 and 1")
         labels = self.train.labels.cpu()
-        held_out = images.stratified(labels, fraction, seeds.generator(seed, "validation"))
+        held_out = stratified(labels, fraction, seeds.generator(seed, "validation"))
         kept = torch.ones(len(labels), dtype=torch.bool).index_fill_(0, held_out, False).nonzero().flatten()
         return replace(self, train=self.train.subset(kept), validation=self.train.subset(held_out), held_out=held_out)
 
     def to(self, device: torch.device | str) -> Splits:
+        """The same images on another device."""
         validation = self.validation.to(device) if self.validation is not None else None
         return replace(self, train=self.train.to(device), validation=validation, test=self.test.to(device))
 
 
 class Batches:
-    """The batches of a split, as often as it is iterated the same: (inputs float32 (B, 3, H, W), labels (B,))."""
+    """The batches of a split, as often as it is iterated the same: inputs (B, 3, H, W) float32, labels (B,) int64.
+
+    Args:
+        split: the images.
+        batch, seed, epoch, augmentation, channels_last: see ``Split.batches``.
+
+    Raises:
+        ValueError: the batch is empty, or there is an augmentation without a seed.
+
+    Example:
+        >>> from prunecca.data import Augmentation, load
+        >>> batches = load("digits2").train.batches(128, seed=0, epoch=3, augmentation=Augmentation())
+        >>> [(tuple(inputs.shape), len(labels)) for inputs, labels in batches]
+        [((128, 3, 32, 32), 128), ((128, 3, 32, 32), 128), ((32, 3, 32, 32), 32)]
+    """
 
     def __init__(
         self,
@@ -131,16 +196,20 @@ class Batches:
             maps = maps.to(device)
         order = order.to(device)
         chunks = torch.split(order, self.batch)
-        decoded = split.images.stream(chunks) if isinstance(split.images, ImageFiles) else None
-        for number, chunk in enumerate(chunks):
-            if decoded is not None:
-                images, index = next(decoded).to(device), torch.arange(len(chunk), device=device)
-            else:
-                assert isinstance(split.images, Tensor)
-                images, index = split.images, chunk
+        for number, (chunk, (images, index)) in enumerate(zip(chunks, self._located(chunks), strict=True)):
             if maps is None:
                 inputs = normalise(images[index], split.mean, split.std, channels_last=self.channels_last)
             else:
                 drawn = maps[number * self.batch : number * self.batch + len(chunk)]
                 inputs = warp(images, index, drawn, split.mean, split.std, channels_last=self.channels_last)
             yield inputs, split.labels[chunk]
+
+    def _located(self, chunks: Sequence[Tensor]) -> Iterator[tuple[Tensor, Tensor]]:
+        """For each chunk of indices: images in memory, and where among them those of the chunk are."""
+        images, device = self.split.images, self.split.labels.device
+        if isinstance(images, ImageFiles):
+            for decoded in images.stream(chunks):
+                yield decoded.to(device), torch.arange(len(decoded), device=device)
+        else:
+            for chunk in chunks:
+                yield images, chunk

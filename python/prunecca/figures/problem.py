@@ -1,6 +1,6 @@
 """Pictures of one problem: similarity as a heat map, intrinsic dimension, density per layer, the control, all metrics.
 
-All are functions of the rows of one problem in the tidy tables (see `tables`), and return a matplotlib Figure.
+All are functions of the rows of one problem in the tidy tables of a study, and return a matplotlib Figure.
 """
 
 from __future__ import annotations
@@ -13,9 +13,8 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 
 from ..similarity.registry import METRIC_NAMES
-from .style import GREY, LINES, layer_ticks, level_bar, level_lines, require, shades, tidy, unit_axis
+from .style import GREY, LINES, Shades, layer_names, layer_ticks, level_bar, level_lines, require, tidy, unit_axis
 
-_KEY = ["replicate", "level", "control", "layer"]
 _WIDTH = 6.0  # inches, for every picture that may stand beside another
 _NUMBERED = 12  # levels up to which the cells of the heat map are wide enough for numbers
 _ROOM = 6  # names of layers that fit beside each other in it
@@ -24,13 +23,14 @@ _ROOM = 6  # names of layers that fit beside each other in it
 def heat_map(similarity: pd.DataFrame, metric: str = "svcca") -> Figure:
     """Median similarity with the unpruned network: layers down, levels across, the control at the right.
 
-    Args:
-        similarity: rows of the table `similarity` of one problem and one metric.
-
     Colours always reach from 0 to 1, so that pictures of several problems can be compared.
+
+    Args:
+        similarity: rows of the table ``similarity`` of one problem and one metric.
+        metric: the name of the metric.
     """
-    require(similarity, [*_KEY, "depth", "value"])
-    layers = similarity.sort_values("depth", kind="stable")["layer"].drop_duplicates().tolist()
+    require(similarity, "layer", "depth", "value")
+    layers = layer_names(similarity)
     pruned, control = similarity[~similarity["control"]], similarity[similarity["control"]]
     values = pruned.pivot_table(index="layer", columns="level", values="value", aggfunc="median", dropna=False)
     parts = [(values.reindex(layers).to_numpy(), [str(level) for level in values.columns])]
@@ -63,37 +63,35 @@ def heat_map(similarity: pd.DataFrame, metric: str = "svcca") -> Figure:
 def dimension_figure(similarity: pd.DataFrame, dimension: pd.DataFrame, metric: str = "svcca") -> Figure:
     """Similarity, and under it the intrinsic dimension of the same layers; one line per level.
 
-    Args:
-        similarity: rows of the table `similarity` of one problem and one metric.
-        dimension: rows of the table `dimension` of that problem.
-
     The bars are standard errors of the estimates (medians over replicates), at the first and the last level.
+
+    Args:
+        similarity: rows of the table ``similarity`` of one problem and one metric.
+        dimension: rows of the table ``dimension`` of that problem.
+        metric: the name of the metric.
     """
-    require(similarity, [*_KEY, "kind", "depth", "value"])
-    require(dimension, [*_KEY, "kind", "depth", "dimension", "error"])
+    require(similarity, "layer", "kind", "depth", "value")
+    require(dimension, "layer", "kind", "depth", "dimension", "error")
     figure = Figure(figsize=(_WIDTH, 6.2), layout="constrained")
     above, below = figure.subplots(2, 1, sharex=True)
-    last = int(max(dimension["level"].max(), similarity["level"].max()))
-    colours, norm = shades(last)
-    level_lines(above, similarity, "value", colours, norm, room=_ROOM)
+    shades = Shades(int(max(dimension["level"].max(), similarity["level"].max())))
+    level_lines(above, similarity, "value", shades, room=_ROOM)
     unit_axis(above, similarity["value"])
     above.set_ylabel(METRIC_NAMES.get(metric, metric))
-    level_lines(below, dimension, "dimension", colours, norm, room=_ROOM)
-    layers = dimension.sort_values("depth", kind="stable")["layer"].drop_duplicates().tolist()
+    level_lines(below, dimension, "dimension", shades, room=_ROOM)
+    layers = layer_names(dimension)
     pruned = dimension[~dimension["control"]]
     for level in sorted({int(pruned["level"].min()), int(pruned["level"].max())}):
         rows = pruned[pruned["level"] == level].groupby("layer")
         middle, error = (rows[name].median().reindex(layers).to_numpy() for name in ("dimension", "error"))
-        below.errorbar(
-            range(len(layers)), middle, error, fmt="none", ecolor=colours(norm(level)), elinewidth=0.9, capsize=2.5
-        )
+        below.errorbar(range(len(layers)), middle, error, fmt="none", ecolor=shades(level), elinewidth=0.9, capsize=2.5)
     below.set_ylabel("intrinsic dimension (TwoNN)")
     below.set_ylim(bottom=0)
     below.yaxis.set_major_locator(MaxNLocator(6))
     above.tick_params(axis="x", length=0)
     if dimension["control"].any() or similarity["control"].any():
         (above if similarity["control"].any() else below).legend(frameon=False, fontsize="small", loc="lower left")
-    level_bar(figure, [above, below], last, colours, norm)
+    level_bar(figure, [above, below], shades)
     return figure
 
 
@@ -107,29 +105,22 @@ def density_figure(layers: pd.DataFrame) -> Figure:
     """The part of its parameters that each pruned module still has, one line per level.
 
     Args:
-        layers: rows of the table `layers` of one problem; modules that are never pruned are left out.
+        layers: rows of the table ``layers`` of one problem; modules that are never pruned are left out.
 
     Raises:
         ValueError: nothing was pruned.
     """
-    require(layers, [*_KEY, "density"])
+    require(layers, "layer", "density")
     names = pruned_modules(layers)
     if not names:
         raise ValueError("no module lost a parameter; expected the table of a study with at least one level")
     chosen = layers[layers["layer"].isin(names) & ~layers["control"]]
-    colours, norm = shades(int(chosen["level"].max()))
+    shades = Shades(int(chosen["level"].max()))
     figure = Figure(figsize=(_WIDTH, 4.2), layout="constrained")
     axes = figure.subplots()
     for level, rows in chosen.groupby("level"):
         line = rows.groupby("layer")["density"].median().reindex(names)
-        axes.plot(
-            range(len(names)),
-            line.to_numpy(),
-            marker="o",
-            markersize=4,
-            linewidth=1.4,
-            color=colours(norm(int(str(level)))),
-        )
+        axes.plot(range(len(names)), line.to_numpy(), marker="o", markersize=4, linewidth=1.4, color=shades(level))
     layer_ticks(axes, names, _ROOM)
     axes.set_xlim(-0.4, len(names) - 0.6)
     tidy(axes)
@@ -142,29 +133,30 @@ def density_figure(layers: pd.DataFrame) -> Figure:
         axes.set_ylim(0, 1.03)
     axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{100 * value:.3g} %"))
     axes.set_ylabel("parameters left in the layer")
-    level_bar(figure, [axes], int(chosen["level"].max()), colours, norm)
+    level_bar(figure, [axes], shades)
     return figure
 
 
 def control_figure(similarity: pd.DataFrame, metric: str = "svcca") -> Figure:
     """Networks retrained without pruning beside the last level of the pruned ones, layer by layer.
 
-    Args:
-        similarity: rows of the table `similarity` of one problem and one metric, with controls and pruned networks.
-
     Points are medians, bars reach from the least to the greatest network.
+
+    Args:
+        similarity: rows of the table ``similarity`` of one problem and one metric, with controls and pruned networks.
+        metric: the name of the metric.
 
     Raises:
         ValueError: there is no control, or no pruned network.
     """
-    require(similarity, [*_KEY, "depth", "value"])
+    require(similarity, "layer", "depth", "value")
     control = similarity[similarity["control"]]
     pruned = similarity[~similarity["control"] & (similarity["level"] > 0)]
     if control.empty or pruned.empty:
         raise ValueError(f"there is no {'control' if control.empty else 'pruned network'} to draw; expected both")
     last = int(pruned["level"].max())
     pruned = pruned[pruned["level"] == last]
-    layers = similarity.sort_values("depth", kind="stable")["layer"].drop_duplicates().tolist()
+    layers = layer_names(similarity)
     figure = Figure(figsize=(_WIDTH, 4.2), layout="constrained")
     axes = figure.subplots()
     for table, name, colour, marker, shift in (
@@ -172,7 +164,7 @@ def control_figure(similarity: pd.DataFrame, metric: str = "svcca") -> Figure:
         (pruned, f"pruned {last} times" if last > 1 else "pruned once", LINES[0], "o", 0.09),
     ):
         values = table.groupby("layer")["value"]
-        low, middle, high = (getattr(values, of)().reindex(layers).to_numpy() for of in ("min", "median", "max"))
+        low, middle, high = (end.reindex(layers).to_numpy() for end in (values.min(), values.median(), values.max()))
         count = table["replicate"].nunique()
         axes.errorbar(
             np.arange(len(layers)) + shift,
@@ -199,24 +191,23 @@ def metrics_figure(similarity: pd.DataFrame) -> Figure:
     """Similarity per layer in small panels, one for every metric of the table; one line per level.
 
     Args:
-        similarity: rows of the table `similarity` of one problem.
+        similarity: rows of the table ``similarity`` of one problem.
     """
-    require(similarity, [*_KEY, "kind", "depth", "metric", "value"])
+    require(similarity, "layer", "kind", "depth", "metric", "value")
     metrics = list(similarity["metric"].unique())
     columns = min(3, len(metrics))
     rows = -(-len(metrics) // columns)
     figure = Figure(figsize=(3.4 * columns + 0.8, 2.6 * rows + 0.6), layout="constrained")
     panels = figure.subplots(rows, columns, squeeze=False, sharex=True, sharey=True).ravel()
-    last = int(similarity["level"].max())
-    colours, norm = shades(last)
-    for place, (axes, metric) in enumerate(zip(panels, metrics, strict=False)):
-        level_lines(axes, similarity[similarity["metric"] == metric], "value", colours, norm, room=4, size=2.5)
+    shades = Shades(int(similarity["level"].max()))
+    for number, (axes, metric) in enumerate(zip(panels, metrics, strict=False)):
+        level_lines(axes, similarity[similarity["metric"] == metric], "value", shades, room=4, size=2.5)
         axes.set_title(METRIC_NAMES.get(str(metric), str(metric)), fontsize="medium")
-        axes.tick_params(axis="x", labelbottom=place + columns >= len(metrics))
+        axes.tick_params(axis="x", labelbottom=number + columns >= len(metrics))
     unit_axis(panels[0], similarity["value"])
     for axes in panels[len(metrics) :]:
         axes.remove()
-    level_bar(figure, list(panels[: len(metrics)]), last, colours, norm)
+    level_bar(figure, list(panels[: len(metrics)]), shades)
     return figure
 
 

@@ -1,34 +1,35 @@
 """The study's pictures: accuracy against the parameters left, and similarity per layer with one line per level.
 
-Both are functions of the tidy tables (see `tables`), draw without a display and return a matplotlib Figure; `save` writes
-it as PNG and PDF.
+Both are functions of the tidy tables of a study, draw without a display and return a matplotlib Figure; ``style.save``
+writes it as PNG and PDF.
 """
 
 from __future__ import annotations
 
+import itertools
+
 import pandas as pd
 from matplotlib.axes import Axes
-from matplotlib.colors import BoundaryNorm, Colormap
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator, NullFormatter
 
 from ..similarity.registry import METRIC_NAMES
-from .style import DASHED, LINES, level_bar, level_lines, require, shades, tidy, unit_axis
+from .style import DASHED, LINES, Shades, level_bar, level_lines, require, tidy, unit_axis
 
 
 def accuracy_figure(levels: pd.DataFrame) -> Figure:
     """Test accuracy against the fraction of parameters left: the paper's figure 1.
 
-    Args:
-        levels: the table `levels`: problem, replicate, level, control, density in (0, 1], test_accuracy in [0, 1].
-
     The line is the median over replicates, the band reaches from the least to the greatest. The dashed line is the
     control: the same retraining without pruning.
+
+    Args:
+        levels: the table ``levels``: problem, replicate, level, control, density in (0, 1], test_accuracy in [0, 1].
     """
-    require(levels, ["problem", "replicate", "level", "control", "density", "test_accuracy"])
+    require(levels, "problem", "density", "test_accuracy")
     figure = Figure(figsize=(6.4, 4.2), layout="constrained")
     axes = figure.subplots()
-    for (problem, table), colour in zip(levels.groupby("problem", sort=False), _cycle(LINES), strict=False):
+    for (problem, table), colour in zip(levels.groupby("problem", sort=False), itertools.cycle(LINES), strict=False):
         pruned = table[~table["control"]].groupby("level")
         accuracy, density = pruned["test_accuracy"], pruned["density"].median()
         replicates = table.loc[~table["control"], "replicate"].nunique()
@@ -61,42 +62,38 @@ def accuracy_figure(levels: pd.DataFrame) -> Figure:
 def similarity_figure(similarity: pd.DataFrame, metric: str = "svcca") -> Figure:
     """Similarity of every layer with its unpruned counterpart, one line per level: the paper's figure 2.
 
-    Args:
-        similarity: the table `similarity`: problem, replicate, level, control, layer, kind, depth, metric, value.
-        metric: which of the metrics of the table is drawn.
-
     Lines are medians over replicates, darker with every level; level 0 is the unpruned network with itself. One
     panel per problem. The dashed line is the median of the control, the same retraining without pruning.
+
+    Args:
+        similarity: the table ``similarity``: problem, replicate, level, control, layer, kind, depth, metric, value.
+        metric: which of the metrics of the table is drawn.
 
     Raises:
         ValueError: the table has no such metric.
     """
-    require(similarity, ["problem", "replicate", "level", "control", "layer", "kind", "depth", "metric", "value"])
+    require(similarity, "problem", "layer", "kind", "depth", "metric", "value")
     chosen = similarity[similarity["metric"] == metric]
     if chosen.empty:
-        there = ", ".join(sorted(similarity["metric"].unique()))
-        raise ValueError(f"the table has no metric {metric!r}; it has {there or 'no rows'}")
+        metrics = ", ".join(sorted(similarity["metric"].unique()))
+        raise ValueError(f"the table has no metric {metric!r}; it has {metrics or 'no rows'}")
     problems = list(chosen.groupby("problem", sort=False))
     columns = min(len(problems), 2)
     rows = -(-len(problems) // columns)
     figure = Figure(figsize=(6.8 * columns, 4.2 * rows), layout="constrained")
     panels = figure.subplots(rows, columns, squeeze=False).ravel()
-    colours, norm = shades(int(chosen["level"].max()))
+    shades = Shades(int(chosen["level"].max()))
     for axes, (problem, table) in zip(panels, problems, strict=False):
-        _similarity_panel(axes, table, colours, norm)
+        level_lines(axes, table, "value", shades)
+        if table["control"].any():
+            axes.legend(frameon=False, fontsize="small", loc="lower left")
+        unit_axis(axes, table["value"])
         axes.set_title(str(problem), fontsize="medium")
         axes.set_ylabel(METRIC_NAMES.get(metric, metric))
     for axes in panels[len(problems) :]:
         axes.remove()
-    level_bar(figure, list(panels[: len(problems)]), int(chosen["level"].max()), colours, norm)
+    level_bar(figure, list(panels[: len(problems)]), shades)
     return figure
-
-
-def _similarity_panel(axes: Axes, table: pd.DataFrame, colours: Colormap, norm: BoundaryNorm) -> None:
-    level_lines(axes, table, "value", colours, norm)
-    if table["control"].any():
-        axes.legend(frameon=False, fontsize="small", loc="lower left")
-    unit_axis(axes, table["value"])
 
 
 def _percent_ticks(axes: Axes, density: pd.Series) -> None:
@@ -111,7 +108,3 @@ def _percent_ticks(axes: Axes, density: pd.Series) -> None:
     axes.xaxis.set_minor_formatter(NullFormatter())
     axes.minorticks_off()
     axes.yaxis.set_major_locator(MaxNLocator(6))
-
-
-def _cycle(colours: list[str]) -> list[str]:
-    return colours * 20

@@ -5,11 +5,13 @@ from __future__ import annotations
 import io
 import os
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
-from matplotlib import rc_context
+from matplotlib import colormaps, rc_context
 from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
 from matplotlib.colors import BoundaryNorm, Colormap, ListedColormap
@@ -18,33 +20,47 @@ from matplotlib.figure import Figure
 from ..storage.atomic import write_atomic
 
 MARKERS = {"conv": "o", "pool": "s", "fc": "D"}
-LINES = [
-    "#0072b2",
-    "#d55e00",
-    "#009e73",
-    "#cc79a7",
-    "#e69f00",
-    "#56b4e9",
-    "#000000",
-]  # told apart by colour-blind eyes
+# Colour-blind eyes see these as different.
+LINES = ["#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000"]
 GREY = "#666666"
 DASHED = (0, (4, 3))
 
 
+@dataclass(frozen=True)
+class Shades:
+    """Light to dark, one shade per level from 0 to ``last``, none so light that it is lost on white paper."""
+
+    last: int
+
+    @property
+    def colours(self) -> Colormap:
+        """One colour per level."""
+        return ListedColormap(colormaps["viridis_r"](np.linspace(0.12, 1.0, self._count)))
+
+    @property
+    def norm(self) -> BoundaryNorm:
+        """Which of them a level has."""
+        return BoundaryNorm(np.arange(self._count + 1) - 0.5, self._count)
+
+    def __call__(self, level: object) -> Any:
+        """The colour of one level."""
+        return self.colours(self.norm(int(str(level))))
+
+    @property
+    def _count(self) -> int:
+        return max(self.last + 1, 2)
+
+
 def level_lines(
-    axes: Axes,
-    table: pd.DataFrame,
-    value: str,
-    colours: Colormap,
-    norm: BoundaryNorm,
-    *,
-    room: int = 9,
-    size: float = 4.0,
+    axes: Axes, table: pd.DataFrame, value: str, shades: Shades, *, room: int = 9, size: float = 4.0
 ) -> None:
     """A value along the layers: medians over replicates, one line per level, and the dashed median of the control.
 
     Args:
-        table: level, control, layer, kind, depth and the column `value`, of one problem.
+        axes: drawn on.
+        table: level, control, layer, kind, depth and the column ``value``, of one problem.
+        value: the name of that column.
+        shades: of the levels.
         room: how many names of layers fit beside each other; more are slanted.
         size: of the markers, in points.
     """
@@ -52,11 +68,11 @@ def level_lines(
     names, kinds = layers["layer"].tolist(), layers["kind"].tolist()
     for level, rows in table[~table["control"]].groupby("level"):
         line = rows.groupby("layer")[value].median().reindex(names).to_numpy()
-        colour = colours(norm(int(str(level))))
+        colour = shades(level)
         axes.plot(range(len(line)), line, color=colour, linewidth=1.4, zorder=2)
         for kind, marker in MARKERS.items():
-            at = [place for place, its in enumerate(kinds) if its == kind]
-            axes.plot(at, line[at], marker, color=colour, markersize=size, zorder=3)
+            layers_of_kind = [i for i, found in enumerate(kinds) if found == kind]
+            axes.plot(layers_of_kind, line[layers_of_kind], marker, color=colour, markersize=size, zorder=3)
     control = table[table["control"]]
     if len(control):
         line = control.groupby("layer")[value].median().reindex(names).to_numpy()
@@ -67,15 +83,16 @@ def level_lines(
     tidy(axes)
 
 
-def level_bar(figure: Figure, panels: Sequence[Axes], last: int, colours: Colormap, norm: BoundaryNorm) -> None:
+def level_bar(figure: Figure, panels: Sequence[Axes], shades: Shades) -> None:
     """The bar that says which shade is which level, beside the panels."""
-    bar = figure.colorbar(ScalarMappable(norm, colours), ax=list(panels), label="pruning iteration", pad=0.02)
+    mappable, last = ScalarMappable(shades.norm, shades.colours), shades.last
+    bar = figure.colorbar(mappable, ax=list(panels), label="pruning iteration", pad=0.02)
     bar.set_ticks(np.unique(np.linspace(0, last, min(last, 10) + 1).round()).tolist())
     bar.minorticks_off()
 
 
 def layer_ticks(axes: Axes, layers: Sequence[str], room: int = 9) -> None:
-    """The names of the layers along the x axis: slanted where more than `room` of them are, upright where far more."""
+    """The names of the layers along the x axis: slanted where there are more than ``room``, upright where far more."""
     crowd = len(layers) / room
     if crowd <= 1:
         axes.set_xticks(range(len(layers)), list(layers))
@@ -86,15 +103,6 @@ def layer_ticks(axes: Axes, layers: Sequence[str], room: int = 9) -> None:
         for label in axes.get_xticklabels():
             label.set_rotation_mode("anchor")
     axes.tick_params(axis="x", labelsize="small" if crowd <= 2.2 else "x-small" if crowd <= 6 else "xx-small")
-
-
-def shades(last: int) -> tuple[Colormap, BoundaryNorm]:
-    """Light to dark, one shade per level, none so light that it is lost on white paper."""
-    from matplotlib import colormaps
-
-    count = max(last + 1, 2)
-    shades = ListedColormap(colormaps["viridis_r"](np.linspace(0.12, 1.0, count)))
-    return shades, BoundaryNorm(np.arange(count + 1) - 0.5, count)
 
 
 def unit_axis(axes: Axes, values: pd.Series) -> None:
@@ -111,9 +119,22 @@ def tidy(axes: Axes) -> None:
     axes.set_axisbelow(True)
 
 
-def require(table: pd.DataFrame, columns: list[str]) -> None:
-    """ValueError unless the table has rows and these columns."""
-    missing = [column for column in columns if column not in table.columns]
+def layer_names(table: pd.DataFrame) -> list[str]:
+    """The layers of a table from input to output."""
+    return table.sort_values("depth", kind="stable")["layer"].drop_duplicates().tolist()
+
+
+def require(table: pd.DataFrame, *columns: str) -> None:
+    """Check that a table can be drawn.
+
+    Args:
+        table: of one or several networks.
+        columns: that it must have besides ``replicate``, ``level`` and ``control``, which every table has.
+
+    Raises:
+        ValueError: it has no rows, or lacks a column.
+    """
+    missing = [column for column in ("replicate", "level", "control", *columns) if column not in table.columns]
     if missing or table.empty:
         what = f"lacks the columns {', '.join(missing)}" if missing else "has no rows"
         raise ValueError(f"the table {what}; expected one of the tables of a run directory")
@@ -128,7 +149,14 @@ def as_svg(figure: Figure) -> bytes:
 
 
 def save(figure: Figure, path: str | os.PathLike[str], *, kinds: Sequence[str] = ("png", "pdf")) -> list[Path]:
-    """Write the figure as `path`.png (200 dots per inch) and `path`.pdf, atomically; return what was written."""
+    """Write the figure as ``path``.png (200 dots per inch) and ``path``.pdf, each whole or not at all.
+
+    Returns:
+        What was written. The same figure gives the same bytes.
+
+    Raises:
+        StorageError: the disk is full, or the folder cannot be written.
+    """
     path = Path(path)
     written = []
     for kind in kinds:

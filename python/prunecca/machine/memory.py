@@ -23,7 +23,11 @@ _ADJUSTED_MMAP, _ADJUSTED_TRIM = 32 << 20, 64 << 20
 
 @contextlib.contextmanager
 def keeping_freed_memory(device: torch.device) -> Iterator[None]:
-    """Within, what is freed stays with this process; afterwards it goes back to the system. On CPUs with glibc only."""
+    """Within, what is freed stays with this process; afterwards it goes back to the system.
+
+    Args:
+        device: where the tensors are; nothing happens unless it is a CPU, and on systems without glibc.
+    """
     libc = _glibc() if device.type == "cpu" else None
     if libc is None:
         yield

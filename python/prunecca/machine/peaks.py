@@ -1,4 +1,4 @@
-"""What this machine is, and the most it can do: multiply-adds and memory traffic, measured."""
+"""The most this machine can do: multiply-adds and memory traffic, measured."""
 
 from __future__ import annotations
 
@@ -17,17 +17,29 @@ _BUFFER_BYTES = 256 << 20  # beyond any cache this is likely to meet
 
 @dataclass(frozen=True)
 class Peaks:
-    """Rates of ``threads`` threads at the SIMD level in use: GFLOP/s of multiply-adds, GB/s of memory traffic."""
+    """Rates of all threads together at the SIMD level in use.
+
+    Args:
+        threads: how many.
+        float32, float64: multiply-adds in GFLOP/s.
+        read: memory read in GB/s.
+        copy: memory copied in GB/s, bytes read plus bytes written.
+    """
 
     threads: int
     float32: float
     float64: float
     read: float
-    copy: float  # bytes read plus bytes written
+    copy: float
 
 
 def measure_peaks(threads: int | None = None, repeats: int = 15) -> Peaks:
-    """The best of several tries of each probe; takes about two seconds."""
+    """Measure each rate several times and keep the best; takes about two seconds.
+
+    Args:
+        threads: None: as many as torch uses.
+        repeats: tries of each rate.
+    """
     threads = threads or torch.get_num_threads()
     source = torch.ones(_BUFFER_BYTES // 8, dtype=torch.float64)
     target = torch.zeros_like(source)
@@ -43,7 +55,12 @@ def measure_peaks(threads: int | None = None, repeats: int = 15) -> Peaks:
 
 
 def fma_rate(*, threads: int, float64: bool = False) -> float:
-    """GFLOP/s of independent multiply-adds in registers: the better of two tries of about 10 ms."""
+    """The rate of independent multiply-adds in registers, in GFLOP/s: the better of two tries of about 10 ms.
+
+    Args:
+        threads: how many.
+        float64: measure these instead of float32.
+    """
     iterations, rates = 2000, [0.0]
     while len(rates) < 3:
         began = time.perf_counter()

@@ -39,7 +39,7 @@ CRITERIA: dict[str, Criterion] = {
 }
 
 
-def criterion_named(name: str) -> Criterion:
+def find_criterion(name: str) -> Criterion:
     """The criterion of that name; ``ValueError`` lists the names there are."""
     if name not in CRITERIA:
         raise ValueError(f"criterion '{name}' is unknown; expected one of {', '.join(CRITERIA)}")

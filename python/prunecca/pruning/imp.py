@@ -1,11 +1,12 @@
 """Iterative magnitude pruning, Algorithm 1 of the paper (Frankle and Carbin 2019), independent of how one trains.
 
-:func:`imp` is the loop. It is made of :func:`next_masks` and :func:`next_weights`, pure functions of named tensors,
+``imp`` is the loop. It is made of ``next_masks`` and ``next_weights``, pure functions of named tensors,
 for those who train in pieces and store what lies between.
 """
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
@@ -23,7 +24,18 @@ MakeOptimizer = Callable[[nn.Module, Masks], torch.optim.Optimizer]
 
 @dataclass(frozen=True)
 class Level:
-    """The network has been trained with these masks; level 0 is the unpruned one."""
+    """The network has been trained with these masks; level 0 is the unpruned one.
+
+    Attributes:
+        number: from 0.
+        masks: parameter name -> ``torch.bool``.
+        density: the fraction of masked entries that is kept.
+
+    Example:
+        >>> import prunecca as pc
+        >>> pc.pruning.Level(0, {}, 1.0).density
+        1.0
+    """
 
     number: int
     masks: Masks
@@ -39,12 +51,31 @@ def imp(
     pools: Pools | None = None,
     fresh: Callable[[int], Mapping[str, Tensor]] | None = None,
 ) -> Iterator[Level]:
-    """Train, prune, rewind, train again; yields after each training, with ``model`` as trained at that level.
+    """Train, prune, rewind, train again: Algorithm 1 of Ansuini et al. 2020.
 
-    ``make_optimizer(model, masks)``: a new optimizer that keeps the masks, such as :class:`MaskedAdam` (with
-    ``pruned="frozen"`` if ``recipe.frozen``). ``train(model, optimizer, first, last)``: epochs [first, last).
-    ``pools``: by default :func:`pools_by_type`. ``fresh(level)``: the state of a new random network, for
-    ``survivors="reinitialize"``. Stop at a target density, or when performance falls, by leaving the loop.
+    Args:
+        model: trained in place.
+        recipe: what is pruned, and from where the rest is trained again.
+        make_optimizer: ``make_optimizer(model, masks)``, a new optimizer that keeps the masks, such as ``MaskedAdam``
+            (with ``pruned="frozen"`` if ``recipe.frozen``).
+        train: ``train(model, optimizer, first, last)`` trains epochs [first, last).
+        pools: by default ``pools_by_type``.
+        fresh: ``fresh(level)``, the state of a new random network, for ``survivors="reinitialize"``.
+
+    Yields:
+        A ``Level`` after each training, with ``model`` as trained at that level. Stop at a target density, or when
+        performance falls, by leaving the loop.
+
+    Example:
+        >>> import torch, prunecca as pc
+        >>> model = torch.nn.Sequential(torch.nn.Linear(8, 8), torch.nn.ReLU(), torch.nn.Linear(8, 2))
+        >>> recipe = pc.pruning.Recipe(rates=0.5, levels=2, epochs=2, rewind_epoch=1)
+        >>> def adam(model, masks):
+        ...     return pc.pruning.MaskedAdam(model.named_parameters(), masks)
+        >>> def train(model, optimizer, first, last):
+        ...     pass  # epochs first to last - 1
+        >>> [level.density for level in pc.pruning.imp(model, recipe, adam, train, pools={"all": ["0.weight"]})]
+        [1.0, 0.5, 0.25]
     """
     pools = pools_by_type(model) if pools is None else pools
     initial = Snapshot.capture(model)  # line 1
@@ -59,11 +90,12 @@ def imp(
     retraining = recipe.retraining
     for number in range(1, recipe.levels + 1):  # line 7
         trained = unpruned if recipe.one_shot else final
-        masks = next_masks(recipe, pools, trained.model, masks, number, initial.model)  # line 4
+        before, masks = masks, next_masks(recipe, pools, trained.model, masks, number, initial.model)  # line 4
         weights = next_weights(
             recipe,
             masks,
             number,
+            previous=None if recipe.one_shot else before,
             initial=initial.model,
             rewind=rewind.model,
             final=trained.model,
@@ -88,10 +120,26 @@ def next_masks(
     level: int,
     initial: Named | None = None,
 ) -> Masks:
-    """The masks of ``level`` (from 1), from the trained weights and the masks of the level before.
+    """The masks of a level, from the trained weights and the masks of the level before.
 
-    For one-shot pruning, ``final`` is the unpruned trained network and ``previous`` is not read: the same counts as
-    iterative pruning, in one go.
+    Args:
+        recipe: rates, criterion, scope; for one-shot pruning ``previous`` is not read, and the counts are those of
+            iterative pruning, in one go.
+        pools: as from ``pools_by_type``.
+        final: the trained network that is pruned; for one-shot pruning the unpruned one.
+        previous: the masks of ``final``; None for none.
+        level: from 1.
+        initial: the weights at initialisation, for criteria that read them.
+
+    Returns:
+        Parameter name -> ``torch.bool``.
+
+    Example:
+        >>> import torch, prunecca as pc
+        >>> weights, pools = {"weight": torch.arange(1.0, 101.0)}, {"all": ["weight"]}
+        >>> recipe = pc.pruning.Recipe(rates=0.1, one_shot=True)
+        >>> int(pc.pruning.next_masks(recipe, pools, weights, None, 2)["weight"].sum())
+        81
     """
     masks = None if recipe.one_shot else previous
     trained = named_tensors(final)
@@ -118,18 +166,39 @@ def next_weights(
     initial: Mapping[str, Tensor],
     rewind: Mapping[str, Tensor],
     final: Mapping[str, Tensor],
+    previous: Mapping[str, Tensor] | None = None,
     fresh: Mapping[str, Tensor] | None = None,
 ) -> dict[str, Tensor]:
     """The state from which ``level`` is trained: copies, masks applied. All states are those of ``model.state_dict()``.
 
-    initial: at initialisation. rewind: at the end of epoch k. final: trained, as pruned for this level. fresh: of a
-    new random network, for ``survivors="reinitialize"``.
+    Args:
+        recipe: what becomes of survivors and of what is pruned.
+        masks: of this level, as from ``next_masks``.
+        level: from 1.
+        initial: the network at initialisation.
+        rewind: the network at the end of epoch k.
+        final: the network as trained, from which this level was pruned.
+        previous: the masks of ``final``; what they prune keeps the value it was frozen at.
+        fresh: a new random network, for ``survivors="reinitialize"``.
+
+    Returns:
+        Names with tensors, on the devices of the state that the values are taken from.
+
+    Raises:
+        ValueError: the recipe needs ``fresh``, which is None.
+
+    Example:
+        >>> import torch, prunecca as pc
+        >>> state = {"weight": torch.tensor([1.0, -2.0])}
+        >>> masks = {"weight": torch.tensor([False, True])}
+        >>> pc.pruning.next_weights(pc.pruning.Recipe(), masks, 1, initial=state, rewind=state, final=state)
+        {'weight': tensor([ 0., -2.])}
     """
     if recipe.survivors == "reinitialize" and fresh is None:
         raise ValueError("survivors='reinitialize' needs the state of a new random network; pass it as fresh")
     base = {"keep": final, "reinitialize": fresh}.get(recipe.survivors) or rewind
-    weights = {name: tensor.detach().clone() for name, tensor in base.items()}
-    generator = torch.Generator().manual_seed(recipe.seed * 1_000_003 + level)
+    weights = {name: v.detach().clone() if isinstance(v, Tensor) else copy.deepcopy(v) for name, v in base.items()}
+    generator = torch.Generator().manual_seed((recipe.seed * 1_000_003 + level) % 2**63)
     for name, mask in masks.items():
         values = weights[name]
         start, end = initial[name].to(values.device), final[name].to(values.device)
@@ -144,5 +213,10 @@ def next_weights(
             gone = start
         elif recipe.pruned == "zero_if_shrunk":
             gone = torch.where(end.abs() < start.abs(), gone, start)
+        elif recipe.pruned in ("frozen", "by_movement"):
+            shrunk = end.abs() < start.abs() if recipe.pruned == "by_movement" else torch.zeros_like(kept)
+            gone = torch.where(shrunk, gone, values)
+            if previous is not None and name in previous:
+                gone = torch.where(previous[name].to(values.device), gone, end)
         weights[name] = torch.where(kept, values, gone)
     return weights

@@ -16,7 +16,7 @@ PRUNED = ("zero", "frozen")
 
 
 class MaskedOptimizer(torch.optim.Optimizer):
-    """What :class:`MaskedAdam` and :class:`MaskedSGD` share: names, masks, state."""
+    """What ``MaskedAdam`` and ``MaskedSGD`` share: names, masks, state."""
 
     _moments: tuple[str, ...] = ()  # keys of the per-weight state
     _refused: tuple[str, ...] = ()  # options of torch's optimizer that a loaded state may not have switched on

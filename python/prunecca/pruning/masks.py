@@ -1,6 +1,6 @@
 """Masks: ``{parameter name: torch.bool tensor}``, True where a weight is kept.
 
-One byte per weight in memory, one bit on disk (:func:`pack`, :func:`unpack`).
+One byte per weight in memory, one bit on disk (``pack``, ``unpack``).
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ from torch import Tensor, nn
 
 from .. import _native
 from .._arrays import native, stream_of
-from .criteria import criterion_named, scores
-from .threshold import Pool, count_kept, prune_lowest
+from .criteria import find_criterion, scores
+from .threshold import RankedGroup, count_kept, prune_lowest
 
 Masks = dict[str, Tensor]
 Named = nn.Module | Mapping[str, Tensor] | Iterable[tuple[str, Tensor]]
@@ -25,7 +25,16 @@ SCOPES = ("pool", "layer", "global")
 
 
 class LayerCollapseWarning(UserWarning):
-    """A layer has lost its last weight: nothing passes through it any more."""
+    """A layer has lost its last weight: nothing passes through it any more.
+
+    Example:
+        >>> import warnings, torch, prunecca as pc
+        >>> with warnings.catch_warnings(record=True) as caught:
+        ...     warnings.simplefilter("always", pc.pruning.LayerCollapseWarning)
+        ...     masks = pc.pruning.prune({"weight": torch.ones(3)}, {"all": ["weight"]}, 1.0)
+        >>> len(caught)
+        1
+    """
 
 
 def prune(
@@ -42,24 +51,40 @@ def prune(
 ) -> Masks:
     """Masks that prune ``floor(rate * survivors)`` more entries of each pool: those with the lowest scores.
 
-    ``parameters``: a model, or names with tensors (any floating dtype). ``pools``: as from :func:`pools_by_type`.
-    ``rates``: the fraction of each pool's survivors to prune, in [0, 1], taken as the decimal it is written as: 0.29 of
-    100 is 29. ``previous``: the masks so far; what they prune stays pruned, and survivors are counted from them, never
-    from the weights. Names outside the pools are carried over.
-
     Ties are broken by the lowest flat (row-major) index, in the order in which the pool lists its parameters: the
     result depends on nothing but the values. -0 equals 0; denormals count as what they are.
 
-    ``criterion``: see :mod:`prunecca.pruning.criteria`; some need ``initial``, the weights at initialisation.
-    ``scope``: ``"pool"`` ranks a pool's weights together, ``"layer"`` each module's weight and bias on their own,
-    ``"global"`` all pools together (one rate). ``seed``: of the ``random`` criterion.
+    Args:
+        parameters: a model, or names with tensors (any floating dtype, any shape).
+        pools: as from ``pools_by_type``.
+        rates: the fraction of each pool's survivors to prune, in [0, 1], taken as the decimal it is written as: 0.29 of
+            100 is 29.
+        previous: the masks so far; what they prune stays pruned, and survivors are counted from them, never from the
+            weights. Names outside the pools are carried over.
+        criterion: a name of ``CRITERIA``; some need ``initial``.
+        initial: the weights at initialisation.
+        scope: ``"pool"`` ranks a pool's weights together, ``"layer"`` each module's weight and bias on their own,
+            ``"global"`` all pools together (one rate).
+        alpha: of the criteria that weigh final against initial magnitudes.
+        seed: of the ``random`` criterion.
 
-    Warns with :class:`LayerCollapseWarning` when a layer loses its last weight. Raises ``ValueError`` for a rate
-    outside [0, 1], a NaN (naming the parameter), an unknown name, or a mask that does not fit.
+    Returns:
+        Parameter name -> ``torch.bool`` of the parameter's shape, True where a weight is kept.
+
+    Raises:
+        ValueError: a rate outside [0, 1], a NaN (naming the parameter), an unknown name, or a mask that does not fit.
+
+    Warns:
+        LayerCollapseWarning: a layer loses its last weight.
+
+    Example:
+        >>> import torch, prunecca as pc
+        >>> pc.pruning.prune({"weight": torch.tensor([3.0, -1.0, 2.0, 0.5])}, {"all": ["weight"]}, 0.5)
+        {'weight': tensor([ True, False,  True, False])}
     """
     final = named_tensors(parameters)
     start = None if initial is None else named_tensors(initial)
-    chosen = criterion_named(criterion)
+    chosen = find_criterion(criterion)
     generator = torch.Generator().manual_seed(seed)
     pooled = _check_pools(pools, final)
     before = {name: fitting_mask(name, mask, final.get(name)) for name, mask in (previous or {}).items()}
@@ -69,7 +94,7 @@ def prune(
         alive = [before[name] if name in before else torch.ones_like(final[name], dtype=torch.bool) for name in names]
         alive = [mask.contiguous() for mask in alive]
         masks = [torch.empty(mask.shape, dtype=torch.bool, device=mask.device) for mask in alive]
-        ranked.append(Pool(scores(chosen, names, final, start, alpha, generator), alive, masks))
+        ranked.append(RankedGroup(scores(chosen, names, final, start, alpha, generator), alive, masks))
     nans = prune_lowest(ranked, chosen.signed, lambda group, survivors: math.floor(groups[group][1] * survivors))
     after: Masks = {}
     for (names, _), pool, nan in zip(groups, ranked, nans, strict=True):
@@ -81,25 +106,80 @@ def prune(
 
 
 def full_masks(parameters: Named, pools: Mapping[str, Sequence[str]]) -> Masks:
-    """The trivial masks, which keep everything, for all pooled parameters."""
+    """The trivial masks, which keep everything, for all pooled parameters.
+
+    Args:
+        parameters: a model, or names with tensors.
+        pools: as from ``pools_by_type``.
+
+    Returns:
+        Parameter name -> ``torch.bool``, all True.
+
+    Raises:
+        ValueError: a pooled name does not exist, or is in two pools.
+
+    Example:
+        >>> import torch, prunecca as pc
+        >>> pc.pruning.full_masks({"bias": torch.zeros(2)}, {"all": ["bias"]})
+        {'bias': tensor([True, True])}
+    """
     final = named_tensors(parameters)
     return {name: torch.ones_like(final[name], dtype=torch.bool) for name in _check_pools(pools, final)}
 
 
 def apply_masks(parameters: Named, masks: Mapping[str, Tensor]) -> None:
-    """Set pruned weights to exactly +0, in place. ``ValueError`` for a mask without parameter or of another shape."""
+    """Set pruned weights to exactly +0, in place.
+
+    Args:
+        parameters: a model, or names with tensors.
+        masks: parameter name -> ``torch.bool`` of the parameter's shape.
+
+    Raises:
+        ValueError: a mask without parameter, or of another shape.
+
+    Example:
+        >>> import torch, prunecca as pc
+        >>> weight = torch.tensor([1.0, 2.0])
+        >>> pc.pruning.apply_masks({"weight": weight}, {"weight": torch.tensor([True, False])})
+        >>> weight
+        tensor([1., 0.])
+    """
     tensors = named_tensors(parameters)
     zero_pruned([(tensors.get(name), name, mask) for name, mask in masks.items()])
 
 
 def density(masks: Mapping[str, Tensor]) -> float:
-    """The fraction of all masked entries that is kept; 1.0 where there are none."""
+    """The fraction of all masked entries that is kept.
+
+    Args:
+        masks: parameter name -> ``torch.bool``.
+
+    Returns:
+        A fraction in [0, 1]; 1.0 where there are no entries.
+
+    Example:
+        >>> import torch, prunecca as pc
+        >>> pc.pruning.density({"weight": torch.tensor([True, False, True, True])})
+        0.75
+    """
     total = sum(mask.numel() for mask in masks.values())
     return sum(count_kept(list(masks.values()))) / total if total else 1.0
 
 
 def density_per_layer(masks: Mapping[str, Tensor]) -> dict[str, float]:
-    """The fraction kept of each parameter; 1.0 for an empty one."""
+    """The fraction kept of each parameter.
+
+    Args:
+        masks: parameter name -> ``torch.bool``.
+
+    Returns:
+        Parameter name -> fraction in [0, 1]; 1.0 for an empty one.
+
+    Example:
+        >>> import torch, prunecca as pc
+        >>> pc.pruning.density_per_layer({"a": torch.tensor([True, False]), "b": torch.tensor([True])})
+        {'a': 0.5, 'b': 1.0}
+    """
     counts = count_kept(list(masks.values()))
     return {
         name: count / mask.numel() if mask.numel() else 1.0
@@ -108,7 +188,19 @@ def density_per_layer(masks: Mapping[str, Tensor]) -> dict[str, float]:
 
 
 def pack(masks: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """One bit per entry, for files: uint8 tensors on the host, first entry in the lowest bit, row-major."""
+    """One bit per entry, for files.
+
+    Args:
+        masks: parameter name -> ``torch.bool``.
+
+    Returns:
+        Parameter name -> uint8 of ``ceil(entries / 8)`` bytes on the host, first entry in the lowest bit, row-major.
+
+    Example:
+        >>> import torch, prunecca as pc
+        >>> pc.pruning.pack({"weight": torch.tensor([[True, False], [True, True]])})
+        {'weight': tensor([13], dtype=torch.uint8)}
+    """
     packed = {}
     for name, mask in masks.items():
         flat = fitting_mask(name, mask, None).cpu().contiguous().view(-1)
@@ -117,9 +209,23 @@ def pack(masks: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def unpack(packed: Mapping[str, Tensor], shapes: nn.Module | Mapping[str, Tensor | Sequence[int]]) -> Masks:
-    """Masks from :func:`pack`'s bits; ``shapes``: a model, or by name a tensor or a shape.
+    """Masks from the bits of ``pack``.
 
-    ``ValueError`` when the bits do not fit the shape or have a bit set past the end.
+    Args:
+        packed: parameter name -> uint8.
+        shapes: a model, or by name a tensor or a shape.
+
+    Returns:
+        Parameter name -> ``torch.bool`` of that shape, on the device of the bits.
+
+    Raises:
+        ValueError: the bits do not fit the shape, or one is set past the end.
+
+    Example:
+        >>> import torch, prunecca as pc
+        >>> pc.pruning.unpack({"weight": torch.tensor([13], dtype=torch.uint8)}, {"weight": (2, 2)})
+        {'weight': tensor([[ True, False],
+                [ True,  True]])}
     """
     known = dict(shapes.named_parameters()) if isinstance(shapes, nn.Module) else dict(shapes)
     masks = {}

@@ -23,15 +23,32 @@ from .masked_optimizer import MaskedOptimizer, capturing, check_rates, refuse_wh
 class MaskedAdam(MaskedOptimizer):
     """Adam (Kingma and Ba 2014) whose masked entries are zero in weight and moments, always.
 
-    ``named_parameters``: as from ``model.named_parameters()``, or parameter groups of such pairs.
-    ``masks``: parameter name -> ``torch.bool``; see :meth:`set_masks`.
-    ``weight_decay``: L2 added to the gradient, as ``torch.optim.Adam``; decoupled from it, as ``AdamW``, with
-    ``decoupled_weight_decay``. ``pruned``: ``"zero"``, or ``"frozen"`` to leave masked weights at the value they have.
-    ``capturable``: the step can be captured in a CUDA graph; the parameters of a group then share one step count, and
-    ``lr`` may be a float32 tensor on the device.
+    On entries that are kept it equals ``torch.optim.Adam`` on the network that is left. float16 and bfloat16 weights have
+    float32 moments; the step is computed in float32 (float64 for float64).
 
-    float16 and bfloat16 weights have float32 moments; the step is computed in float32 (float64 for float64).
-    On entries that are kept it equals ``torch.optim.Adam`` on the network that is left.
+    Args:
+        named_parameters: as from ``model.named_parameters()``, or parameter groups of such pairs.
+        masks: parameter name -> ``torch.bool`` of the parameter's shape; see ``set_masks``.
+        lr, betas, eps: as in ``torch.optim.Adam``.
+        weight_decay: L2 added to the gradient, as ``torch.optim.Adam``.
+        decoupled_weight_decay: weight decay apart from the gradient, as ``torch.optim.AdamW``.
+        pruned: ``"zero"``, or ``"frozen"`` to leave masked weights at the value they have.
+        capturable: the step can be captured in a CUDA graph; the parameters of a group then share one step count, and
+            ``lr`` may be a float32 tensor on the device.
+
+    Raises:
+        TypeError: parameters without names, or masks that are not ``torch.bool``.
+        ValueError: a mask that fits no parameter, or a rate that cannot be.
+
+    Example:
+        >>> import torch, prunecca as pc
+        >>> model = torch.nn.Linear(4, 2)
+        >>> masks = {"weight": torch.tensor([[True, False, True, False]] * 2)}
+        >>> optimizer = pc.pruning.MaskedAdam(model.named_parameters(), masks, lr=0.1)
+        >>> model(torch.ones(3, 4)).sum().backward()
+        >>> optimizer.step()
+        >>> bool(model.weight[:, 1::2].any())
+        False
     """
 
     _moments = ("exp_avg", "exp_avg_sq")
@@ -162,8 +179,25 @@ class MaskedAdam(MaskedOptimizer):
 class MaskedSGD(MaskedOptimizer):
     """SGD with momentum whose masked entries are zero in weight and momentum, always; as ``torch.optim.SGD`` elsewhere.
 
-    Arguments as there and as in :class:`MaskedAdam`; ``weight_decay`` is L2 added to the gradient. In a CUDA graph the
-    learning rate is that of the capture, unless ``capturable`` has it read from the device.
+    Args:
+        named_parameters, masks, pruned: as in ``MaskedAdam``.
+        lr, momentum, dampening, nesterov: as in ``torch.optim.SGD``.
+        weight_decay: L2 added to the gradient.
+        capturable: in a CUDA graph the learning rate is read from the device; without, it is that of the capture.
+
+    Raises:
+        TypeError: parameters without names, or masks that are not ``torch.bool``.
+        ValueError: a mask that fits no parameter, or a rate that cannot be.
+
+    Example:
+        >>> import torch, prunecca as pc
+        >>> model = torch.nn.Linear(4, 2)
+        >>> masks = pc.pruning.prune(model, {"all": ["weight"]}, 0.5)
+        >>> optimizer = pc.pruning.MaskedSGD(model.named_parameters(), masks, lr=0.1, momentum=0.9)
+        >>> model(torch.ones(3, 4)).sum().backward()
+        >>> optimizer.step()
+        >>> int((model.weight == 0).sum())
+        4
     """
 
     _moments = ("momentum_buffer",)

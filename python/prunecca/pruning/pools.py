@@ -9,14 +9,27 @@ Pools = dict[str, list[str]]
 
 
 def pools_by_type(model: nn.Module, *, include_output: bool = False) -> Pools:
-    """The paper's two pools: ``{"conv": [...], "fc": [...]}``, names as in ``model.named_parameters()``.
+    """The paper's two pools, by module type: a BatchNorm is never in one, whatever its name.
 
     Weights **and** biases of all convolutions form one pool, those of all linear layers the other
-    (Ansuini et al. 2020, section 4.3). Pools go by module type, so a BatchNorm is never in one, whatever its name.
-    The output layer, taken to be the last convolution or linear layer in the order of ``model.modules()``, is left
-    out unless ``include_output``. A parameter shared by several modules is listed once.
+    (Ansuini et al. 2020, section 4.3).
 
-    Raises ``ValueError`` for a lazy layer that has not seen data yet.
+    Args:
+        model: any module.
+        include_output: also the output layer, taken to be the last convolution or linear layer in the order of
+            ``model.modules()``.
+
+    Returns:
+        ``{"conv": [...], "fc": [...]}``, names as in ``model.named_parameters()``. A parameter shared by several modules
+        is listed once.
+
+    Raises:
+        ValueError: a lazy layer has not seen data yet.
+
+    Example:
+        >>> import prunecca as pc
+        >>> pc.pruning.pools_by_type(pc.models.build("digits4"))["fc"]
+        ['fc1.0.weight', 'fc1.0.bias']
     """
     layers = [module for module in model.modules() if isinstance(module, (_ConvNd, nn.Linear))]
     kept = layers if include_output else layers[:-1]

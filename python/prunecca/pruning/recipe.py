@@ -6,9 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from .criteria import criterion_named
+from .criteria import find_criterion
 from .masks import SCOPES
-from .rewind import OPTIMIZER_REWINDS
 
 # What a kept weight becomes before it is trained again (Zhou et al. 2019, "mask-1 actions", and two more).
 SURVIVORS = {
@@ -23,19 +22,37 @@ PRUNED = {
     "zero": "0",
     "init": "its value at initialisation, frozen",
     "zero_if_shrunk": "0 if training made it smaller, otherwise its value at initialisation, frozen",
+    "frozen": "the value it would have had where its retraining starts, frozen",
+    "by_movement": "0 if training made it smaller than it was initially, otherwise as frozen",
 }
+# The optimizer state of a retraining: what belongs to the values of the survivors, that of the rewind epoch, or none.
+OPTIMIZER_STATES = ("restore", "rewind", "fresh")
 
 
 @dataclass(frozen=True)
 class Recipe:
     """One way of iterative pruning. The default is the paper's: magnitude pruning with rewinding to the third epoch.
 
-    rates: fraction of the survivors pruned per level, for each pool or for all. levels: pruning iterations.
-    epochs: T, of the first training. rewind_epoch: k; retraining runs the remaining T - k epochs, or
-    ``retraining_epochs``. criterion, alpha, scope, seed: of :func:`prunecca.pruning.prune`. survivors, pruned: see
-    SURVIVORS and PRUNED. rewind_optimizer: ``"restore"`` the optimizer state that belongs to the survivors' values, or
-    start it ``"fresh"``. final_rate: retrain at the last learning rate instead of the schedule from epoch k on.
-    one_shot: prune the unpruned network straight to the density of each level.
+    Attributes:
+        rates: fraction of the survivors pruned per level, for each pool or for all.
+        levels: pruning iterations.
+        epochs: T, of the first training.
+        rewind_epoch: k; retraining runs the remaining T - k epochs, or ``retraining_epochs``.
+        retraining_epochs: None for T - k.
+        criterion, alpha, scope, seed: as in ``prune``.
+        survivors, pruned: see ``SURVIVORS`` and ``PRUNED``.
+        rewind_optimizer: ``"restore"`` the optimizer state that belongs to the survivors' values, take that of the
+            ``"rewind"`` epoch whatever their values, or start ``"fresh"``.
+        final_rate: retrain at the last learning rate instead of the schedule from epoch k on.
+        one_shot: prune the unpruned network straight to the density of each level.
+
+    Raises:
+        ValueError: an option is none of those it may be.
+
+    Example:
+        >>> import prunecca as pc
+        >>> pc.pruning.Recipe(rates=0.2, levels=3, epochs=10).retraining
+        Retraining(first=3, last=10, optimizer='restore', from_end=False)
     """
 
     rates: float | Mapping[str, float] = field(default_factory=lambda: {"conv": 0.1, "fc": 0.2})
@@ -54,12 +71,12 @@ class Recipe:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        criterion_named(self.criterion)
+        find_criterion(self.criterion)
         for option, value, known in (
             ("scope", self.scope, SCOPES),
             ("survivors", self.survivors, SURVIVORS),
             ("pruned", self.pruned, PRUNED),
-            ("rewind_optimizer", self.rewind_optimizer, OPTIMIZER_REWINDS),
+            ("rewind_optimizer", self.rewind_optimizer, OPTIMIZER_STATES),
         ):
             if value not in known:
                 raise ValueError(f"{option} is '{value}'; expected one of {', '.join(known)}")
@@ -79,8 +96,8 @@ class Recipe:
         length = self.epochs - self.rewind_epoch if self.retraining_epochs is None else self.retraining_epochs
         # Values that no optimizer state belongs to are trained from a fresh one.
         orphans = self.survivors in ("shuffle", "signed_constant", "reinitialize")
-        state = "fresh" if orphans else self.rewind_optimizer
-        return Retraining(first, first + length, state, self.survivors == "keep")
+        state = "fresh" if orphans or self.rewind_optimizer == "fresh" else "restore"
+        return Retraining(first, first + length, state, self.survivors == "keep" and self.rewind_optimizer != "rewind")
 
     @property
     def frozen(self) -> bool:
@@ -115,8 +132,24 @@ RECIPES: dict[str, dict[str, Any]] = {
 }
 
 
-def recipe_named(name: str, **options: Any) -> Recipe:
-    """A recipe of the literature by name, see RECIPES, with other options as given."""
+def find_recipe(name: str, **options: Any) -> Recipe:
+    """A recipe of the literature by name.
+
+    Args:
+        name: one of ``RECIPES``.
+        options: fields of ``Recipe`` that take the place of the recipe's own.
+
+    Raises:
+        ValueError: there is no such recipe.
+
+    Example:
+        >>> import prunecca as pc
+        >>> pc.pruning.recipe_named("fine_tuning", levels=1).survivors
+        'keep'
+    """
     if name not in RECIPES:
         raise ValueError(f"recipe '{name}' is unknown; expected one of {', '.join(RECIPES)}")
     return replace(Recipe(**RECIPES[name]), **options)
+
+
+recipe_named = find_recipe  # its public name

@@ -13,7 +13,7 @@ from .._arrays import native, stream_of
 
 
 @dataclass(frozen=True)
-class Pool:
+class RankedGroup:
     """What is ranked together: contiguous scores of one dtype, survivors so far, and the masks to be written."""
 
     scores: list[Tensor]
@@ -21,7 +21,7 @@ class Pool:
     masks: list[Tensor]
 
 
-def prune_lowest(pools: Sequence[Pool], by_value: bool, wanted: Callable[[int, int], int]) -> list[int]:
+def prune_lowest(pools: Sequence[RankedGroup], by_value: bool, wanted: Callable[[int, int], int]) -> list[int]:
     """Write each pool's masks: its survivors without the ``wanted(pool number, survivors)`` of lowest score.
 
     Ties go by position in the concatenation of the pool's tensors. ``by_value``: compare signed scores, otherwise
@@ -72,7 +72,7 @@ def count_kept(masks: Sequence[Tensor]) -> list[int]:
 
 def _prune_on(
     device: torch.device,
-    pools: list[Pool],
+    pools: list[RankedGroup],
     by_value: bool,
     wanted: list[tuple[int, Callable[[int, int], int]]],
 ) -> list[int]:

@@ -1,260 +1,223 @@
-"""The text of a report: one HTML page from a run, the findings and the pictures."""
+"""The page of a report: the numbers of a run, put into the template ``page.html.jinja``."""
 
 from __future__ import annotations
 
+import base64
+import dataclasses
+import functools
+import itertools
 import json
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from importlib import resources
+from typing import Any
+
+import jinja2
+import pandas as pd
 
 from ..machine.info import build_info
-from ..study.options import Options
-from . import report_claims, report_summary, wording
-from .claims import Finding
-from .markup import Html, document, join, picture, table, tag
+from ..similarity.registry import METRIC_NAMES
+from ..study.options import Options, Size
+from .claims import FAILS, HOLDS, LEAST, UNDECIDED, Claim
+from .levels import LevelSummary, summarise
 from .pictures import Picture
 from .run import ReportedRun
+from .statistics import CONFIDENCE, RESAMPLES
 
 _STARTS = ["time", "device", "gpus", "workers", "threads_per_worker", "version", "torch", "torch_cuda", "python"]
 _STARTS += ["compiler", "cpu_level", "machine"]
-_SIMILARITIES = ["similarity: first layer", "least layer", "last layer"]
+_DASH = "–"
+
+
+@dataclass(frozen=True)
+class DrawnPicture:
+    """A picture with its number in the page and its SVG, which the page holds."""
+
+    number: int
+    picture: Picture
+    svg: bytes
+
+    @property
+    def source(self) -> str:
+        """The address of an image that needs no file."""
+        return "data:image/svg+xml;base64," + base64.b64encode(self.svg).decode()
+
+
+@dataclass(frozen=True)
+class _ProblemSection:
+    """What the page says of one problem."""
+
+    name: str
+    settings: Mapping[str, Any]
+    size: Size
+    levels: list[LevelSummary]
+    asked: int
+    missing: list[str]
+    has_pruned: bool
+    has_dimension: bool
+    narrow: list[DrawnPicture]
+    wide: list[DrawnPicture]
+
+    @property
+    def pruned(self) -> list[LevelSummary]:
+        """The levels, without the controls."""
+        return [summary for summary in self.levels if not summary.control]
+
+    @property
+    def has_control(self) -> bool:
+        """Whether a control is finished."""
+        return any(summary.control for summary in self.levels)
+
+    @property
+    def unpruned(self) -> LevelSummary | None:
+        """The network that was pruned, once it is finished."""
+        return next((summary for summary in self.pruned if summary.level == 0), None)
+
+    @property
+    def last(self) -> LevelSummary | None:
+        """The last level that is finished."""
+        return self.pruned[-1] if self.pruned else None
 
 
 def compose(
-    run: ReportedRun,
-    metric: str,
-    margin: float,
-    findings: Sequence[Finding],
-    pictures: Sequence[tuple[Picture, bytes]],
+    run: ReportedRun, claims: Sequence[Claim], drawn: Sequence[DrawnPicture], metric: str, margin: float
 ) -> str:
     """The page.
 
     Args:
-        metric, margin: those the findings were made with.
-        pictures: each with its SVG.
+        run: what is reported.
+        claims: judged with this metric and margin.
+        drawn: all pictures, in the order of their numbers.
+        metric: the similarity of the tables and claims.
+        margin: the loss of accuracy that still counts as comparable.
     """
-    numbered = [(number, *item) for number, item in enumerate(pictures, 1)]
-    figures = {
-        (problem, wide): [
-            _figure(*item)
-            for item in numbered
-            if (item[1].problem, item[1].wide and problem is not None) == (problem, wide)
-        ]
-        for problem in [None, *run.problems]
-        for wide in (False, True)
-    }
-    title = f"prunecca: {', '.join(run.problems)}"
-    return document(
-        title,
-        tag(
-            "header",
-            tag("h1", wording.count(len(run.problems), "problem"), ": ", ", ".join(run.problems)),
-            report_summary.headline(run),
-            report_claims.tally(findings),
-            report_summary.unfinished(run),
-            _contents(run),
-        ),
-        tag(
-            "main",
-            _overview(run, metric, figures[None, False]),
-            report_claims.section(findings, metric, margin),
-            [
-                _problem(run, problem, metric, figures[problem, False], figures[problem, True])
-                for problem in run.problems
-            ],
-            _making(run),
-        ),
-        tag(
-            "footer",
-            tag(
-                "p",
-                f"Made by prunecca {build_info()['version']} from the run directory ",
-                tag("code", run.name),
-                ". The figures are beside this page as PNG and PDF, in the folder ",
-                tag("code", "figures"),
-                ".",
-            ),
-            tag(
-                "p",
-                "The study is that of Ansuini, Medvet, Pellegrino and Zullich, ICPRAM 2020, doi:10.5220/0008960300520059.",
-            ),
-        ),
+    sections = [_section(run, problem, metric, drawn) for problem in run.problems]
+    verdicts = [claim.verdict for claim in claims]
+    return _template().render(
+        run=run,
+        style=resources.files("prunecca.report").joinpath("report.css").read_text("utf-8"),
+        version=build_info()["version"],
+        metric=METRIC_NAMES.get(metric, metric),
+        margin=margin,
+        sections=sections,
+        finished=sum(section.asked - len(section.missing) for section in sections),
+        devices=list(dict.fromkeys(map(_device, run.starts))),
+        seconds=run.seconds(),
+        tally=[(verdict, verdicts.count(verdict)) for verdict in (HOLDS, FAILS, UNDECIDED)],
+        claims=[(code, list(group)) for code, group in itertools.groupby(claims, key=lambda claim: claim.claim)],
+        overview=[picture for picture in drawn if picture.picture.problem is None],
+        starts=_starts(run),
+        options=_options(run),
+        configuration=json.dumps(run.configuration, indent=1),
     )
 
 
-def _contents(run: ReportedRun) -> Html:
-    problems = [(f"problem-{problem}", problem) for problem in run.problems]
-    places = [("overview", "Overview"), ("claims", "Claims"), *problems, ("making", "How it was made")]
-    links = [tag("li", tag("a", name, href=f"#{place}")) for place, name in places]
-    return tag("nav", tag("ul", links), aria_label="Sections")
-
-
-def _overview(run: ReportedRun, metric: str, figures: Sequence[Html]) -> Html:
-    rows = []
-    for problem in run.problems:
-        levels = run.of("levels", problem)
-        pruned = levels[~levels["control"]]
-        unfinished, size = run.unfinished(problem), run.size(problem)
-        asked = sum(piece.problem == problem for piece in run.pieces)
-        last = int(pruned["level"].max()) if len(pruned) else 0
-        ends = [pruned[pruned["level"] == level] for level in (0, last)]
-        similarity = _similarities(run, problem, metric, last, control=False)
-        rows.append(
-            (
-                tag("a", problem, href=f"#problem-{problem}"),
-                f"{asked - len(unfinished)} of {asked}",
-                f"{last} of {size.levels}",
-                f"{ends[0]['parameters_left'].max():,.0f}" if len(ends[0]) else "–",
-                wording.percent(ends[1]["density"].median(), 1),
-                wording.percent(ends[0]["test_accuracy"].median(), 2),
-                wording.percent(ends[1]["test_accuracy"].median(), 2),
-                *similarity,
-            )
-        )
-    head = [
-        "problem",
-        "networks",
-        "last level",
-        "parameters",
-        "left at last",
-        "accuracy unpruned",
-        "at last level",
-        *_SIMILARITIES,
-    ]
-    compared = len(figures) > 1
-    return tag(
-        "section",
-        tag("h2", "Overview", id="overview"),
-        table(f"Medians over replicates; similarity by {wording.metric(metric)} at the last level.", head, rows),
-        figures,
-        None
-        if compared
-        else tag("p", "No pruned network is finished yet, so there is nothing to compare.", class_="notice"),
+def _section(run: ReportedRun, problem: str, metric: str, drawn: Sequence[DrawnPicture]) -> _ProblemSection:
+    own = [picture for picture in drawn if picture.picture.problem == problem]
+    return _ProblemSection(
+        name=problem,
+        settings=run.configuration["problems"][problem]["settings"],
+        size=run.size(problem),
+        levels=[_without_itself(summary) for summary in summarise(run.tables, problem, metric)],
+        asked=sum(piece.problem == problem for piece in run.pieces),
+        missing=[str(piece).removeprefix(f"{problem} ") for piece in run.unfinished(problem)],
+        has_pruned=problem in run.with_pruned(),
+        has_dimension=not run.rows("dimension", problem).empty,
+        narrow=[picture for picture in own if not picture.picture.wide],
+        wide=[picture for picture in own if picture.picture.wide],
     )
 
 
-def _problem(
-    run: ReportedRun, problem: str, metric: str, figures: Sequence[Html], wide_figures: Sequence[Html]
-) -> Html:
-    levels = run.of("levels", problem)
-    its = run.configuration["problems"][problem]["settings"]
-    network = its["network"] or f"convolutions {its['conv']}, fully connected {its['fc']}"
-    about = (
-        f"{its['classes']} classes of {its['dataset']}; {network}; {its['epochs']} epochs, batches of {its['batch']}; per iteration "
-        f"{wording.percent(its['rates']['conv'])} of the convolutions’ and {wording.percent(its['rates']['fc'])} of the linear layers’ entries are pruned."
-    )
-    return tag(
-        "section",
-        tag("h2", problem, id=f"problem-{problem}"),
-        tag("p", about),
-        tag("p", absent, class_="faint") if (absent := _absent(run, problem)) else None,
-        tag("div", figures, class_="pair") if figures else None,
-        wide_figures,
-        tag("details", tag("summary", "Numbers of every level"), _levels(run, problem, metric))
-        if len(levels)
-        else None,
-    )
+def _without_itself(summary: LevelSummary) -> LevelSummary:
+    """The similarity of the unpruned network with itself is 1, and tells nothing."""
+    if summary.control or summary.level:
+        return summary
+    return dataclasses.replace(summary, first=math.nan, least=math.nan, last=math.nan)
 
 
-def _absent(run: ReportedRun, problem: str) -> str:
-    """What the section of a problem lacks, and why."""
-    if run.of("levels", problem).empty:
-        return "No network of this problem is finished yet."
-    if problem not in run.with_pruned():
-        return "Only the unpruned network of this problem is finished."
-    parts = []
-    if not run.of("levels", problem)["control"].any():
-        parts.append(
-            "No control is finished yet."
-            if run.size(problem).controls
-            else "No network was retrained without pruning; --controls 3 would tell what pruning adds to retraining."
-        )
-    if run.of("dimension", problem).empty:
-        parts.append("Intrinsic dimensions were not estimated in this run.")
-    return " ".join(parts)
+def _device(start: Mapping[str, Any]) -> str:
+    """The device of one start, with the name of the GPU or of the architecture."""
+    device = str(start.get("device", "an unknown device"))
+    gpus = ", ".join(map(str, start.get("gpus") or []))
+    name = gpus if gpus and device != "cpu" else str(start.get("machine", ""))
+    return f"{device} ({name})" if name else device
 
 
-def _levels(run: ReportedRun, problem: str, metric: str) -> Html:
-    rows = []
-    for (control, level), its in run.of("levels", problem).groupby(["control", "level"]):
-        accuracy = its["test_accuracy"]
-        ends = [wording.percent(end, 2) for end in (accuracy.min(), accuracy.max())]
-        rows.append(
-            (
-                f"control {level}" if control else "unpruned" if level == 0 else f"level {level}",
-                1 if level == 0 or control else len(its),
-                wording.percent(its["density"].median(), 2),
-                f"{its['parameters_left'].median():,.0f}",
-                wording.percent(accuracy.median(), 2),
-                "–" if level == 0 or len(its) == 1 else " to ".join(ends),
-                *_similarities(run, problem, metric, int(str(level)), control=bool(control)),
-            )
-        )
-    head = [
-        "network",
-        "replicates",
-        "left",
-        "parameters",
-        "accuracy",
-        "from least to greatest",
-        *_SIMILARITIES,
-    ]
-    return table(f"Medians over replicates; similarity by {wording.metric(metric)}.", head, rows)
-
-
-def _making(run: ReportedRun) -> Html:
-    defaults = Options().as_json()
-    options = run.configuration["options"]
-    shown = [
-        (
-            name.replace("_", "-"),
-            wording.plain(value),
-            "" if value == defaults.get(name) else wording.plain(defaults.get(name)),
-        )
-        for name, value in options.items()
-    ]
+def _starts(run: ReportedRun) -> list[dict[str, Any]]:
+    """Every start, by the columns that any of them has something in."""
     names = [name for name in _STARTS if any(start.get(name) not in (None, "", []) for start in run.starts)]
-    starts = [[wording.plain(start.get(name)) for name in names] for start in run.starts]
-    return tag(
-        "section",
-        tag("h2", "How it was made", id="making"),
-        tag(
-            "p",
-            "These commands make the numbers again in an empty folder; for images that are not built in, with --data.",
-        ),
-        tag("pre", tag("code", "\n".join(run.commands()))),
-        table(
-            "Every start of the run, with its machine and versions.",
-            [name.replace("_", " ") for name in names],
-            starts,
-            text=range(len(names)),
-        )
-        if starts
-        else tag("p", "Machine and versions were not recorded in this folder."),
-        tag(
-            "details",
-            tag("summary", "All options"),
-            table("The options of the run.", ["option", "value", "default, where it differs"], shown, text=(0, 1, 2)),
-        ),
-        tag(
-            "details",
-            tag("summary", "The configuration as it is stored"),
-            tag("pre", tag("code", json.dumps(run.configuration, indent=1))),
-        ),
+    return [{name: start.get(name) for name in names} for start in run.starts]
+
+
+def _options(run: ReportedRun) -> list[tuple[str, object, object]]:
+    """Name, value and default of every option; the default is empty where it is the value."""
+    defaults, given = Options().flags(), Options.from_json(run.configuration["options"]).flags()
+    plain = {name: list(value) if isinstance(value, tuple) else value for name, value in given.items()}
+    return [(name, value, "" if given[name] == defaults[name] else defaults[name]) for name, value in plain.items()]
+
+
+@functools.cache
+def _template() -> jinja2.Template:
+    environment = jinja2.Environment(
+        autoescape=True,  # no text from data becomes markup
+        trim_blocks=True,
+        lstrip_blocks=True,
+        undefined=jinja2.StrictUndefined,
     )
+    environment.filters |= {
+        "counted": _counted,
+        "counted_from_to": _counted_from_to,
+        "duration": _duration,
+        "number": _number,
+        "percent": _percent,
+        "plain": _plain,
+    }
+    environment.globals |= {
+        "holds": HOLDS,
+        "fails": FAILS,
+        "undecided": UNDECIDED,
+        "least_replicates": LEAST,
+        "confidence": CONFIDENCE,
+        "resamples": RESAMPLES,
+    }
+    return environment.from_string(resources.files("prunecca.report").joinpath("page.html.jinja").read_text("utf-8"))
 
 
-def _figure(number: int, its: Picture, svg: bytes) -> Html:
-    caption = join(tag("b", f"Figure {number}. {its.title}. "), its.caption)
-    whole = picture(svg, its.alt, caption, wide=its.wide)
-    return whole if its.problem or its.wide else tag("div", whole, class_="single")
+def _counted(number: int, noun: str) -> str:
+    """1 problem, 2 problems."""
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
 
 
-def _similarities(run: ReportedRun, problem: str, metric: str, level: int, *, control: bool) -> list[str]:
-    """Median similarity of the first layer, of the least similar and of the last."""
-    rows = run.of("similarity", problem, metric=metric)
-    if rows.empty or (level == 0 and not control):
-        return ["–"] * 3
-    rows = rows[(rows["control"] == control) & (rows["level"] == level)]
-    medians = rows.groupby("depth")["value"].median()
-    if medians.empty:
-        return ["–"] * 3
-    return [wording.number(float(value)) for value in (medians.iloc[0], medians.min(), medians.iloc[-1])]
+def _counted_from_to(numbers: Sequence[int], noun: str) -> str:
+    """3 replicates; 1 to 3 replicates; no control."""
+    low, high = min(numbers), max(numbers)
+    if high == 0:
+        return f"no {noun}"
+    return _counted(high, noun) if low == high else f"{low} to {high} {noun}s"
+
+
+def _duration(seconds: float) -> str:
+    """In seconds, minutes or hours, whichever is short."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+
+
+def _number(value: float) -> str:
+    """Three decimals, with a minus sign; a dash for NaN."""
+    return _DASH if math.isnan(value) else f"{value:.3f}".replace("-", "−")
+
+
+def _percent(value: float, digits: int = 0) -> str:
+    """A fraction as a percentage; a dash for NaN."""
+    return _DASH if pd.isna(value) else f"{100 * value:.{digits}f} %"
+
+
+def _plain(value: object) -> str:
+    """A value of the configuration or environment."""
+    if value is None:
+        return "not set"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return ", ".join(map(str, value)) if isinstance(value, list) else str(value)

@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 
 from ..figures.problem import control_figure, density_figure, dimension_figure, heat_map, metrics_figure, pruned_modules
 from ..figures.study import accuracy_figure, similarity_figure
-from ..similarity import registry
+from ..similarity.registry import METRIC_NAMES
 from .run import ReportedRun
 
 _LINES = "Lines are medians over replicates, darker with every pruning iteration"
@@ -19,9 +19,15 @@ _MARKS = "circles are convolutions, squares poolings, diamonds fully connected l
 
 @dataclass(frozen=True)
 class Picture:
-    """A figure that can be drawn: name of its files, title, caption, alternative text, and the problem it belongs to.
+    """A figure that can be drawn.
 
-    problem: None for all of them. wide: it needs the whole width of the page.
+    Args:
+        name: of its files.
+        title, caption: what stands under it.
+        alt: the same numbers in words, for those who cannot see it.
+        draw: makes the figure.
+        problem: which it is about; None: all of them.
+        wide: it needs the whole width of the page.
     """
 
     name: str
@@ -46,7 +52,7 @@ def choose(run: ReportedRun, metric: str) -> list[Picture]:
             lambda: accuracy_figure(levels),
         )
     ]
-    problems = [name for name in run.with_pruned() if not run.of("similarity", name, metric=metric).empty]
+    problems = [name for name in run.with_pruned() if not run.rows("similarity", name, metric=metric).empty]
     if problems:
         shown = similarity[similarity["problem"].isin(problems)]
         pictures.append(
@@ -54,20 +60,22 @@ def choose(run: ReportedRun, metric: str) -> list[Picture]:
                 f"similarity-{metric}",
                 "Similarity of each layer with the unpruned network",
                 f"{_LINES}; {_MARKS}. Iteration 0 is the unpruned network with itself.{_dashed(shown)}",
-                " ".join(_lines_in_words(run.of("similarity", name, metric=metric), name, metric) for name in problems),
+                " ".join(
+                    _lines_in_words(run.rows("similarity", name, metric=metric), name, metric) for name in problems
+                ),
                 lambda: similarity_figure(shown, metric),
                 wide=len(problems) > 1,
             )
         )
     for problem in problems:
-        pictures += _of_problem(run, problem, metric)
+        pictures += _problem_pictures(run, problem, metric)
     return pictures
 
 
-def _of_problem(run: ReportedRun, problem: str, metric: str) -> list[Picture]:
-    everything = run.of("similarity", problem)
+def _problem_pictures(run: ReportedRun, problem: str, metric: str) -> list[Picture]:
+    everything = run.rows("similarity", problem)
     similarity = everything[everything["metric"] == metric]
-    dimension, layers = run.of("dimension", problem), run.of("layers", problem)
+    dimension, layers = run.rows("dimension", problem), run.rows("layers", problem)
     others = everything[everything["metric"] != metric]
     words = _lines_in_words(similarity, problem, metric)
     pictures = [
@@ -117,7 +125,7 @@ def _of_problem(run: ReportedRun, problem: str, metric: str) -> list[Picture]:
             )
         )
     if not others.empty:
-        names = [registry.METRIC_NAMES.get(name, name) for name in others["metric"].unique()]
+        names = [METRIC_NAMES.get(name, name) for name in others["metric"].unique()]
         pictures.append(
             Picture(
                 f"metrics-{problem}",
@@ -141,7 +149,7 @@ def _dashed(table: pd.DataFrame) -> str:
 def _accuracy_in_words(run: ReportedRun) -> str:
     parts = []
     for problem in run.problems:
-        rows = run.of("levels", problem)
+        rows = run.rows("levels", problem)
         rows = rows[~rows["control"]]
         if rows.empty:
             continue
@@ -153,16 +161,16 @@ def _accuracy_in_words(run: ReportedRun) -> str:
     return f"Lines of test accuracy against parameters left. {'; '.join(parts)}."
 
 
-def _lines_in_words(table: pd.DataFrame, problem: str, what: str) -> str:
-    """The first and the last layer, and the least value, of the last level."""
+def _lines_in_words(table: pd.DataFrame, problem: str, value: str) -> str:
+    """The first and the last layer, and the least value, of the last level; ``value`` says what it is a value of."""
     pruned = table[~table["control"] & table["value"].notna()]
     if pruned.empty:
-        return f"{problem}, {what}: only the control is finished."
+        return f"{problem}, {value}: only the control is finished."
     last = int(pruned["level"].max())
     medians = pruned[pruned["level"] == last].sort_values("depth").groupby("layer", sort=False)["value"].median()
     first, end = medians.index[0], medians.index[-1]
     return (
-        f"{problem}, {what} per layer at iteration {last}: {medians.iloc[0]:.2f} at {first}, least {medians.min():.2f} at "
+        f"{problem}, {value} per layer at iteration {last}: {medians.iloc[0]:.2f} at {first}, least {medians.min():.2f} at "
         f"{medians.idxmin()}, {medians.iloc[-1]:.2f} at {end}."
     )
 

@@ -1,16 +1,14 @@
 """A report of a study: one HTML page that holds everything, its figures as PNG and PDF, and the verdicts as a table.
 
-    write("runs/digits4")   ->   runs/digits4/report/index.html, runs/digits4/report/figures/..., runs/digits4/report/claims.csv
-
-`reported_run` reads what is there, `findings` judges the paper's claims, `report_pictures` chooses the figures and
-`report_page` puts the page together.
+``run`` reads what a folder has, ``claims`` judges the paper's claims, ``pictures`` chooses the figures and ``page`` puts
+the page together.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,24 +17,32 @@ import pandas as pd
 from ..figures import style
 from ..figures.style import as_svg
 from ..storage.atomic import write_atomic
+from ..storage.tables import write_table
 from . import pictures
-from .claims import MARGIN, Finding, judge
-from .page import compose
-from .run import read
+from .claims import MARGIN, Claim, Subject, judge
+from .page import DrawnPicture, compose
+from .run import ReportedRun, read, read_all
 
 
 @dataclass(frozen=True)
 class Report:
-    """What was written: the page, the table of claims, the figures, and the findings that page and table show."""
+    """What was written.
+
+    Args:
+        page: the page, ``index.html``.
+        table: of the claims, ``claims.csv``.
+        figures: PNG and PDF of every figure.
+        claims: with their verdicts, as page and table show them.
+    """
 
     page: Path
-    claims: Path
+    table: Path
     figures: list[Path]
-    findings: list[Finding]
+    claims: list[Claim]
 
 
 def write(
-    run_directory: str | os.PathLike[str],
+    run_directory: str | os.PathLike[str] | Sequence[str | os.PathLike[str]],
     out: str | os.PathLike[str] | None = None,
     *,
     metric: str | None = None,
@@ -46,39 +52,63 @@ def write(
 ) -> Report:
     """Write the report of a run directory, which may be unfinished, and in which nothing else is changed.
 
+    The same tables give the same bytes.
+
     Args:
-        run_directory: see `reported_run.read`.
-        out: folder of ``index.html``, ``claims.csv`` and ``figures/``; None: ``report`` in the run directory.
+        run_directory: a folder made by ``prunecca reproduce``, or its ``config.json`` and tables alone; several are read
+            as one study.
+        out: folder of ``index.html``, ``claims.csv`` and ``figures/``; None: ``report`` in the (first) run directory.
         metric: the similarity of the claims and the main figures; None: svcca, or the first there is.
         margin: the loss of accuracy, in [0, 1], that still counts as comparable.
-        message: told, in a sentence each, what was found damaged.
-        progress: told how many figures are done, how many there will be, and the name of the next.
+        message: is given, in a sentence each, what was found damaged.
+        progress: is given how many figures are done, how many there will be, and the name of the next.
 
-    The same tables give the same bytes.
+    Returns:
+        The paths of what was written, and the claims with their verdicts.
 
     Raises:
         ConfigurationError: this is no run directory.
         ValueError: nothing is finished yet, or the metric or margin is impossible.
         CorruptFile: the configuration or a table is damaged.
         StorageError: the folder cannot be written.
+
+    Example:
+        >>> import tempfile
+        >>> from prunecca.report import write
+        >>> from prunecca.study.options import Options, Size
+        >>> from prunecca.study.study import execute, prepare
+        >>> folder = tempfile.TemporaryDirectory()
+        >>> options = Options.from_flags(epochs=2, rewind_epoch=1, train_images=64, images=64)
+        >>> tables = execute(prepare(["digits2"], options, Size(levels=1, replicates=1, controls=0), folder.name))
+        >>> report = write(folder.name)
+        >>> report.page.name, report.table.name, report.figures[0].name
+        ('index.html', 'claims.csv', 'accuracy.png')
+        >>> {claim.verdict for claim in report.claims}  # a single replicate is not enough
+        {'not enough data'}
+        >>> folder.cleanup()
     """
     if not 0 <= margin <= 1:
         raise ValueError(f"margin is {margin}; expected a loss of accuracy from 0 to 1, such as {MARGIN}")
-    run = read(run_directory, message)
+    folders = [run_directory] if isinstance(run_directory, str | os.PathLike) else list(run_directory)
+    run = read(folders[0], message) if len(folders) == 1 else read_all(folders, message)
     metric = run.choose_metric(metric)
-    folder = Path(run_directory) / "report" if out is None else Path(out)
-    found = judge(run.tables, metric=metric, margin=margin, problems=run.problems)
+    folder = Path(folders[0]) / "report" if out is None else Path(out)
+    claims = judge(run.tables, _subjects(run), metric=metric, margin=margin)
     chosen = pictures.choose(run, metric)
-    written: list[Path] = []
-    drawn: list[tuple[pictures.Picture, bytes]] = []
-    for done, picture in enumerate(chosen):
+    figures: list[Path] = []
+    drawn: list[DrawnPicture] = []
+    for number, picture in enumerate(chosen, 1):
         if progress is not None:
-            progress(done, len(chosen), picture.name)
+            progress(number - 1, len(chosen), picture.name)
         figure = picture.draw()
-        written += style.save(figure, folder / "figures" / picture.name)
-        drawn.append((picture, as_svg(figure)))
-    page = folder / "index.html"
-    write_atomic(page, compose(run, metric, margin, found, drawn).encode())
-    claims = folder / "claims.csv"
-    write_atomic(claims, pd.DataFrame([dataclasses.asdict(finding) for finding in found]).to_csv(index=False).encode())
-    return Report(page, claims, written, found)
+        figures += style.save(figure, folder / "figures" / picture.name)
+        drawn.append(DrawnPicture(number, picture, as_svg(figure)))
+    page, table = folder / "index.html", folder / "claims.csv"
+    write_atomic(page, compose(run, claims, drawn, metric, margin).encode())
+    write_table(table, pd.DataFrame([dataclasses.asdict(claim) for claim in claims]))
+    return Report(page, table, figures, claims)
+
+
+def _subjects(run: ReportedRun) -> list[Subject]:
+    settings = {name: asked["settings"] for name, asked in run.configuration["problems"].items()}
+    return [Subject(name, own["dataset"], None if own["network"] else own["classes"]) for name, own in settings.items()]

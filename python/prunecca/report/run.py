@@ -1,18 +1,10 @@
-"""What a report is about: a run directory, or the small folder of tables that remains of one without its weights.
-
-    run = read("runs/digits4")
-    run.problems, len(run.finished), run.tables["levels"]
-
-Nothing in the folder is changed. Where the pieces are there, the tables are made from those finished so far; otherwise
-the tables stored under ``tables/``, or beside ``config.json``, are taken, as Parquet or CSV.
-"""
+"""What a report is about: a run directory, or the small folder of tables that remains of one without its weights."""
 
 from __future__ import annotations
 
-import dataclasses
 import os
 import shlex
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,17 +15,25 @@ from .. import errors
 from ..errors import ConfigurationError
 from ..storage import states
 from ..study import tables
-from ..study.options import SHORT_EPOCHS, Options, Size
-from ..study.plan import Piece
+from ..study.options import SHORT_EPOCHS, Options, Size, merge_configuration
+from ..study.plan import Network, Plan
 from ..study.run_directory import ENVIRONMENT, RECORD, RunDirectory
+from ..study.tables import KEY
 
 PAPER_METRIC = "svcca"
-_KEY = ["problem", "replicate", "level", "control"]
 _NEEDED = {
-    "levels": [*_KEY, "density", "parameters_left", "test_accuracy"],
-    "layers": [*_KEY, "layer", "density"],
-    "similarity": [*_KEY, "layer", "kind", "depth", "metric", "value"],
-    "dimension": [*_KEY, "layer", "kind", "depth", "dimension", "error"],
+    "levels": [*KEY, "density", "parameters_left", "test_accuracy"],
+    "layers": [*KEY, "layer", "density"],
+    "similarity": [*KEY, "layer", "kind", "depth", "metric", "value"],
+    "dimension": [*KEY, "layer", "kind", "depth", "dimension", "error"],
+}
+_ROW = {  # the columns that name a row of a table
+    "levels": KEY,
+    "layers": [*KEY, "layer"],
+    "similarity": [*KEY, "layer", "metric"],
+    "dimension": [*KEY, "layer"],
+    "epochs": [*KEY, "epoch"],
+    "timing": [*KEY, "epoch"],
 }
 _NAMES = {"problem": str, "layer": str, "kind": str, "metric": str}  # a layer may be called "0"
 
@@ -42,15 +42,19 @@ _NAMES = {"problem": str, "layer": str, "kind": str, "metric": str}  # a layer m
 class ReportedRun:
     """A study so far.
 
-    name: of its folder. configuration: of ``config.json``. starts: what is known of the machines, oldest first.
-    tables: see `tables`; those without rows may lack columns. pieces: all networks that were asked for.
+    Args:
+        name: of its folder.
+        configuration: the content of ``config.json``.
+        starts: what is known of the machines, oldest first.
+        tables: see ``study.tables``; those without rows may lack columns.
+        pieces: all networks that were asked for.
     """
 
     name: str
     configuration: dict[str, Any]
     starts: list[dict[str, Any]]
     tables: dict[str, pd.DataFrame]
-    pieces: list[Piece]
+    pieces: list[Network]
 
     @property
     def problems(self) -> list[str]:
@@ -64,14 +68,14 @@ class ReportedRun:
         return [] if similarity.empty else [str(name) for name in similarity["metric"].unique()]
 
     @property
-    def finished(self) -> set[Piece]:
+    def finished(self) -> set[Network]:
         """The networks that the tables hold."""
         return {
-            Piece(problem, 0 if level == 0 or control else replicate, level, control)
-            for problem, replicate, level, control in self.tables["levels"][_KEY].itertuples(index=False)
+            Network(problem, 0 if level == 0 or control else replicate, level, control)
+            for problem, replicate, level, control in self.tables["levels"][KEY].itertuples(index=False)
         }
 
-    def unfinished(self, problem: str) -> list[Piece]:
+    def unfinished(self, problem: str) -> list[Network]:
         """The networks of a problem that were asked for and are not in the tables."""
         done = self.finished
         return [piece for piece in self.pieces if piece.problem == problem and piece not in done]
@@ -80,7 +84,7 @@ class ReportedRun:
         """The levels, replicates and controls that were asked for."""
         return Size(**self.configuration["problems"][problem]["size"])
 
-    def of(self, table: str, problem: str, *, metric: str | None = None) -> pd.DataFrame:
+    def rows(self, table: str, problem: str, *, metric: str | None = None) -> pd.DataFrame:
         """The rows of a table about one problem (and metric)."""
         rows = self.tables[table]
         if rows.empty:
@@ -91,8 +95,8 @@ class ReportedRun:
     def with_pruned(self) -> list[str]:
         """The problems of which a pruned network or a control is finished: those with something to compare."""
         levels = self.tables["levels"]
-        there = set(levels.loc[levels["level"] > 0, "problem"])
-        return [problem for problem in self.problems if problem in there]
+        found = set(levels.loc[levels["level"] > 0, "problem"])
+        return [problem for problem in self.problems if problem in found]
 
     def choose_metric(self, asked: str | None) -> str:
         """The metric asked for; None: that of the paper, or where it was not computed the first there is.
@@ -116,7 +120,7 @@ class ReportedRun:
 
     def commands(self) -> list[str]:
         """The command lines, one per size, that make these numbers in an empty folder; without --out and --data."""
-        defaults, given = Options().as_json(), self.configuration["options"]
+        defaults, given = Options().flags(), Options.from_json(self.configuration["options"]).flags()
         words: list[str] = []
         for name, value in given.items():
             flag = f"--{name.replace('_', '-')}"
@@ -125,22 +129,34 @@ class ReportedRun:
             if isinstance(value, bool):
                 words.append(flag)
             else:
-                words += [flag, ",".join(map(str, value)) if isinstance(value, list) else str(value)]
+                words += [flag, ",".join(map(str, value)) if isinstance(value, list | tuple) else str(value)]
         groups: dict[tuple[str, ...], list[str]] = {}
-        for problem, its in self.configuration["problems"].items():
-            paper = given.get("epochs") is None and its["settings"]["epochs"] > SHORT_EPOCHS
-            size = dataclasses.asdict(self.size(problem))
-            key = (*(["--paper"] if paper else []), *(w for name in size for w in (f"--{name}", str(size[name]))))
+        for problem, asked in self.configuration["problems"].items():
+            paper = given.get("epochs") is None and asked["settings"]["epochs"] > SHORT_EPOCHS
+            size = _size_flags(self.size(problem))
+            key = (
+                *(["--paper"] if paper else []),
+                *(word for name, value in size.items() for word in (f"--{name}", value)),
+            )
             groups.setdefault(key, []).append(problem)
         return [shlex.join(["prunecca", "reproduce", *problems, *key, *words]) for key, problems in groups.items()]
 
 
+def _size_flags(size: Size) -> dict[str, str]:
+    numbers = size.numbers
+    replicates = str(size.replicates) if numbers.start == 0 else f"{numbers.start}:{numbers.stop}"
+    return {"levels": str(size.levels), "replicates": replicates, "controls": str(size.controls)}
+
+
 def read(folder: str | os.PathLike[str], message: Callable[[str], None] | None = None) -> ReportedRun:
-    """What is there to be reported in a folder.
+    """What can be reported of a folder. Nothing in it is changed.
+
+    The tables are made from the finished networks where those are in the folder; otherwise the tables stored under
+    ``tables/``, or beside ``config.json``, are taken, as Parquet or CSV.
 
     Args:
-        folder: a run directory, or one that holds at least ``config.json`` and the table `levels`.
-        message: told, in a sentence each, what was found damaged.
+        folder: a run directory, or one that holds at least ``config.json`` and the table ``levels``.
+        message: is given, in a sentence each, what was found damaged.
 
     Raises:
         ConfigurationError: this is no run directory.
@@ -152,17 +168,52 @@ def read(folder: str | os.PathLike[str], message: Callable[[str], None] | None =
         what = "is a file" if root.exists() else "does not exist"
         raise ConfigurationError(f"{root} {what}; expected a folder made by `prunecca reproduce`")
     run = RunDirectory(root, message)
-    configuration, pieces = run.configuration(), run.pieces()
+    configuration, plan = run.configuration(), run.plan(problems=False)
     made: dict[str, pd.DataFrame] = {}
-    if any(run.path(piece, RECORD).exists() for piece in pieces):
-        made = tables.build(run)
+    if any(run.path(network, RECORD).exists() for network in plan.networks()):
+        made = tables.build(run, plan, run.finished())
     if not made or made["levels"].empty:
         made = {name: _stored(root, name) for name in tables.NAMES}
     if made["levels"].empty:
         raise ValueError(
             f"no network of {root} is finished yet; go on with `prunecca reproduce --out {root}` and the options it was begun with"
         )
-    return ReportedRun(root.resolve().name, configuration, _starts(root), made, pieces)
+    return ReportedRun(root.resolve().name, configuration, _starts(root), made, plan.networks())
+
+
+def read_all(folders: Sequence[str | os.PathLike[str]], message: Callable[[str], None] | None = None) -> ReportedRun:
+    """Several folders as one study: its replicates were made in run directories of their own.
+
+    Args:
+        folders: as in ``read``, made with the same options and the same images.
+        message: is given, in a sentence each, what was found damaged, or unpruned networks that differ.
+
+    Raises:
+        ConfigurationError: the folders were made with different options; the sentence names the first.
+        ValueError, CorruptFile: as ``read``.
+    """
+    runs = [read(folder, message) for folder in folders]
+    configuration = runs[0].configuration
+    for run in runs[1:]:
+        configuration = merge_configuration(configuration, run.configuration, runs[0].name)
+    made = {name: pd.concat([run.tables[name] for run in runs], ignore_index=True) for name in tables.NAMES}
+    made = {
+        name: tables.sorted_rows(
+            table.drop_duplicates([c for c in _ROW[name] if c in table.columns], ignore_index=True)
+        )
+        for name, table in made.items()
+    }
+    unpruned = made["levels"][made["levels"]["level"] == 0]
+    for problem, rows in unpruned.groupby("problem"):
+        if "digest" in rows and rows["digest"].nunique() > 1 and message is not None:
+            message(
+                f"the unpruned networks of {problem} differ between {', '.join(run.name for run in runs)}: "
+                "the spread over replicates includes that; copy one level-00 to all before pruning to avoid it"
+            )
+    sizes = {name: Size(**one["size"]) for name, one in configuration["problems"].items()}
+    plan = Plan(Options.from_json(configuration["options"]), {}, sizes)
+    starts = [start for run in runs for start in run.starts]
+    return ReportedRun(" + ".join(run.name for run in runs), configuration, starts, made, plan.networks())
 
 
 def _stored(root: Path, name: str) -> pd.DataFrame:

@@ -25,7 +25,7 @@ _CHUNK = 1 << 22  # numbers held at once while resampling
 
 @dataclass(frozen=True)
 class Estimate:
-    """A statistic and its bootstrap interval; `low` and `high` are NaN where there is a single replicate."""
+    """A statistic and its bootstrap interval; ``low`` and ``high`` are NaN where there is a single replicate."""
 
     value: float
     low: float = math.nan
@@ -34,9 +34,13 @@ class Estimate:
 
 @dataclass(frozen=True)
 class Curves:
-    """The values of one problem and metric: an array (replicates, levels, layers) without gaps.
+    """The values of one problem and metric, without gaps.
 
-    `levels` are the numbers of the levels, `layers` and `kinds` the names and kinds of the layers from input to output.
+    Args:
+        values: (replicates, levels, layers) float64.
+        levels: the numbers of the levels.
+        layers, kinds: names and kinds of the layers from input to output.
+        name: of the problem.
     """
 
     values: Array
@@ -51,14 +55,14 @@ class Curves:
         return len(self.values)
 
     def keep(self, *, layers: list[int] | None = None, levels: int | None = None) -> Curves:
-        """Only some of the layers (by position), or the first levels."""
-        at = list(range(len(self.layers))) if layers is None else layers
+        """Only the layers at some positions, or only the first levels."""
+        kept = list(range(len(self.layers))) if layers is None else layers
         count = len(self.levels) if levels is None else levels
         return Curves(
-            self.values[:, :count][:, :, at],
+            self.values[:, :count][:, :, kept],
             self.levels[:count],
-            tuple(self.layers[i] for i in at),
-            tuple(self.kinds[i] for i in at),
+            tuple(self.layers[i] for i in kept),
+            tuple(self.kinds[i] for i in kept),
             self.name,
         )
 
@@ -78,7 +82,13 @@ def similarity_curves(similarity: pd.DataFrame, problem: str, metric: str, *, co
     """The similarity of the pruned networks with the unpruned one, level 0 left out; None when there are no rows.
 
     Replicates count when they have finished every level that any of them has; layers for which the metric is not
-    defined somewhere (NaN) are left out. With `control`, each control is a replicate of one level.
+    defined somewhere (NaN) are left out.
+
+    Args:
+        similarity: the table of that name, of all problems.
+        problem: which of them.
+        metric: which of the metrics.
+        control: take the controls instead, each as a replicate of one level.
     """
     if similarity.empty:
         return None
@@ -108,19 +118,19 @@ def accuracy_curves(levels: pd.DataFrame, problem: str) -> tuple[Curves, float] 
     """Test accuracy of the pruned networks, as the one layer of the curves, and that of the unpruned network."""
     if levels.empty:
         return None
-    its = levels[(levels["problem"] == problem) & ~levels["control"]]
-    pruned = its[its["level"] > 0].assign(layer="accuracy")
-    if pruned.empty or not (its["level"] == 0).any():
+    rows = levels[(levels["problem"] == problem) & ~levels["control"]]
+    pruned = rows[rows["level"] > 0].assign(layer="accuracy")
+    if pruned.empty or not (rows["level"] == 0).any():
         return None
     values = _cube(pruned.set_index(["replicate", "level", "layer"])["test_accuracy"], ["accuracy"])
     if values is None:
         return None
-    unpruned = float(its.loc[its["level"] == 0, "test_accuracy"].iloc[0])
+    unpruned = float(rows.loc[rows["level"] == 0, "test_accuracy"].iloc[0])
     return Curves(values[0], values[1], ("accuracy",), ("",), problem), unpruned
 
 
 def estimate(values: Array) -> Estimate:
-    """The estimate from the statistics of `Curves.medians`: the first is the value, the others give the interval."""
+    """The estimate from the statistics of ``Curves.medians``: the first is the value, the others give the interval."""
     if len(values) < 2:
         return Estimate(float(values[0]))
     low, high = np.quantile(values[1:], [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2])

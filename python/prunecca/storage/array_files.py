@@ -6,27 +6,31 @@ A file holds an array of shape (N, C), (N, C, H, W) or (N, C, L), datapoints fir
 
 from __future__ import annotations
 
-import json
 import math
 import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 
-if TYPE_CHECKING:
-    pass
+from .states import read_header
+
 _NPY_DTYPES = {"float16": torch.float16, "float32": torch.float32, "float64": torch.float64}
 _SAFETENSORS_DTYPES = {"F16": torch.float16, "BF16": torch.bfloat16, "F32": torch.float32, "F64": torch.float64}
 _EXPECTED = "expected float16, bfloat16, float32 or float64"
-_LONGEST_HEADER = 100 << 20  # what the safetensors format allows
 
 
 @dataclass(frozen=True)
 class StoredActivations:
-    """Where an array of activations lies in a file: ``offset`` in bytes; datapoints first, C order, little endian."""
+    """Where an array of activations lies in a file; datapoints first, C order, little endian.
+
+    Args:
+        path: of the file.
+        shape: (N, C), (N, C, L) or (N, C, H, W).
+        dtype: of the array.
+        offset: where in the file it begins, in bytes.
+    """
 
     path: Path
     shape: tuple[int, ...]
@@ -40,14 +44,20 @@ class StoredActivations:
 
     @property
     def nbytes(self) -> int:
+        """Bytes of the array."""
         return self.shape[0] * self.row_bytes
 
 
 def stored_activations(path: str | Path) -> StoredActivations:
-    """Find the array in a ``.npy`` file, or in a ``.safetensors`` file: ``file.safetensors:name`` where it holds several.
+    """Find the array in a ``.npy`` or ``.safetensors`` file, without reading it.
 
-    Raises ``FileNotFoundError``, and ``ValueError`` for a file that is of another format, truncated, empty, in Fortran
-    order, or of another dtype or number of dimensions.
+    Args:
+        path: of the file; ``file.safetensors:name`` where it holds several arrays.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: it is of another format, truncated, empty, in Fortran order, or of another dtype or number of
+            dimensions.
     """
     file, name = _split_name(str(path))
     if not file.exists():
@@ -64,11 +74,9 @@ def stored_activations(path: str | Path) -> StoredActivations:
         raise ValueError(f"{path} has shape {found.shape}; expected (N, C), (N, C, L) or (N, C, H, W)")
     if 0 in found.shape:
         raise ValueError(f"{path} has shape {found.shape}, which holds nothing; expected at least two datapoints")
-    held = file.stat().st_size
-    if held < found.offset + found.nbytes:
-        raise ValueError(
-            f"{file} is truncated: it holds {held} bytes, but its header promises {found.offset + found.nbytes}"
-        )
+    size, promised = file.stat().st_size, found.offset + found.nbytes
+    if size < promised:
+        raise ValueError(f"{file} is truncated: it holds {size} bytes, but its header promises {promised}")
     return found
 
 
@@ -100,30 +108,29 @@ def _npy(path: Path) -> StoredActivations:
 
 
 def _safetensors(path: Path, name: str | None) -> StoredActivations:
-    size = os.path.getsize(path)
     with open(path, "rb") as stream:
-        length = int.from_bytes(stream.read(8), "little")
-        if size < 8 or not 0 < length <= min(size - 8, _LONGEST_HEADER):
-            raise ValueError(f"{path} is truncated, or no safetensors file: its header does not fit in it")
         try:
-            header = json.loads(stream.read(length))
-            tensors = {
-                key: (value["dtype"], value["shape"], value["data_offsets"])
-                for key, value in header.items()
-                if key != "__metadata__"
-            }
-        except (ValueError, TypeError, KeyError, AttributeError) as error:
-            raise ValueError(f"{path} is no safetensors file: its header does not describe tensors") from error
+            header, begin = read_header(stream, os.path.getsize(path))
+        except ValueError as error:
+            raise ValueError(f"{path} {error}") from error
+    try:
+        tensors = {
+            key: (value["dtype"], value["shape"], value["data_offsets"])
+            for key, value in header.items()
+            if key != "__metadata__"
+        }
+    except (TypeError, KeyError) as error:
+        raise ValueError(f"{path} is no safetensors file: its header does not describe tensors") from error
     if name is None and len(tensors) == 1:
         name = next(iter(tensors))
     if name not in tensors:
         names = ", ".join(sorted(tensors)[:8]) + (", ..." if len(tensors) > 8 else "")
         what = f"has no tensor {name!r}" if name is not None else f"holds {len(tensors)} tensors"
         raise ValueError(f"{path} {what}; name one as {path}:NAME, of {names or 'none'}")
-    code, shape, (begin, end) = tensors[name]
+    code, shape, (first, last) = tensors[name]
     if code not in _SAFETENSORS_DTYPES:
         raise ValueError(f"{path}:{name} holds {code}; {_EXPECTED}")
-    found = StoredActivations(path, tuple(shape), _SAFETENSORS_DTYPES[code], 8 + length + begin)
-    if end - begin != found.nbytes:
-        raise ValueError(f"{path} is corrupt: tensor {name!r} of shape {found.shape} cannot have {end - begin} bytes")
+    found = StoredActivations(path, tuple(shape), _SAFETENSORS_DTYPES[code], begin + first)
+    if last - first != found.nbytes:
+        raise ValueError(f"{path} is corrupt: tensor {name!r} of shape {found.shape} cannot have {last - first} bytes")
     return found

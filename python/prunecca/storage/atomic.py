@@ -19,9 +19,13 @@ _PARTIAL = ".partial"
 
 
 def write_atomic(path: str | os.PathLike[str], write: Callable[[BinaryIO], object] | bytes) -> None:
-    """Replace the file at `path` by what `write` puts into the binary stream it is given (or by the bytes `write`).
+    """Replace a file by a new one, whole or not at all.
 
     The folder is made when it is missing. When anything fails, the old file stays and nothing half-written is left.
+
+    Args:
+        path: of the file.
+        write: puts the content into the binary stream it is given; or the content itself.
 
     Raises:
         StorageError: the disk is full, or the folder cannot be written.
@@ -48,7 +52,7 @@ def write_atomic(path: str | os.PathLike[str], write: Callable[[BinaryIO], objec
 
 
 def storage_error(path: Path, error: OSError) -> OSError:
-    """The one-sentence form of `error`, met while writing `path`; the error itself when it is of another kind."""
+    """The one-sentence form of ``error``, met while writing ``path``; the error itself when it is of another kind."""
     if isinstance(error, StorageError):
         return error
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
@@ -69,7 +73,7 @@ def storage_error(path: Path, error: OSError) -> OSError:
 
 
 def remove_partial(folder: Path, name: str = "*") -> None:
-    """Remove what killed processes left half-written of the file `name` in `folder`; only where no other process writes it."""
+    """Remove what killed processes left half-written of the file ``name`` in ``folder``; only where no other process writes it."""
     for partial in folder.glob(f".{name}.*{_PARTIAL}"):
         partial.unlink(missing_ok=True)
 

@@ -12,7 +12,7 @@ _CHUNK_BYTES = 32 << 20  # of all arrays together
 
 
 def chunks(*arrays: Any) -> Iterator[tuple[Any, ...]]:
-    """The arrays, cut along their first dimension while any of them is a memory map of more than a chunk.
+    """The arrays in pieces along their first dimension, where any of them is a memory map of more than a chunk.
 
     The maps' pages are taken out of the process after each chunk (not out of the page cache), so that its resident
     memory does not grow with the file. Other arrays and copy-on-write maps, whose pages may hold changes, are left alone.

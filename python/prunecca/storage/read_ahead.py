@@ -16,12 +16,18 @@ from typing import Any
 import numpy as np
 
 _BLOCK = mmap.PAGESIZE  # a direct read begins, ends and lands at multiples of this; no disk has larger blocks
-_PLACES = 16  # of a file, looked for in the page cache
+_SAMPLES = 16  # bytes of a file that are looked for in the page cache
 
 
 @dataclass(frozen=True)
 class Piece:
-    """A range of bytes of a file. In memory it begins at a multiple of ``alignment``, if it does so in the file."""
+    """A range of bytes of a file.
+
+    Args:
+        path: of the file.
+        offset, length: of the range.
+        alignment: in memory it begins at a multiple of this, if it does so in the file.
+    """
 
     path: Path
     offset: int
@@ -43,18 +49,28 @@ class Chunk:
     _free: queue.SimpleQueue[Any]
 
     def release(self) -> None:
+        """Give the memory back to the reader."""
         self._free.put(self._buffer)
 
 
 @contextmanager
 def read_ahead(plan: Sequence[Sequence[Piece]], buffers: int = 2) -> Iterator[Iterator[Chunk]]:
-    """Iterate over the chunks of a plan, each to be released after use; a thread reads ahead into the free buffers.
+    """Chunks of files, read in the order of a plan by a thread that runs ahead.
 
     A file that is not in the page cache is read past it, straight into the buffer: copying would take processor time
     from the arithmetic. Where the file system cannot, its pages are dropped from the cache once they were read. Either
     way no more than ``buffers`` chunks come into memory.
 
-    Raises ``ValueError`` when a file ends before a piece does, and ``OSError`` when it cannot be read.
+    Args:
+        plan: the pieces of each chunk.
+        buffers: how many chunks may be in memory.
+
+    Yields:
+        An iterator over the chunks; each is to be released after use.
+
+    Raises:
+        ValueError: a file ends before a piece does.
+        OSError: a file cannot be read.
     """
     largest = max((sum(piece.room for piece in pieces) for pieces in plan), default=0)
     free: queue.SimpleQueue[Any] = queue.SimpleQueue()
@@ -138,12 +154,12 @@ class _File:
         return into
 
     def _probe(self) -> bool:
-        """Whether the page cache holds the file, judged by a few places in it."""
-        os.posix_fadvise(self._file, 0, 0, os.POSIX_FADV_RANDOM)  # where a place is not, do not read all around it
+        """Whether the page cache holds the file, judged by a few bytes of it."""
+        os.posix_fadvise(self._file, 0, 0, os.POSIX_FADV_RANDOM)  # where a byte is missing, do not read all around it
         size = os.fstat(self._file).st_size
         try:
-            for place in range(_PLACES):
-                os.preadv(self._file, [bytearray(1)], size * place // _PLACES, os.RWF_NOWAIT)
+            for number in range(_SAMPLES):
+                os.preadv(self._file, [bytearray(1)], size * number // _SAMPLES, os.RWF_NOWAIT)
         except OSError as error:
             if error.errno in (errno.EAGAIN, errno.EOPNOTSUPP):
                 return False

@@ -1,24 +1,94 @@
-"""Files that are whole or absent: atomic writes, and network states that prove on loading that nothing changed.
+"""Tensors with metadata as safetensors files, and JSON records: the only reader and writer of either.
 
-Every file of a run directory goes through `write_atomic`: it is written beside its place, flushed to the disk and
-renamed, so that a reader sees the old file or the new one and a process killed at any moment leaves neither damaged.
+States and records carry a digest, and prove on loading that nothing changed. Every file is whole or absent.
 """
 
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 import os
-import struct
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import safetensors.torch
 import torch
 
 from ..errors import RUN_AGAIN, CorruptFile
 from .atomic import write_atomic
+
+_KEY = "prunecca"  # of the header
+_LONGEST_HEADER = 100 << 20  # what the safetensors format allows
+
+
+def write_tensors(
+    path: str | os.PathLike[str], tensors: Mapping[str, torch.Tensor], metadata: Mapping[str, Any]
+) -> None:
+    """Write tensors and JSON-able metadata as one safetensors file, whole or not at all.
+
+    Args:
+        path: of the file.
+        tensors: of any device and strides.
+        metadata: with the key ``kind``, which says what the tensors are.
+
+    Raises:
+        StorageError: the disk is full, or the folder cannot be written.
+    """
+    dense = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    write_atomic(path, _content(dense, metadata))
+
+
+def read_tensors(path: str | os.PathLike[str], kind: str) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
+    """Tensors and metadata (without ``kind``) of a file written by ``write_tensors``.
+
+    Raises:
+        ValueError: there is no such file, it is no safetensors file, or it holds something of another kind.
+    """
+    try:
+        data = Path(path).read_bytes()
+        metadata = _metadata(data)
+        tensors = safetensors.torch.load(data)
+    except (OSError, ValueError, TypeError, AttributeError, safetensors.SafetensorError) as error:
+        raise ValueError(f"{path} is not a safetensors file that holds a {kind}: {error}") from error
+    if not isinstance(metadata, dict) or metadata.pop("kind", None) != kind:
+        raise ValueError(f"{path} is a safetensors file, but holds no {kind}")
+    return tensors, metadata
+
+
+def read_header(stream: BinaryIO, size: int) -> tuple[dict[str, Any], int]:
+    """The header of a safetensors file, and where in the file the tensors begin.
+
+    Args:
+        stream: the file, read from its beginning.
+        size: of the file, in bytes.
+
+    Raises:
+        ValueError: this is the header of no safetensors file; the sentence lacks its subject.
+    """
+    length = int.from_bytes(stream.read(8), "little")
+    if size < 8 or not 0 < length <= min(size - 8, _LONGEST_HEADER):
+        raise ValueError("is truncated, or no safetensors file: its header does not fit in it")
+    try:
+        header = json.loads(stream.read(length))
+    except ValueError as error:
+        raise ValueError("is no safetensors file: its header is not JSON") from error
+    if not isinstance(header, dict):
+        raise ValueError("is no safetensors file: its header does not describe tensors")
+    return header, 8 + length
+
+
+def _content(tensors: Mapping[str, torch.Tensor], metadata: Mapping[str, Any]) -> bytes:
+    # One key only: safetensors writes several in random order, and the same state must give the same bytes.
+    return safetensors.torch.save(dict(tensors), metadata={_KEY: json.dumps(metadata)})
+
+
+def _metadata(data: bytes) -> Any:
+    """What a file of ours says of its tensors; None when it is not one of ours."""
+    header, _ = read_header(io.BytesIO(data), len(data))
+    text = (header.get("__metadata__") or {}).get(_KEY)
+    return None if text is None else json.loads(text)
 
 
 def digest(tensors: Mapping[str, torch.Tensor]) -> str:
@@ -35,45 +105,67 @@ def save_state(
     path: str | os.PathLike[str], tensors: Mapping[str, torch.Tensor], metadata: Mapping[str, Any] | None = None
 ) -> str:
     """Write tensors and JSON-able metadata as one safetensors file, atomically; return the digest of the tensors."""
-    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-    content = digest(tensors)
-    text = _canonical(metadata or {})
-    header = {"digest": content, "metadata": text, "metadata_digest": hashlib.sha256(text.encode()).hexdigest()}
-    # One key only: safetensors writes several in random order, and the same state must give the same bytes.
-    write_atomic(path, safetensors.torch.save(tensors, metadata={"prunecca": json.dumps(header)}))
-    return content
+    write_atomic(path, state_bytes(tensors, metadata))
+    return digest(tensors)
 
 
 def load_state(path: str | os.PathLike[str]) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
-    """Tensors and metadata of a file written by `save_state`, verified against the digests it carries.
+    """Tensors and metadata of a file written by ``save_state``, verified against the digests it carries.
 
     Raises:
         FileNotFoundError: there is no such file.
-        CorruptFile: the file is cut short, was changed, or was not written by `save_state`.
+        CorruptFile: the file is cut short, was changed, or was not written by ``save_state``.
     """
-    path = Path(path)
-    data = path.read_bytes()
+    return state_from_bytes(Path(path).read_bytes(), str(path))
+
+
+def state_bytes(tensors: Mapping[str, torch.Tensor], metadata: Mapping[str, Any] | None = None) -> bytes:
+    """The content of a file of `save_state`: the same state gives the same bytes."""
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    text = _canonical(metadata or {})
+    header = {
+        "digest": digest(tensors),
+        "metadata": text,
+        "metadata_digest": hashlib.sha256(text.encode()).hexdigest(),
+    }
+    return _content(tensors, header)
+
+
+def state_from_bytes(data: bytes, name: str) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
+    """Tensors and metadata of the content of a file of `save_state`; `name` is used in errors.
+
+    Raises:
+        CorruptFile: the content is not what was written.
+    """
     try:
-        (length,) = struct.unpack_from("<Q", data)
-        header = json.loads(json.loads(data[8 : 8 + length])["__metadata__"]["prunecca"])
+        signed = _metadata(data)
         tensors = safetensors.torch.load(data)
-        text, expected, text_expected = header["metadata"], header["digest"], header["metadata_digest"]
-    except (struct.error, ValueError, KeyError, TypeError, OverflowError, safetensors.SafetensorError) as error:
-        raise CorruptFile(f"{path} is not a whole state file ({len(data)} bytes){RUN_AGAIN}") from error
+        text, expected, text_expected = signed["metadata"], signed["digest"], signed["metadata_digest"]
+    except (ValueError, KeyError, TypeError, AttributeError, safetensors.SafetensorError) as error:
+        raise not_whole(name, data) from error
     if digest(tensors) != expected or hashlib.sha256(text.encode()).hexdigest() != text_expected:
-        raise CorruptFile(f"{path} is damaged: its content does not match the digest it was written with{RUN_AGAIN}")
+        raise CorruptFile(f"{name} is damaged: its content does not match the digest it was written with{RUN_AGAIN}")
     return tensors, json.loads(text)
 
 
+def not_whole(name: str, data: bytes) -> CorruptFile:
+    """The error for content that is no state."""
+    return CorruptFile(f"{name} is not a whole state file ({len(data)} bytes){RUN_AGAIN}")
+
+
 def write_json(path: str | os.PathLike[str], value: Mapping[str, Any]) -> None:
-    """Write a mapping as indented JSON, atomically, with the digest of its content under the key ``sha256``."""
+    """Write a mapping as indented JSON with the digest of its content under the key ``sha256``, whole or not at all.
+
+    Raises:
+        StorageError: the disk is full, or the folder cannot be written.
+    """
     value = {key: item for key, item in value.items() if key != "sha256"}
     signed = {**value, "sha256": hashlib.sha256(_canonical(value).encode()).hexdigest()}
     write_atomic(path, (json.dumps(signed, indent=1, allow_nan=False) + "\n").encode())
 
 
 def read_json(path: str | os.PathLike[str]) -> dict[str, Any]:
-    """The mapping written by `write_json`.
+    """The mapping written by ``write_json``.
 
     Raises:
         FileNotFoundError: there is no such file.

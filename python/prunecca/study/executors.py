@@ -1,7 +1,6 @@
-"""Who makes which piece of a study: one process, several on this machine, or many that share the run directory.
+"""Who makes the networks of a study: this process, worker processes on this machine, or machines of a Ray cluster.
 
-All use the same loop: take a piece that is not finished, whose parents are, and that nobody else has claimed. So processes may
-come, go and be killed at any time: what they had claimed is taken over, from the last finished epoch on.
+An executor is given tasks and gives back results, as values; the process that owns the run directory alone writes them.
 """
 
 from __future__ import annotations
@@ -10,153 +9,236 @@ import contextlib
 import multiprocessing
 import multiprocessing.connection
 import multiprocessing.resource_tracker
+import os
+import pickle
 import signal
 import sys
 import threading
-import time
-from collections.abc import Callable, Iterator
+from collections import deque
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 
-from ..errors import ClaimLost, WorkerFailed, sentence
-from ..storage import atomic
-from .claims import Claim, held_by_sibling, holder
-from .level import Maker
-from .plan import Piece
+from ..errors import WorkerFailed, sentence
+from ..machine.info import choose_device
+from .checkpoint import Checkpoint
+from .level import NetworkResult, Parent, Workplace, make_network
+from .plan import Network, Plan
 from .reporter import Events, Reporter
-from .run_directory import RunDirectory
 
-Make = Callable[[Piece, Claim], None]
+OWNED = ".owner"  # in the run directory while a process owns it: its content tells a worker that both see one folder
+
+
+@dataclass(frozen=True)
+class Job:
+    """What every worker is told once.
+
+    Attributes:
+        plan: the study.
+        data: folder of the images, on every machine; None: the variable PRUNECCA_DATA.
+        device: auto, cpu, cuda or cuda:N, chosen by each worker.
+        threads: of the CPU, for each network.
+        root: the run directory, where running trainings are kept.
+        owner: the content of ``root / OWNED``: a machine that does not see it keeps no checkpoints.
+    """
+
+    plan: Plan
+    data: Path | None
+    device: str
+    threads: int
+    root: Path
+    owner: str
+
+    def make(self, task: Task, reporter: Reporter) -> NetworkResult:
+        """Make a network in this process."""
+        before = torch.get_num_threads()
+        torch.set_num_threads(self.threads)
+        try:
+            folder = self.root / task.network.folder if self._shares_folder() else None
+            place = Workplace(torch.device(choose_device(self.device)), self.data, Checkpoint(folder), reporter)
+            return make_network(self.plan, task.network, task.parents, place)
+        finally:
+            torch.set_num_threads(before)
+
+    def _shares_folder(self) -> bool:
+        try:
+            return (self.root / OWNED).read_text() == self.owner
+        except OSError:
+            return False
 
 
 @dataclass(frozen=True)
 class Task:
-    """What a worker process needs to know; it can be sent to it."""
+    """A network to be made, and what it is made from."""
 
-    root: Path
-    data: Path | None
-    device: str
-    threads: int
+    network: Network
+    parents: Mapping[Network, Parent]
 
-    def run(self, reporter: Reporter) -> None:
-        """Work in this process until every piece of the run directory is finished."""
-        run = RunDirectory(self.root, reporter.message)
-        before = torch.get_num_threads()
-        torch.set_num_threads(self.threads)
+
+@dataclass(frozen=True)
+class Outcome:
+    """What came back of a task: the result, or None where its worker was lost; ``reason`` then says how."""
+
+    network: Network
+    result: NetworkResult | None
+    reason: str = ""
+
+
+class Executor(Protocol):
+    """One small interface: ``submit`` while ``free``, and ``wait`` for one outcome at a time."""
+
+    @property
+    def free(self) -> int:
+        """How many tasks it takes at this moment."""
+
+    def submit(self, task: Task) -> None:
+        """Begin with a task."""
+
+    def wait(self) -> Outcome:
+        """The next outcome.
+
+        Raises:
+            WorkerFailed: a worker stopped with an error, or none is left.
+        """
+
+    def close(self) -> None:
+        """End what runs."""
+
+
+class Serial:
+    """Makes one network after the other in this process; errors are raised as they are."""
+
+    def __init__(self, job: Job, reporter: Reporter) -> None:
+        self._job, self._reporter = job, reporter
+        self._tasks: deque[Task] = deque()
+
+    @property
+    def free(self) -> int:
+        return 1 - len(self._tasks)
+
+    def submit(self, task: Task) -> None:
+        self._tasks.append(task)
+
+    def wait(self) -> Outcome:
+        task = self._tasks.popleft()
+        return Outcome(task.network, self._job.make(task, self._reporter))
+
+    def close(self) -> None:
+        self._tasks.clear()
+
+
+class Processes:
+    """Worker processes on this machine. One that is killed loses its running epoch: the others take over."""
+
+    def __init__(self, job: Job, workers: int, reporter: Reporter) -> None:
+        self._reporter = reporter
+        self._workers: dict[Any, Any] = {}  # processes by their pipes
+        self._running: dict[Any, Network] = {}  # what each makes, by its pipe
         try:
-            work(run, Maker(run, self.data, torch.device(self.device), reporter).make)
-        finally:
-            torch.set_num_threads(before)
+            with _uninterrupted():  # a worker that was started must be known, or nobody ends it
+                self._start(job, workers)
+        except BaseException:
+            self.close()
+            raise
 
+    @property
+    def free(self) -> int:
+        return len(self._workers) - len(self._running)
 
-def work(run: RunDirectory, make: Make, *, pause: float = 0.5) -> None:
-    """Make pieces until all are finished, by this process or by others.
+    def submit(self, task: Task) -> None:
+        pipe = next(pipe for pipe in self._workers if pipe not in self._running)
+        self._running[pipe] = task.network
+        with contextlib.suppress(
+            BrokenPipeError, ConnectionResetError
+        ):  # it has just been killed: `wait` finds that out
+            pipe.send_bytes(pickle.dumps(task, protocol=pickle.HIGHEST_PROTOCOL))
 
-    Args:
-        run: the configured run directory.
-        make: makes one piece; it calls `Claim.check` before it writes.
-        pause: seconds between two looks at what the others do.
-    """
-    while True:
-        missing = [piece for piece in run.pieces() if run.record(piece) is None]
-        if not missing:
-            run.remove_checkpoints()
-            return
-        if not any(_try(run, piece, make) for piece in missing):
-            _tell_who_works(run, missing)
-            time.sleep(pause)
-
-
-def _try(run: RunDirectory, piece: Piece, make: Make) -> bool:
-    """Whether this process could claim the piece; it is finished then (a replicate with all its levels)."""
-    parent = run.parent(piece)
-    if parent is not None and run.record(parent) is None:
-        return False
-    claim = run.claim(piece)
-    if claim is None:
-        return False
-    with claim:
-        try:
-            for each in [other for other in run.pieces() if other.claim == piece.claim]:
-                if run.record(each) is None:
-                    atomic.remove_partial(run.path(each, ""))
-                    make(each, claim)
-        except ClaimLost as error:
-            run.tell(str(error))
-    return True
-
-
-def _tell_who_works(run: RunDirectory, pieces: list[Piece]) -> None:
-    """Say once for whom this process waits, unless it is another worker of the same command."""
-    for piece in pieces:
-        path = run.claim_path(piece)
-        if not path.exists():
-            continue
-        if multiprocessing.parent_process() is None or not held_by_sibling(path):
-            run.tell(f"waiting for {piece}: {holder(path)} works on it; should that stop, this one takes over")
-        return
-
-
-def work_with(task: Task, workers: int, reporter: Reporter) -> None:
-    """Work with `workers` processes on this machine until every piece is finished.
-
-    A worker that is killed loses only its current epoch: the others take over what it had claimed.
-
-    Raises:
-        WorkerFailed: a worker stopped with an error, whose sentence is passed on, or all were killed.
-    """
-    running: dict[Any, Any] = {}
-    killed = 0
-    try:
-        with _uninterrupted():  # a worker that was started must be known, or nobody ends it
-            _start(task, workers, running)
-        while running:
-            ready: list[Any] = multiprocessing.connection.wait(list(running))
+    def wait(self) -> Outcome:
+        while True:
+            ready: list[Any] = multiprocessing.connection.wait(list(self._running))
             for pipe in ready:
-                try:
-                    name, arguments = pipe.recv()
-                except EOFError:
-                    process = running.pop(pipe)
-                    process.join()
-                    if process.exitcode != 0:
-                        killed += 1
-                        reporter.message(
-                            f"a worker was ended from outside (exit code {process.exitcode}); "
-                            "the others take over from its last finished epoch"
-                        )
-                    continue
-                if name == "failed":
-                    raise WorkerFailed(arguments[0])
-                getattr(reporter, name)(*arguments)
-    finally:
+                outcome = self._receive(pipe)
+                if outcome is not None:
+                    return outcome
+
+    def close(self) -> None:
         with _uninterrupted():
-            for process in running.values():
+            for process in self._workers.values():
                 process.terminate()
-            for process in running.values():
+            for process in self._workers.values():
                 process.join()
-    if killed == workers:
-        raise WorkerFailed("all workers were ended from outside; run the same command again to continue")
+            self._workers.clear()
+
+    def _receive(self, pipe: Any) -> Outcome | None:
+        try:
+            name, arguments = pickle.loads(pipe.recv_bytes())  # of our own child process
+        except (EOFError, ConnectionResetError):
+            return self._lost(pipe)
+        if name == "failed":
+            raise WorkerFailed(arguments[0])
+        if name == "finished":
+            return Outcome(self._running.pop(pipe), arguments[0])
+        getattr(self._reporter, name)(*arguments)
+        return None
+
+    def _lost(self, pipe: Any) -> Outcome:
+        process, network = self._workers.pop(pipe), self._running.pop(pipe)
+        process.join()
+        if not self._workers:
+            raise WorkerFailed("all workers were ended from outside; run the same command again to continue")
+        return Outcome(
+            network,
+            None,
+            f"a worker was ended from outside (exit code {process.exitcode}); "
+            "the others take over from its last finished epoch",
+        )
+
+    def _start(self, job: Job, workers: int) -> None:
+        context = multiprocessing.get_context("spawn")
+        multiprocessing.resource_tracker.ensure_running()  # its start would unblock the signal
+        # Ctrl-C reaches the whole group; the parent answers it and ends its workers, which inherit the blocked signal.
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+        try:
+            for _ in range(workers):
+                # A pipe each: a worker that dies holding the lock of a common queue would silence all others.
+                here, there = context.Pipe()
+                process = context.Process(target=_work, args=(job, there))
+                process.start()
+                there.close()
+                self._workers[here] = process
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
-def _start(task: Task, workers: int, running: dict[Any, Any]) -> None:
-    """Start worker processes and add them, by their pipes, to `running`."""
-    context = multiprocessing.get_context("spawn")
-    multiprocessing.resource_tracker.ensure_running()  # its start would unblock the signal
-    # Ctrl-C reaches the whole group; the parent answers it and ends its workers, which inherit the blocked signal.
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+def _work(job: Job, pipe: Any) -> None:
+    """A worker process: makes what it is given until the owner is gone."""
+    threading.Thread(target=_end_with_owner, daemon=True).start()
+    lock = threading.Lock()
+
+    def send(message: tuple[str, tuple[Any, ...]]) -> None:
+        with lock:
+            pipe.send_bytes(pickle.dumps(message, protocol=pickle.HIGHEST_PROTOCOL))
+
     try:
-        for _ in range(workers):
-            # A pipe each: a worker that dies holding the lock of a common queue would silence all others.
-            ours, theirs = context.Pipe(duplex=False)
-            process = context.Process(target=_worker, args=(task, theirs))
-            process.start()
-            theirs.close()
-            running[ours] = process
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        while True:
+            task = pickle.loads(pipe.recv_bytes())  # of the process that started this one
+            send(("finished", (job.make(task, Events(send)),)))
+    except (BrokenPipeError, ConnectionResetError, EOFError):
+        sys.exit(1)
+    except Exception as error:
+        send(("failed", (sentence(error),)))
+        sys.exit(1)
+
+
+def _end_with_owner() -> None:
+    """End this process when the one that started it has ended, also when it was killed."""
+    owner = multiprocessing.parent_process()
+    if owner is not None:
+        multiprocessing.connection.wait([owner.sentinel])
+        os._exit(1)
 
 
 @contextlib.contextmanager
@@ -175,13 +257,3 @@ def _uninterrupted() -> Iterator[None]:
             signal.signal(number, signal.SIG_DFL if handler is None else handler)
     if came:
         signal.raise_signal(came[0])
-
-
-def _worker(task: Task, pipe: Any) -> None:
-    try:
-        task.run(Events(pipe.send))
-    except BrokenPipeError:  # the parent is gone: so is the reason to work
-        sys.exit(1)
-    except Exception as error:
-        pipe.send(("failed", (sentence(error),)))
-        sys.exit(1)

@@ -1,65 +1,143 @@
-"""Makes the pieces of a study: Algorithm 1 of the paper (Ansuini et al. 2020, section 3.1), with rewinding.
+"""Makes one network of a study: Algorithm 1 of the paper (Ansuini et al. 2020, section 3.1), with rewinding.
 
 Level i takes the trained network of level i - 1, prunes it, restarts it from the end of epoch k with the new masks, trains
-the epochs that remain, and compares it with the unpruned network. Everything it leaves is written by `files`, so that
-it can be killed anywhere and go on after its last finished epoch, to the same bits on a CPU.
+the epochs that remain, and compares it with the unpruned network. ``make_network`` is a function of its arguments, but for
+the checkpoint of the running training: whatever process calls it, on a CPU it gives the same bytes.
 """
 
 from __future__ import annotations
 
 import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from .. import errors, pruning
+from .. import pruning
 from ..comparison.compare import compare
 from ..data.loading import representation_subset
 from ..dimension import intrinsic_dimensions
+from ..pruning.rewind import Snapshot
 from ..seeds import seed_for
-from ..storage import atomic, states
+from ..storage.states import digest, state_bytes, state_from_bytes
 from ..storage.tables import parquet
 from ..training.config import TrainingConfig
 from ..training.training import Training
-from .claims import Claim
-from .plan import Piece
+from .checkpoint import REWIND, Checkpoint
+from .plan import Network, Plan
 from .reporter import Reporter
-from .resolve import Setting
-from .run_directory import DIMENSION, INITIAL, MASKS, REWIND, SIMILARITY, STATE, TRAINING, RunDirectory
+from .resolve import ResolvedProblem
 
-FINETUNE_FACTOR = 0.1  # Han et al. 2015: a tenth of the learning rate
+STATE = "state.safetensors"
+INITIAL = "initial.safetensors"
+MASKS = "masks.safetensors"
+SIMILARITY = "similarity.parquet"
+DIMENSION = "dimension.parquet"
+FILES = (STATE, REWIND, INITIAL, MASKS, SIMILARITY, DIMENSION)
+
+LAST_RATE = 0.1  # Han et al. 2015 fine-tune at a tenth; Adam's rate is constant here, so that no schedule ends there
+
+Files = Mapping[str, bytes]
 
 
-class Maker:
-    """Makes pieces of one run directory on one device, telling `reporter` what it does."""
+@dataclass(frozen=True)
+class Parent:
+    """A finished network that another one is made from: the content of its files by name, and a digest of them."""
 
-    def __init__(self, run: RunDirectory, data: Path | None, device: torch.device, reporter: Reporter) -> None:
-        self._run = run
-        self._data = data
-        self._device = device
-        self._reporter = reporter
-        self._options = run.options()
-        problems = run.configuration()["problems"]
-        self._settings = {name: Setting.from_json(its["settings"]) for name, its in problems.items()}
+    files: Files
+    digest: str
 
-    def make(self, piece: Piece, claim: Claim) -> None:
-        """Train one network, compare it with the unpruned one, and declare the piece finished.
+    def tensors(self, name: str) -> dict[str, Tensor]:
+        """The tensors of a file, verified."""
+        return state_from_bytes(self.files[name], name)[0]
 
-        Raises:
-            ClaimLost: another process has taken the piece over; nothing was written since.
-        """
-        setting = self._settings[piece.problem]
-        model = setting.build(self._options).to(self._device)
-        if piece.level == 0:
-            states.save_state(self._run.path(piece, INITIAL), model.state_dict())
-        masks = self._prune(piece, model)
-        training = self._start(piece, model, masks)
-        self._train(piece, claim, training)
-        metadata = {"problem": piece.problem, "piece": str(piece), "setting": setting.as_json()}
-        digest = states.save_state(self._run.path(piece, STATE), model.state_dict(), metadata)
-        self._compare(piece, model)
+
+@dataclass(frozen=True)
+class NetworkResult:
+    """What is kept of a finished network.
+
+    Attributes:
+        files: the content of its files, by name.
+        summary: density, accuracy, digests.
+        layers: parameters, and how many are left, of each module that has any.
+        epochs: the records of the epochs.
+    """
+
+    files: dict[str, bytes]
+    summary: dict[str, Any]
+    layers: list[dict[str, Any]]
+    epochs: list[dict[str, float]]
+
+
+@dataclass(frozen=True)
+class Workplace:
+    """Where a network is made.
+
+    Attributes:
+        device: of torch.
+        data: folder of the images; None: the variable PRUNECCA_DATA.
+        checkpoint: of the running training.
+        reporter: told what happens.
+    """
+
+    device: torch.device
+    data: Path | None = None
+    checkpoint: Checkpoint = field(default_factory=Checkpoint)
+    reporter: Reporter = field(default_factory=Reporter)
+
+
+def make_network(
+    plan: Plan, network: Network, parents: Mapping[Network, Parent], workplace: Workplace
+) -> NetworkResult:
+    """Prune, restart, train and compare one network.
+
+    Args:
+        plan: the study.
+        network: one of ``plan.networks()``.
+        parents: what it is made from, all of ``plan.parents(network)``.
+        workplace: device, images, and where the running training is kept.
+
+    Raises:
+        CorruptFile: a file of a parent is not what was written.
+        Diverged: the loss became NaN or infinite.
+    """
+    return _Level(plan, network, parents, workplace).make()
+
+
+class _Level:
+    """The steps of ``make_network``, which share its arguments."""
+
+    def __init__(self, plan: Plan, network: Network, parents: Mapping[Network, Parent], workplace: Workplace) -> None:
+        self.options = plan.options
+        self.network = network
+        self.problem: ResolvedProblem = plan.problems[network.problem]
+        parent = plan.parent(network)
+        self.parent = None if parent is None else parents[parent]
+        self.unpruned = None if parent is None else parents[network.unpruned]
+        self.origin = {each.folder: parents[each].digest for each in plan.parents(network)}
+        self.place = workplace
+        seed = seed_for(self.options.seed, network.problem, "pruning", network.replicate, network.level)
+        self.recipe = self.problem.recipe(self.options, seed)
+        self.files: dict[str, bytes] = {}
+
+    def make(self) -> NetworkResult:
+        model = self.problem.build(self.options).to(self.place.device)
+        if self.unpruned is None:
+            self.files[INITIAL] = state_bytes(model.state_dict())
+        masks = self._prune(model)
+        training = self._start(model, masks)
+        self._train(training)
+        state = model.state_dict()
+        metadata = {
+            "problem": self.network.problem,
+            "piece": str(self.network),
+            "setting": self.problem.as_json(),
+        }
+        self.files[STATE] = state_bytes(state, metadata)
+        self._compare(model)
         layers = _count_layers(model, masks)
         left, total = (sum(layer[key] for layer in layers) for key in ("parameters_left", "parameters"))
         kept = training.best or training.history[-1]
@@ -70,46 +148,43 @@ class Maker:
             "test_loss": kept["test_loss"],
             "epochs": len(training.history),
             "best_epoch": int(kept["epoch"]),
-            "digest": digest,
+            "digest": digest(state),
             "split": training.digest,
         }
-        claim.check()
-        self._run.finish(piece, {"summary": summary, "layers": layers, "epochs": training.history})
-        self._reporter.end(str(piece), summary)
+        return NetworkResult(self.files, summary, layers, training.history)
 
-    def _prune(self, piece: Piece, model: nn.Module) -> dict[str, Tensor]:
-        """What is left of the trained parent after pruning it, also as a file; empty where nothing is pruned."""
-        parent = self._run.parent(piece)
-        if parent is None or piece.control:
+    def _prune(self, model: nn.Module) -> dict[str, Tensor]:
+        """The masks of this network; empty where nothing is pruned."""
+        if self.parent is None or self.unpruned is None or self.network.control:
             return {}
-        options, problem = self._options, self._settings[piece.problem].problem
-        # One shot prunes at once what as many iterations would.
-        times = piece.level if options.one_shot else 1
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always", pruning.LayerCollapseWarning)
-            masks = pruning.prune(
-                self._state(parent, STATE),
-                pruning.pools_by_type(model, include_output=options.prune_output_layer),
-                {pool: 1 - (1 - rate) ** times if times > 1 else rate for pool, rate in problem.rates.items()},
-                self._masks_of(parent, model),
-                criterion=options.criterion,
-                initial=self._state(Piece(piece.problem), INITIAL),
-                scope=options.scope,
-                seed=seed_for(options.seed, piece.problem, "pruning", piece.replicate, piece.level),
+            masks = pruning.next_masks(
+                self.recipe,
+                pruning.pools_by_type(model, include_output=self.options.prune_output_layer),
+                self.parent.tensors(STATE),
+                self._previous(model),
+                self.network.level,
+                self.unpruned.tensors(INITIAL),
             )
         for warning in caught:
-            self._reporter.message(f"{piece}: {warning.message}")
-        states.save_state(self._run.path(piece, MASKS), pruning.pack(masks))
+            self.place.reporter.message(f"{self.network}: {warning.message}")
+        self.files[MASKS] = state_bytes(pruning.pack(masks))
         return masks
 
-    def _start(self, piece: Piece, model: nn.Module, masks: dict[str, Tensor]) -> Training:
-        """The training of a piece where it begins: at the initialisation, or where its parent left it."""
-        options, problem = self._options, self._settings[piece.problem].problem
-        parent = self._run.parent(piece)
-        finetune = parent is not None and options.retrain == "finetune"
-        rate = options.learning_rate * (FINETUNE_FACTOR if finetune else 1)
-        config = TrainingConfig.for_problem(problem, lr=rate, weight_decay=options.weight_decay)
-        frozen = bool(masks) and options.pruned_value != "zero"
+    def _previous(self, model: nn.Module) -> dict[str, Tensor] | None:
+        """The masks of the parent, if it has any."""
+        if self.parent is None or MASKS not in self.parent.files:
+            return None
+        return pruning.unpack(self.parent.tensors(MASKS), model)
+
+    def _start(self, model: nn.Module, masks: dict[str, Tensor]) -> Training:
+        """The training where it begins: at the initialisation, or restarted from what the parents left."""
+        options, recipe = self.options, self.recipe
+        again = self.parent is not None
+        rate = options.learning_rate * (LAST_RATE if again and recipe.final_rate else 1)
+        config = TrainingConfig.for_problem(self.problem.problem, lr=rate, weight_decay=options.weight_decay)
+        frozen = bool(masks) and recipe.frozen
 
         def freezing(model: nn.Module, config: TrainingConfig) -> torch.optim.Optimizer:
             named, decay = model.named_parameters(), config.weight_decay
@@ -117,112 +192,88 @@ class Maker:
 
         training = Training(
             model,
-            self._settings[piece.problem].splits(self._data),
+            self.problem.splits(self.place.data),
             config,
             # Replicates differ by this seed alone; a control has that of the level of replicate 0 it is the control of.
-            seed=seed_for(options.seed, piece.problem, "training", piece.replicate, piece.level),
+            seed=seed_for(options.seed, self.network.problem, "training", self.network.replicate, self.network.level),
             masks=None if frozen else masks,
             optimizer_factory=freezing if frozen else None,
         )
-        if parent is not None:
-            self._restart(piece, parent, training)
-        if parent is not None and frozen:
-            self._set_frozen(piece, parent, training, masks)
+        if again:
+            self._restart(training, masks)
         return training
 
-    def _restart(self, piece: Piece, parent: Piece, training: Training) -> None:
-        options = self._options
-        if options.retrain == "reinit":
-            fresh = self._settings[piece.problem].build(options, piece.replicate, piece.level).state_dict()
-            training.start_from(_as_model(fresh), epoch=0, optimizer="fresh")
+    def _restart(self, training: Training, masks: dict[str, Tensor]) -> None:
+        if self.parent is None or self.unpruned is None:
             return
-        state, metadata = states.load_state(self._run.path(Piece(piece.problem), REWIND))
-        if options.retrain != "rewind":
-            state = {name: tensor for name, tensor in state.items() if name.startswith("optimizer.")}
-            state |= _as_model(self._state(parent, STATE))
-        fresh_optimizer = options.rewind_optimizer == "fresh" or options.retrain == "finetune"
-        training.start_from(
-            state,
-            epoch=options.rewind_epoch,
-            optimizer="fresh" if fresh_optimizer else "restore",
-            numbers=metadata["optimizer"],
+        recipe, network = self.recipe, self.network
+        rewind = Snapshot.from_bytes(self.unpruned.files[REWIND], REWIND)
+        fresh = None
+        if recipe.survivors == "reinitialize":
+            fresh = self.problem.build(self.options, network.replicate, network.level).state_dict()
+        weights = pruning.next_weights(
+            recipe,
+            masks,
+            network.level,
+            initial=self.unpruned.tensors(INITIAL),
+            rewind=rewind.model,
+            final=self.parent.tensors(STATE),
+            previous=self._previous(training.model),
+            fresh=fresh,
         )
+        # Epochs are counted from k on, also where a recipe goes on at the last rate: there is no schedule to go on with.
+        restart = replace(rewind, epoch=recipe.rewind_epoch, model=weights)
+        training.start_from(restart, optimizer="fresh" if recipe.retraining.optimizer == "fresh" else "restore")
 
-    def _set_frozen(self, piece: Piece, parent: Piece, training: Training, masks: dict[str, Tensor]) -> None:
-        """Entries pruned before keep the value they had; new ones that of the restart, or zero by their movement."""
-        before = self._masks_of(parent, training.model) or {}
-        trained, initial = self._state(parent, STATE), self._state(Piece(piece.problem), INITIAL)
-        parameters = dict(training.model.named_parameters())
-        with torch.no_grad():
-            for name, mask in masks.items():
-                value = parameters[name].cpu()
-                gone = ~before[name] if name in before else torch.zeros_like(mask)
-                if self._options.pruned_value == "by_movement":
-                    value[~mask & (trained[name].abs() < initial[name].abs())] = 0.0
-                value[gone] = trained[name][gone]
-                parameters[name].copy_(value)
-        assert isinstance(training.optimizer, pruning.MaskedAdam)
-        training.optimizer.set_masks(masks)  # its moments, restored with the rest, are zero there
-
-    def _train(self, piece: Piece, claim: Claim, training: Training) -> None:
-        """Train to the end, saving after every epoch; go on after the latest saved one."""
-        run, name, rewind_epoch = self._run, str(piece), self._options.rewind_epoch
-        latest, rewind = run.path(piece, TRAINING), run.path(piece, REWIND)
-        origin = run.origin(piece)
-        try:
-            tensors, metadata = states.load_state(latest)
-            if piece.level == 0 and metadata["training"]["epoch"] >= rewind_epoch:
-                states.load_state(rewind)  # it was written before; damaged since, it must be made again
-            if metadata["origin"] == origin:
-                training.load(tensors, metadata["training"])
-        except FileNotFoundError:
-            pass
-        except errors.CorruptFile as error:
-            self._reporter.message(f"{error.finding}: {name} is trained from its start")
-        if piece.level == 0 and training.epoch == rewind_epoch == 0:
-            self._save_rewind(piece, *training.state())
-        self._reporter.begin(name, training.epoch, training.config.epochs)
+    def _train(self, training: Training) -> None:
+        """Train to the end, keeping every finished epoch; go on after the latest one kept."""
+        checkpoint, reporter, name = self.place.checkpoint, self.place.reporter, str(self.network)
+        rewind_epoch = self.recipe.rewind_epoch
+        latest = checkpoint.latest(self.origin, reporter, name)
+        rewind = None
+        if latest is not None and self.unpruned is None and latest.epoch >= rewind_epoch:
+            rewind = checkpoint.rewind(reporter, name)  # it was kept before; damaged since, all must be made again
+            latest = latest if rewind is not None else None
+        if latest is not None:
+            training.load(latest)
+        if self.unpruned is None and training.epoch == rewind_epoch == 0:
+            rewind = self._keep_rewind(training)
+        reporter.begin(name, training.epoch, training.config.epochs)
         while not training.finished:
-            record = training.run_epoch(lambda done, total: self._reporter.batch(name, done, total))
-            claim.check()
-            tensors, metadata = training.state()
-            if piece.level == 0 and training.epoch == rewind_epoch:
-                self._save_rewind(piece, tensors, metadata)
-            states.save_state(latest, tensors, {"origin": origin, "training": metadata})
-            self._reporter.epoch(name, record)
+            record = training.run_epoch(lambda done, total: reporter.batch(name, done, total))
+            if self.unpruned is None and training.epoch == rewind_epoch:
+                rewind = self._keep_rewind(training)
+            checkpoint.keep(training.state(), self.origin)
+            reporter.epoch(name, record)
+        if rewind is not None:
+            self.files[REWIND] = rewind
 
-    def _save_rewind(self, piece: Piece, tensors: dict[str, Tensor], metadata: dict[str, Any]) -> None:
-        # Without the history, whose seconds would make another file of the same state.
-        kept = {name: metadata[name] for name in ("epoch", "optimizer")}
-        states.save_state(self._run.path(piece, REWIND), tensors, kept)
+    def _keep_rewind(self, training: Training) -> bytes:
+        # Without the records, whose seconds would make another file of the same state.
+        content = replace(training.state(), records={}, best={}).as_bytes()
+        self.place.checkpoint.keep_rewind(content)
+        return content
 
-    def _compare(self, piece: Piece, model: nn.Module) -> None:
+    def _compare(self, model: nn.Module) -> None:
         """Compare with the unpruned network (level 0: with itself) and measure dimensions, on the fixed images."""
-        options, setting = self._options, self._settings[piece.problem]
-        reference = setting.build(options).to(self._device)
-        reference.load_state_dict(self._state(Piece(piece.problem), STATE))
-        images = representation_subset(setting.splits(self._data).train.to(self._device), options.images, options.seed)
+        options = self.options
+        reference = self.problem.build(options).to(self.place.device)
+        state = self.files[STATE] if self.unpruned is None else self.unpruned.files[STATE]
+        reference.load_state_dict(state_from_bytes(state, STATE)[0])
+        images = representation_subset(
+            self.problem.splits(self.place.data).train.to(self.place.device), options.images, options.seed
+        )
         result = compare(
             reference, {"pruned": model}, images, options.layers, options.metric_options(), distributed="off"
         )
-        atomic.write_atomic(self._run.path(piece, SIMILARITY), parquet(result.table.drop(columns="candidate")))
+        self.files[SIMILARITY] = parquet(result.table.drop(columns="candidate"))
         if options.dimension_images:
             found = intrinsic_dimensions(model, images, options.layers, max_datapoints=options.dimension_images)
-            atomic.write_atomic(self._run.path(piece, DIMENSION), parquet(found))
-
-    def _state(self, piece: Piece, name: str) -> dict[str, Tensor]:
-        return states.load_state(self._run.path(piece, name))[0]
-
-    def _masks_of(self, piece: Piece, model: nn.Module) -> dict[str, Tensor] | None:
-        return pruning.unpack(self._state(piece, MASKS), model) if piece.level > 0 and not piece.control else None
-
-
-def _as_model(state: dict[str, Any]) -> dict[str, Tensor]:
-    return {f"model.{name}": tensor for name, tensor in state.items()}
+            self.files[DIMENSION] = parquet(found)
 
 
 def _count_layers(model: nn.Module, masks: dict[str, Tensor]) -> list[dict[str, Any]]:
-    """Parameters, and how many are left, of each module that has any of its own."""
+    """Parameters, and how many are left, of each module that has any."""
     rows = []
     for layer, module in model.named_modules():
         own = {f"{layer}.{name}".lstrip("."): p for name, p in module.named_parameters(recurse=False)}

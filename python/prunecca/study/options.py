@@ -3,75 +3,98 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 from ..errors import ConfigurationError
+from ..pruning.criteria import CRITERIA
+from ..pruning.masks import SCOPES
+from ..pruning.recipe import PRUNED, RECIPES, Recipe, find_recipe
 
-FORMAT = 1
+FORMAT = 2
 
 SHORT_EPOCHS = 10
 SHORT_LEVELS = 5
 PAPER_LEVELS = 20
+_MOST = 10**6  # of anything that is counted: more is a slip of the finger
+
+# --retrain: from where a pruned network is trained. "rewind": all of the state of epoch k. "lr_rewind" (Renda et al. 2020):
+# the trained weights, with the schedule and optimizer of epoch k. "finetune" (Han et al. 2015): the trained weights, a fresh
+# optimizer and the learning rate at which training ends. "reinit": new random weights, trained for all T epochs.
+RETRAIN: dict[str, dict[str, Any]] = {
+    "rewind": RECIPES["weight_rewinding"],
+    "lr_rewind": {**RECIPES["learning_rate_rewinding"], "rewind_optimizer": "rewind"},
+    "finetune": {**RECIPES["fine_tuning"], "rewind_optimizer": "fresh"},
+    "reinit": RECIPES["random_reinitialization"],
+}
+# The flags that make up the recipe, and their defaults: the paper's.
+PRUNING_FLAGS: dict[str, Any] = {
+    "rewind_epoch": 3,  # k: levels restart from the end of this epoch; 0 is the initialisation
+    "rewind_optimizer": "restore",  # its state of epoch k, or begin "fresh"
+    "criterion": "large_final",
+    "scope": "pool",  # entries compete within their pool (conv, fc), within their "layer", or all together: "global"
+    "retrain": "rewind",
+    "pruned_value": "zero",  # what a pruned entry holds from then on (Zhou et al. 2019): see `pruning.recipe.PRUNED`
+    "one_shot": False,  # one pruning straight to the density of each level, from the unpruned network
+}
 
 
 @dataclass(frozen=True)
 class Options:
     """Everything that decides the numbers of a study, apart from the problems themselves.
 
-    Where the paper (Ansuini et al. 2020) names a value, it is the default; where it is silent, the default is what the
-    comments say. `epochs`, `conv_rate`, `fc_rate` and `patience` are the problem's own when None.
+    Where the paper (Ansuini et al. 2020) names a value, it is the default. What is None is the problem's own.
+
+    Attributes:
+        seed: of everything random.
+        epochs: T, of the unpruned network; a pruned one trains the T - k that remain.
+        recipe: how networks are pruned and trained again. Its rates, epochs, levels and seed are those of the problem
+            and the network: see ``resolve.ResolvedProblem.recipe``.
+        conv_rate, fc_rate: fraction of the entries of a pool that one level prunes.
+        prune_output_layer: whether the output layer is in a pool.
+        dropout: after hidden linear layers.
+        learning_rate, weight_decay: of Adam.
+        batch_size, patience: images per step; epochs without improvement before stopping early.
+        image_size: of images from a folder; the others are 32 pixels wide.
+        train_images: None for all of them.
+        images: random training images, not augmented, on which the layers are compared.
+        metrics: names of ``similarity.registry.METRICS``.
+        variance, trim: of SVCCA and CCA. trim None is the mean over all correlations, as in the paper's text; 0.98 is
+            as its implementation.
+        dimension_images: of ``images``, on which intrinsic dimensions are estimated; 0 for none.
+        layers: names or globs; None: after every convolution, pooling and hidden linear layer.
     """
 
     seed: int = 0
-    epochs: int | None = None  # T: epochs of the unpruned network; a pruned one trains the T - rewind_epoch that remain
-    rewind_epoch: int = 3  # k: levels restart from the end of this epoch; 0 is the initialisation
-    rewind_optimizer: str = "restore"  # "restore" the moments and step of epoch k, or begin with a "fresh" optimizer
-    prune_output_layer: bool = False
+    epochs: int | None = None
+    recipe: Recipe = field(default_factory=Recipe)
     conv_rate: float | None = None
     fc_rate: float | None = None
-    criterion: str = "large_final"
-    scope: str = "pool"  # entries compete within their pool (conv, fc), within their "layer", or all together: "global"
-    # From where a pruned network is trained. "rewind": all of the state of epoch k. "lr_rewind" (Renda et al. 2020): the
-    # trained weights, with the schedule and optimizer of epoch k. "finetune" (Han et al. 2015): the trained weights, a fresh
-    # optimizer and a tenth of the learning rate. "reinit": new random weights, trained for all T epochs.
-    retrain: str = "rewind"
-    # What a pruned entry holds from then on (Zhou et al. 2019): "zero"; "frozen", its value at the restart; or "by_movement",
-    # zero where training had brought it nearer to zero than it was initially, otherwise frozen.
-    pruned_value: str = "zero"
-    one_shot: bool = False  # one pruning straight to the density of each level, from the unpruned network
-    dropout: float | None = None  # None: the architecture's own, 0.5 in the paper's networks
+    prune_output_layer: bool = False
+    dropout: float | None = None
     learning_rate: float = 1e-3
     weight_decay: float = 5e-4
     batch_size: int | None = None
     patience: int | None = None
-    image_size: int | None = None  # of images from a folder; the others are 32 pixels wide
-    train_images: int | None = None  # None: all of them
-    images: int = 5000  # random training images, not augmented, on which the layers are compared
+    image_size: int | None = None
+    train_images: int | None = None
+    images: int = 5000
     metrics: tuple[str, ...] = ("svcca", "cca", "pwcca", "linear_cka", "debiased_cka", "nbs", "procrustes")
     variance: float = 0.99
-    trim: float | None = (
-        None  # None: the mean over all correlations, as in the paper's text; 0.98: as its implementation
-    )
-    dimension_images: int = (
-        1000  # of `images`, on which the intrinsic dimension of the layers is estimated; 0: it is not
-    )
-    layers: tuple[str, ...] | None = None  # None: after every convolution, pooling and hidden linear layer
+    trim: float | None = None
+    dimension_images: int = 1000
+    layers: tuple[str, ...] | None = None
 
     def __post_init__(self) -> None:
-        _check(self.epochs is None or self.epochs >= 1, "epochs", self.epochs, "a positive number")
-        _check(self.rewind_epoch >= 0, "rewind-epoch", self.rewind_epoch, "0 or more")
-        _one_of("rewind-optimizer", self.rewind_optimizer, ("restore", "fresh"))
-        _one_of("pruned-value", self.pruned_value, ("zero", "frozen", "by_movement"))
-        _one_of("scope", self.scope, ("pool", "layer", "global"))
-        _one_of("retrain", self.retrain, ("rewind", "lr_rewind", "finetune", "reinit"))
+        _check(self.seed >= 0, "seed", self.seed, "0 or more")
+        _check(self.epochs is None or 1 <= self.epochs <= _MOST, "epochs", self.epochs, f"1 to {_MOST}")
         for name, rate in (("conv-rate", self.conv_rate), ("fc-rate", self.fc_rate)):
             _check(rate is None or 0 <= rate < 1, name, rate, "a fraction from 0 up to, not including, 1")
         _check(self.dropout is None or 0 <= self.dropout < 1, "dropout", self.dropout, "a probability in [0, 1)")
-        _check(self.learning_rate > 0, "learning-rate", self.learning_rate, "a positive number")
-        _check(self.weight_decay >= 0, "weight-decay", self.weight_decay, "0 or more")
-        _check(self.batch_size is None or self.batch_size >= 2, "batch-size", self.batch_size, "2 or more")
+        _check(0 < self.learning_rate < float("inf"), "learning-rate", self.learning_rate, "a positive number")
+        _check(0 <= self.weight_decay < float("inf"), "weight-decay", self.weight_decay, "0 or more")
+        _check(self.batch_size is None or 2 <= self.batch_size <= _MOST, "batch-size", self.batch_size, f"2 to {_MOST}")
         _check(self.patience is None or self.patience >= 1, "patience", self.patience, "a positive number")
         _check(self.image_size is None or self.image_size >= 8, "image-size", self.image_size, "8 or more pixels")
         _check(self.train_images is None or self.train_images >= 2, "train-images", self.train_images, "2 or more")
@@ -80,6 +103,49 @@ class Options:
         _check(0 < self.variance <= 1, "variance", self.variance, "a fraction in (0, 1]")
         _check(self.trim is None or 0 < self.trim <= 1, "trim", self.trim, "a fraction in (0, 1]")
         _check(len(self.metrics) > 0, "metrics", "empty", "at least one, such as svcca")
+
+    @classmethod
+    def from_flags(cls, **flags: Any) -> Options:
+        """The options that the flags of ``prunecca reproduce`` stand for.
+
+        Args:
+            flags: fields of this class but ``recipe``, and ``PRUNING_FLAGS``, with underscores.
+
+        Raises:
+            ConfigurationError: a flag cannot be carried out; the sentence names it.
+        """
+        pruning = {**PRUNING_FLAGS, **{name: value for name, value in flags.items() if name in PRUNING_FLAGS}}
+        _check(0 <= pruning["rewind_epoch"] <= _MOST, "rewind-epoch", pruning["rewind_epoch"], f"0 to {_MOST}")
+        _one_of("rewind-optimizer", pruning["rewind_optimizer"], ("restore", "fresh"))
+        _one_of("criterion", pruning["criterion"], CRITERIA)
+        _one_of("scope", pruning["scope"], SCOPES)
+        _one_of("retrain", pruning["retrain"], RETRAIN)
+        _one_of("pruned-value", pruning["pruned_value"], PRUNED)
+        fields = {name: pruning[name] for name in ("rewind_epoch", "criterion", "scope", "one_shot")}
+        if pruning["rewind_optimizer"] == "fresh":
+            fields["rewind_optimizer"] = "fresh"
+        fields |= {"pruned": pruning["pruned_value"], "epochs": max(Recipe.epochs, pruning["rewind_epoch"])}
+        chosen = RETRAIN[pruning["retrain"]]
+        recipe = Recipe(**{**fields, **chosen, **_if_fresh(fields)})
+        return cls(recipe=recipe, **{name: value for name, value in flags.items() if name not in PRUNING_FLAGS})
+
+    def flags(self) -> dict[str, Any]:
+        """The flags that stand for these options, by name with underscores; the inverse of ``from_flags``."""
+        recipe, retrain = self.recipe, _retrain(self.recipe)
+        fresh = recipe.rewind_optimizer == "fresh" and retrain != "finetune"  # which is always
+        pruning = {
+            "rewind_epoch": recipe.rewind_epoch,
+            "rewind_optimizer": "fresh" if fresh else "restore",
+            "criterion": recipe.criterion,
+            "scope": recipe.scope,
+            "retrain": retrain,
+            "pruned_value": recipe.pruned,
+            "one_shot": recipe.one_shot,
+        }
+        flags: dict[str, Any] = {}
+        for each in dataclasses.fields(self):
+            flags |= pruning if each.name == "recipe" else {each.name: getattr(self, each.name)}
+        return flags
 
     def as_json(self) -> dict[str, Any]:
         """A dictionary of plain values, in the order of the fields."""
@@ -95,29 +161,48 @@ class Options:
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> Options:
-        """The options written by `as_json`."""
+        """The options written by `as_json`, also by the first format, which had the flags instead of the recipe."""
         fields: dict[str, Any] = {name: tuple(v) if isinstance(v, list) else v for name, v in value.items()}
-        return cls(**fields)
+        if "recipe" not in fields:
+            return cls.from_flags(**fields)
+        return cls(**{**fields, "recipe": Recipe(**fields["recipe"])})
 
 
 @dataclass(frozen=True)
 class Size:
-    """How much of a problem is done. It decides no number of a finished piece, so a study may grow."""
+    """How much of a problem is done. It decides no number of a finished network, so a study may grow.
+
+    Attributes:
+        levels: pruning iterations.
+        replicates: repetitions from the same unpruned network.
+        controls: networks retrained from epoch k without pruning, with the seeds of replicate 0, levels 1, 2, ...
+        first_replicate: number of the first repetition; above 0 where another run directory has those before.
+    """
 
     levels: int = SHORT_LEVELS
     replicates: int = 1
-    controls: int = (
-        1  # networks retrained from epoch k without pruning, with the seeds of replicate 0, levels 1, 2, ...
-    )
+    controls: int = 1
+    first_replicate: int = 0
 
     def __post_init__(self) -> None:
-        _check(self.levels >= 0, "levels", self.levels, "0 or more")
-        _check(self.replicates >= 1, "replicates", self.replicates, "1 or more")
-        _check(self.controls >= 0, "controls", self.controls, "0 or more")
+        _check(0 <= self.levels <= _MOST, "levels", self.levels, f"0 to {_MOST}")
+        _check(1 <= self.replicates <= _MOST, "replicates", self.replicates, f"1 to {_MOST}")
+        _check(0 <= self.controls <= _MOST, "controls", self.controls, f"0 to {_MOST}")
+        _check(0 <= self.first_replicate <= _MOST, "first replicate", self.first_replicate, f"0 to {_MOST}")
+
+    @property
+    def numbers(self) -> range:
+        """The numbers of the replicates."""
+        return range(self.first_replicate, self.first_replicate + self.replicates)
 
     def merged(self, other: Size) -> Size:
-        """The larger of both, number by number."""
-        return Size(*(max(a, b) for a, b in zip(dataclasses.astuple(self), dataclasses.astuple(other), strict=True)))
+        """The larger of both, number by number; of the replicates all from the first to the last of both.
+
+        Without levels there are no replicates yet: those of the other count alone.
+        """
+        spans = [size.numbers for size in (self, other) if size.levels] or [other.numbers]
+        first, stop = min(span.start for span in spans), max(span.stop for span in spans)
+        return Size(max(self.levels, other.levels), stop - first, max(self.controls, other.controls), first)
 
 
 def merge_configuration(old: Mapping[str, Any] | None, new: Mapping[str, Any], where: str) -> dict[str, Any]:
@@ -136,7 +221,7 @@ def merge_configuration(old: Mapping[str, Any] | None, new: Mapping[str, Any], w
             f"{where} was made by another version (format {old.get('format')}, this one writes {new['format']}); "
             "choose another --out"
         )
-    _compare(old["options"], new["options"], where, "")
+    _compare_options(Options.from_json(old["options"]), Options.from_json(new["options"]), where)
     problems = dict(old["problems"])
     for name, problem in new["problems"].items():
         if name in problems:
@@ -147,6 +232,11 @@ def merge_configuration(old: Mapping[str, Any] | None, new: Mapping[str, Any], w
     return {"format": old["format"], "options": old["options"], "problems": problems}
 
 
+def _compare_options(old: Options, new: Options, where: str) -> None:
+    _compare(old.flags(), new.flags(), where, "")
+    _compare(dataclasses.asdict(old.recipe), dataclasses.asdict(new.recipe), where, "")
+
+
 def _compare(old: Mapping[str, Any], new: Mapping[str, Any], where: str, whose: str) -> None:
     for key in [*new, *(key for key in old if key not in new)]:
         if old.get(key) != new.get(key):
@@ -155,6 +245,20 @@ def _compare(old: Mapping[str, Any], new: Mapping[str, Any], where: str, whose: 
                 f"{where} was made with {option} = {_show(old.get(key))}{whose}, and now {option} = {_show(new.get(key))} is asked for; "
                 "choose another --out, or the old value to continue"
             )
+
+
+def _retrain(recipe: Recipe) -> str:
+    """The name of a recipe's retraining; its differences from the default where it has no name."""
+    for name, chosen in RETRAIN.items():
+        wanted = find_recipe("weight_rewinding", **chosen)
+        if (recipe.survivors, recipe.final_rate) == (wanted.survivors, wanted.final_rate):
+            return name
+    return recipe.survivors
+
+
+def _if_fresh(fields: Mapping[str, Any]) -> dict[str, Any]:
+    """A fresh optimizer that is asked for goes before what the recipe says."""
+    return {"rewind_optimizer": "fresh"} if fields.get("rewind_optimizer") == "fresh" else {}
 
 
 def _show(value: object) -> str:
@@ -168,5 +272,5 @@ def _check(holds: bool, name: str, value: object, expected: str) -> None:
         raise ConfigurationError(f"{name} is {value}; expected {expected}")
 
 
-def _one_of(name: str, value: str, choices: tuple[str, ...]) -> None:
+def _one_of(name: str, value: str, choices: Collection[str]) -> None:
     _check(value in choices, name, repr(value), f"one of {', '.join(choices)}")

@@ -5,14 +5,17 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from types import TracebackType
-from typing import Any, Protocol
+from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 
-class Reporter(Protocol):
-    """What the study calls while it works; `name` is a piece such as ``digits4 replicate 0 level 1``."""
+class Reporter:
+    """What the study calls while it works; this one says nothing. A name is that of a network."""
+
+    def start(self, run: str, done: int, total: int) -> None:
+        """`done` of the `total` networks of the run directory `run` are finished already."""
 
     def begin(self, name: str, epoch: int, epochs: int) -> None:
         """A network starts or continues its training after `epoch` of at most `epochs` epochs."""
@@ -30,48 +33,34 @@ class Reporter(Protocol):
         """Something the user should know."""
 
 
-class Silent:
-    """Tells nothing."""
+class Lines(Reporter):
+    """One line per network, for logs and pipes."""
 
-    def begin(self, name: str, epoch: int, epochs: int) -> None: ...
-
-    def batch(self, name: str, done: int, total: int) -> None: ...
-
-    def epoch(self, name: str, record: dict[str, Any]) -> None: ...
-
-    def end(self, name: str, summary: dict[str, Any]) -> None: ...
-
-    def message(self, text: str) -> None: ...
-
-
-class Lines(Silent):
-    """One line per network, for logs and pipes; `prefix` tells who writes."""
-
-    def __init__(self, console: Console, prefix: str = "") -> None:
+    def __init__(self, console: Console) -> None:
         self._console = console
-        self._prefix = prefix
         self._started: dict[str, float] = {}
+
+    def start(self, run: str, done: int, total: int) -> None:
+        if done:
+            self.message(f"{run}: {done} of {total} networks are finished already")
 
     def begin(self, name: str, epoch: int, epochs: int) -> None:
         self._started[name] = time.monotonic()
         where = f" from epoch {epoch}" if epoch else ""
-        self._print(f"{name}: training{where} to epoch {epochs}")
+        self.message(f"{name}: training{where} to epoch {epochs}")
 
     def end(self, name: str, summary: dict[str, Any]) -> None:
         seconds = time.monotonic() - self._started.pop(name, time.monotonic())
-        self._print(f"{name}: {describe(summary)} in {seconds:.1f} s")
+        self.message(f"{name}: {describe(summary)} in {seconds:.1f} s")
 
     def message(self, text: str) -> None:
-        self._print(text)
-
-    def _print(self, text: str) -> None:
-        self._console.print(self._prefix + text, highlight=False, markup=False, soft_wrap=True)
+        self._console.print(text, highlight=False, markup=False, soft_wrap=True)
 
 
-class Bars(Silent):
+class Bars(Reporter):
     """Bars on a terminal: the networks of the study, and the epochs of each network in training. A context manager."""
 
-    def __init__(self, console: Console, total: int, done: int) -> None:
+    def __init__(self, console: Console) -> None:
         self._progress = Progress(
             TextColumn("{task.description}"),
             BarColumn(),
@@ -81,7 +70,7 @@ class Bars(Silent):
             TextColumn("{task.fields[note]}"),
             console=console,
         )
-        self._all = self._progress.add_task("networks", total=total, completed=done, unit="", note="")
+        self._all = self._progress.add_task("networks", total=None, unit="", note="")
         self._tasks: dict[str, TaskID] = {}
         self._epochs: dict[str, int] = {}
 
@@ -93,6 +82,11 @@ class Bars(Silent):
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._progress.stop()
+
+    def start(self, run: str, done: int, total: int) -> None:
+        self._progress.update(self._all, completed=done, total=total)
+        if done:
+            self.message(f"{run}: {done} of {total} networks are finished already")
 
     def begin(self, name: str, epoch: int, epochs: int) -> None:
         if name in self._tasks:
@@ -118,7 +112,7 @@ class Bars(Silent):
         self._progress.console.print(text, highlight=False, markup=False, soft_wrap=True)
 
 
-class Events:
+class Events(Reporter):
     """Passes every call to `send` as a tuple (method name, arguments), for a reporter in another process."""
 
     def __init__(self, send: Callable[[tuple[str, tuple[Any, ...]]], None]) -> None:

@@ -1,13 +1,14 @@
-"""A setting: one problem as a study does it, with the study's options in the place of the problem's own values."""
+"""A problem as a study does it, with the study's options in the place of the problem's own values."""
 
 from __future__ import annotations
 
 import dataclasses
 import functools
-import json
 import os
+import pickle
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -16,16 +17,18 @@ from torch import nn
 from ..activations.layers import find_layers
 from ..data.loading import load
 from ..data.splits import Splits
-from ..errors import ConfigurationError
+from ..errors import ConfigurationError, CorruptFile
 from ..models import build
 from ..problems import Problem, find_problem
+from ..pruning.recipe import Recipe
 from ..seeds import seed_for
 from ..similarity.registry import find_metrics
+from ..storage.states import load_state
 from .options import SHORT_EPOCHS, Options
 
 
 @dataclass(frozen=True)
-class Setting:
+class ResolvedProblem:
     """A problem with its number of classes, image size, epochs and rates settled, and the digest of its data."""
 
     problem: Problem
@@ -39,10 +42,16 @@ class Setting:
         return {**settled.pop("problem"), **settled}
 
     @classmethod
-    def from_json(cls, value: Mapping[str, Any]) -> Setting:
-        """The setting written by `as_json`."""
+    def from_json(cls, value: Mapping[str, Any]) -> ResolvedProblem:
+        """The problem written by `as_json`."""
         own = {field.name: value[field.name] for field in dataclasses.fields(cls) if field.name != "problem"}
         return cls(Problem(**{name: item for name, item in value.items() if name not in own}), **own)
+
+    def recipe(self, options: Options, seed: int = 0) -> Recipe:
+        """The recipe of the options with the rates and epochs of this problem, and a seed for what it draws."""
+        return dataclasses.replace(
+            options.recipe, rates=dict(self.problem.rates), epochs=self.problem.epochs, seed=seed
+        )
 
     def splits(self, data: str | os.PathLike[str] | None) -> Splits:
         """The images.
@@ -50,7 +59,7 @@ class Setting:
         Raises:
             ConfigurationError: they are not those the run directory was made with.
         """
-        splits = _load(json.dumps(dataclasses.asdict(self.problem)), _place(data), self.image_size, self.train_images)
+        splits = _load(self.problem, _place(data), self.image_size, self.train_images)
         if splits.digest != self.data:
             raise ConfigurationError(
                 f"the images of {self.problem.name} are not those this run directory was made with; "
@@ -64,8 +73,10 @@ class Setting:
         return build(self.problem, self.problem.classes, options.dropout, image_size=self.image_size, seed=seed)
 
 
-def settle(name: str, options: Options, data: str | os.PathLike[str] | None = None, *, short: bool = True) -> Setting:
-    """The setting of a problem; everything that can be found impossible before training is found here.
+def resolve(
+    name: str, options: Options, data: str | os.PathLike[str] | None = None, *, short: bool = True
+) -> ResolvedProblem:
+    """A problem with the options applied; everything that can be found impossible before training is found here.
 
     short: at most `SHORT_EPOCHS` epochs where the options do not say how many.
 
@@ -76,13 +87,13 @@ def settle(name: str, options: Options, data: str | os.PathLike[str] | None = No
     find_metrics(options.metrics)
     problem = find_problem(name)
     epochs = options.epochs or (min(SHORT_EPOCHS, problem.epochs) if short else problem.epochs)
-    if options.rewind_epoch >= epochs:
+    if options.recipe.rewind_epoch >= epochs:
         raise ConfigurationError(
-            f"rewind-epoch is {options.rewind_epoch}; expected less than the {epochs} epochs of {name}, of which the rest is trained"
+            f"rewind-epoch is {options.recipe.rewind_epoch}; expected less than the {epochs} epochs of {name}, of which the rest is trained"
         )
     given = {"conv": options.conv_rate, "fc": options.fc_rate}
     rates = {pool: problem.rates[pool] if rate is None else rate for pool, rate in given.items()}
-    if options.scope == "global" and len(set(rates.values())) > 1:
+    if options.recipe.scope == "global" and len(set(rates.values())) > 1:
         raise ConfigurationError(
             f"scope global has one rate, and {name} has {rates['conv']} for conv and {rates['fc']} for fc; "
             "give --conv-rate and --fc-rate the same value"
@@ -95,22 +106,62 @@ def settle(name: str, options: Options, data: str | os.PathLike[str] | None = No
         patience=options.patience or problem.patience,
         validation=problem.validation or (0.1 if options.patience else 0.0),
     )
-    splits = _load(json.dumps(dataclasses.asdict(problem)), _place(data), options.image_size, options.train_images)
+    splits = _load(problem, _place(data), options.image_size, options.train_images)
     problem = dataclasses.replace(problem, classes=len(splits.class_names))
-    setting = Setting(problem, splits.train.image_size, options.train_images, splits.digest)
+    resolved = ResolvedProblem(problem, splits.train.image_size, options.train_images, splits.digest)
     if options.layers is not None or problem.network is not None:
-        _try_out(setting, options)
-    return setting
+        _try_out(resolved, options)
+    return resolved
 
 
-def _try_out(setting: Setting, options: Options) -> None:
-    """Run the network once, to find its layers."""
-    side = setting.image_size
+def load_network(
+    path: Path, problem: str | None = None, data: str | os.PathLike[str] | None = None
+) -> tuple[ResolvedProblem, nn.Module]:
+    """The problem and network of a state of a run directory, or of a state_dict saved by torch.
+
+    Args:
+        path: a file of weights; nothing in it is unpickled but tensors.
+        problem: what the network was trained for; None where the file says it.
+        data: folder of the images, where the file does not say what they were.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        CorruptFile: it is no file of weights, or damaged.
+        ConfigurationError: it does not say whose network it is, or is not that of ``problem``.
+    """
+    if not path.is_file():
+        raise FileNotFoundError(f"{path} does not exist; expected a file of weights")
+    metadata: dict[str, Any] = {}
     try:
-        find_layers(setting.build(options).eval(), torch.zeros(2, 3, side, side), options.layers)
+        state, metadata = load_state(path)
+    except CorruptFile as error:
+        try:
+            state = torch.load(path, map_location="cpu", weights_only=True)
+        except (RuntimeError, pickle.UnpicklingError, EOFError, KeyError):
+            raise error from None
+    name = problem or metadata.get("problem")
+    if name is None:
+        raise ConfigurationError(f"{path} does not say whose network it is; give --problem, such as cifar2")
+    if "setting" in metadata and metadata["problem"] == name:
+        resolved = ResolvedProblem.from_json(metadata["setting"])
+    else:
+        resolved = resolve(name, Options(), data)
+    model = resolved.build(Options())
+    try:
+        model.load_state_dict(state)
+    except (RuntimeError, TypeError, AttributeError):
+        raise ConfigurationError(f"{path} does not fit the network of {name}; give the right --problem") from None
+    return resolved, model
+
+
+def _try_out(resolved: ResolvedProblem, options: Options) -> None:
+    """Run the network once, to find its layers."""
+    side = resolved.image_size
+    try:
+        find_layers(resolved.build(options).eval(), torch.zeros(2, 3, side, side), options.layers)
     except RuntimeError as error:
         raise ConfigurationError(
-            f"{setting.problem.name} cannot take images of {side} x {side} pixels ({error}); "
+            f"{resolved.problem.name} cannot take images of {side} x {side} pixels ({error}); "
             "choose another network, or for a folder of images a larger --image-size"
         ) from error
 
@@ -120,8 +171,8 @@ def _place(data: str | os.PathLike[str] | None) -> str | None:
 
 
 @functools.lru_cache(maxsize=1)  # the same problem is asked for again and again, and its images fill memory
-def _load(problem: str, data: str | None, image_size: int | None, train_images: int | None) -> Splits:
-    splits = load(Problem(**json.loads(problem)), data, image_size=image_size)
+def _load(problem: Problem, data: str | None, image_size: int | None, train_images: int | None) -> Splits:
+    splits = load(problem, data, image_size=image_size)
     if train_images is not None and train_images < len(splits.train):
         order = torch.randperm(len(splits.train), generator=torch.Generator().manual_seed(0))
         splits = dataclasses.replace(splits, train=splits.train.subset(order[:train_images].sort().values))

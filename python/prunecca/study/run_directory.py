@@ -1,4 +1,4 @@
-"""The run directory: which files a study leaves where, and which of its pieces are finished.
+"""The run directory: which files a study leaves where, and which of its networks are finished.
 
 ::
 
@@ -6,41 +6,47 @@
     RUN/digits4/level-00/                 the unpruned network, trained once and shared by the replicates
     RUN/digits4/replicate-00/level-01/    one pruning iteration of one replicate
     RUN/digits4/control-01/               the same retraining without pruning
-    RUN/tables/  RUN/figures/             made from the finished pieces
-    RUN/claims/                           who is working on what
+    RUN/tables/  RUN/figures/             made from the finished networks
+    RUN/.lock  .owner                     held by the one process that works on it, and its name
 
-The folder of a piece holds ``training.safetensors`` (network, optimizer and records after the latest epoch) while it is
+The folder of a network holds ``training.safetensors`` (network, optimizer and records after the latest epoch) while it is
 trained. When it is finished: ``state.safetensors`` (the network), ``masks.safetensors`` (one bit per entry), ``similarity.parquet``,
 ``dimension.parquet`` (the intrinsic dimension of its layers, if asked for), at level 0 ``rewind.safetensors`` (everything at the end of epoch k) and ``initial.safetensors``; and, last of all, ``piece.json``: the
-records of the epochs, the digests of the files, and those of the pieces it was made from. A piece is finished when
+records of the epochs, the digests of the files, and those of the networks it was made from. A network is finished when
 its ``piece.json`` is whole and all these digests agree; otherwise it is made again.
 """
 
 from __future__ import annotations
 
+import contextlib
+import datetime
+import json
 import os
-from collections.abc import Callable, Iterator
+import secrets
+import socket
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from .. import errors
-from ..errors import ConfigurationError
-from ..storage import atomic, states
-from .claims import Claim
-from .options import Options, Size, merge_configuration
-from .plan import Piece
+import filelock
+
+from ..errors import ConfigurationError, CorruptFile, InUse
+from ..storage.atomic import file_digest, remove_partial, storage_error, write_atomic
+from ..storage.states import read_json, write_json
+from .checkpoint import REWIND, TRAINING
+from .executors import OWNED
+from .level import FILES, INITIAL, MASKS, STATE, NetworkResult, Parent
+from .options import FORMAT, Options, Size, merge_configuration
+from .plan import Network, Plan
+from .resolve import ResolvedProblem
 
 CONFIGURATION = "config.json"
 ENVIRONMENT = "environment.json"
 RECORD = "piece.json"
-STATE = "state.safetensors"
-REWIND = "rewind.safetensors"
-INITIAL = "initial.safetensors"
-MASKS = "masks.safetensors"
-TRAINING = "training.safetensors"
-SIMILARITY = "similarity.parquet"
-DIMENSION = "dimension.parquet"
-_FILES = (STATE, REWIND, INITIAL, MASKS, SIMILARITY, DIMENSION)
+_LOCK = ".lock"
+_INHERITED = (STATE, REWIND, INITIAL, MASKS)  # what other networks are made from
+
+Record = dict[str, Any]
 
 
 class RunDirectory:
@@ -51,9 +57,47 @@ class RunDirectory:
 
     def __init__(self, root: str | os.PathLike[str], message: Callable[[str], None] | None = None) -> None:
         self.root = Path(root)
-        self._tell = message or (lambda text: None)
-        self._told: set[str] = set()
-        self._verified: dict[Piece, tuple[object, dict[str, Any]]] = {}
+        self._message = message or (lambda text: None)
+        self._said: set[str] = set()
+
+    @contextlib.contextmanager
+    def own(self) -> Iterator[str]:
+        """Be the one process that works on the directory; gives the content of its ``.owner`` file.
+
+        Raises:
+            InUse: another process does; the sentence names it.
+            StorageError: the directory cannot be written.
+        """
+        try:
+            self.root.mkdir(parents=True, exist_ok=True)
+            lock = filelock.FileLock(self.root / _LOCK, timeout=0)
+            lock.acquire()
+        except filelock.Timeout:
+            raise InUse(
+                f"{self.root} is being worked on by {self._owner()}; wait until that ends, or choose another --out"
+            ) from None
+        except NotImplementedError as error:
+            raise ConfigurationError(
+                f"the file system of {self.root} has no locks; choose an --out on another one"
+            ) from error
+        except OSError as error:
+            raise storage_error(self.root / _LOCK, error) from error
+        owner = self.root / OWNED
+        try:
+            content = json.dumps(
+                {
+                    "host": socket.gethostname(),
+                    "pid": os.getpid(),
+                    "since": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+                    "token": secrets.token_hex(8),
+                }
+            )
+            write_atomic(owner, content.encode())
+            yield content
+        finally:
+            with contextlib.suppress(OSError):
+                owner.unlink(missing_ok=True)
+            lock.release()
 
     def configure(self, configuration: dict[str, Any]) -> None:
         """Write ``config.json``, or extend the one that is there; one that was damaged or lost is restored.
@@ -61,23 +105,21 @@ class RunDirectory:
         Raises:
             ConfigurationError: the directory was made with other options, or nobody knows with which, or it is
                 something else than a run directory.
+            InUse: another process works on it.
             StorageError: the directory cannot be written.
         """
         path = self.root / CONFIGURATION
-        if (
-            not path.exists()
-            and self.root.is_dir()
-            and any(self.root.iterdir())
-            and not (self.root / "claims").is_dir()
-        ):
+        if not path.exists() and self.root.is_dir() and not self._is_ours():
             raise ConfigurationError(f"{self.root} is not empty and not a run directory; choose another --out")
-        with self._lock():
-            for name in (CONFIGURATION, ENVIRONMENT):
-                atomic.remove_partial(self.root, name)
+        with contextlib.suppress(FileNotFoundError, CorruptFile):  # a folder that is refused is left as it is
+            merge_configuration(read_json(path), configuration, str(self.root))
+        with self.own():
+            for name in (CONFIGURATION, ENVIRONMENT, OWNED):
+                remove_partial(self.root, name)
             old, whole = self._known_configuration()
             merged = merge_configuration(old, configuration, str(self.root))
             if merged != old or not whole:
-                states.write_json(path, merged)
+                write_json(path, merged)
 
     def configuration(self) -> dict[str, Any]:
         """The content of ``config.json``.
@@ -86,15 +128,30 @@ class RunDirectory:
             ConfigurationError: this is not a run directory.
         """
         try:
-            return states.read_json(self.root / CONFIGURATION)
+            return read_json(self.root / CONFIGURATION)
         except (FileNotFoundError, NotADirectoryError):
             raise ConfigurationError(
                 f"{self.root} is not a run directory: it has no config.json; expected a folder made by `prunecca reproduce`"
             ) from None
 
-    def options(self) -> Options:
-        """The options of the study."""
-        return Options.from_json(self.configuration()["options"])
+    def plan(self, *, problems: bool = True) -> Plan:
+        """What the configuration asks for; without the problems where nothing is to be made, as in a report.
+
+        Raises:
+            ConfigurationError: this is not a run directory, or networks of another format are to be made.
+        """
+        configuration = self.configuration()
+        asked: dict[str, Any] = configuration["problems"]
+        if problems and configuration["format"] != FORMAT:
+            raise ConfigurationError(
+                f"{self.root} was made by another version (format {configuration['format']}, this one makes {FORMAT}); "
+                "choose another --out"
+            )
+        return Plan(
+            Options.from_json(configuration["options"]),
+            {name: ResolvedProblem.from_json(one["settings"]) for name, one in asked.items()} if problems else {},
+            {name: Size(**one["size"]) for name, one in asked.items()},
+        )
 
     def note_environment(self, environment: dict[str, Any]) -> None:
         """Add the environment of one start (versions, device, threads, time) to ``environment.json``.
@@ -102,145 +159,130 @@ class RunDirectory:
         It also holds a copy of the configuration, from which `configure` restores ``config.json``.
         """
         path = self.root / ENVIRONMENT
-        with self._lock():
-            try:
-                starts = states.read_json(path)["starts"]
-            except (FileNotFoundError, errors.CorruptFile):
-                starts = []
-            states.write_json(path, {"starts": [*starts, environment], "configuration": self.configuration()})
-
-    def pieces(self) -> list[Piece]:
-        """Every piece of the configuration, in the order in which one process makes them."""
-        pieces: list[Piece] = []
-        for problem, its in self.configuration()["problems"].items():
-            size = Size(**its["size"])
-            pieces.append(Piece(problem))
-            pieces += [Piece(problem, r, i) for r in range(size.replicates) for i in range(1, size.levels + 1)]
-            pieces += [Piece(problem, 0, i, control=True) for i in range(1, size.controls + 1)]
-        return pieces
-
-    def path(self, piece: Piece, name: str) -> Path:
-        """The file `name` of a piece."""
-        return self.root / piece.folder / name
-
-    def claim_path(self, piece: Piece) -> Path:
-        """The file that says who works on a piece, while somebody does."""
-        return self.root / "claims" / piece.claim
-
-    def claim(self, piece: Piece) -> Claim | None:
-        """The right to work on a piece (see `Piece.claim`), or None when a living process has it."""
-        return Claim.take(self.claim_path(piece))
-
-    def claim_outputs(self) -> Claim:
-        """The right to write tables and figures, as soon as it is free: many ranks may draw one after the other."""
-        return Claim.wait(self.root / "claims" / "outputs", seconds=1800)
-
-    def record(self, piece: Piece) -> dict[str, Any] | None:
-        """The record of a finished piece; None when it is not finished, damaged, or made from what is there no more.
-
-        The files are read and verified once, and again when they change.
-        """
-        path = self.path(piece, RECORD)
         try:
-            record = states.read_json(path)
-        except (FileNotFoundError, NotADirectoryError):
-            return None
-        except errors.CorruptFile as error:
-            self.tell(f"{error.finding}: {piece} is made again")
-            return None
-        return record if self._parents_agree(piece, record) and self._files_agree(piece, record) else None
+            starts = read_json(path)["starts"]
+        except (FileNotFoundError, CorruptFile):
+            starts = []
+        write_json(path, {"starts": [*starts, environment], "configuration": self.configuration()})
 
-    def finish(self, piece: Piece, record: dict[str, Any]) -> None:
-        """Declare a piece finished: its record, with the digests of its files and of what it was made from."""
-        paths = {name: self.path(piece, name) for name in _FILES}
-        digests = {name: atomic.file_digest(path) for name, path in paths.items() if path.exists()}
-        states.write_json(self.path(piece, RECORD), {**record, "files": digests, "parents": self.origin(piece)})
-        self.path(piece, TRAINING).unlink(missing_ok=True)
+    def path(self, network: Network, name: str) -> Path:
+        """The file `name` of a network."""
+        return self.root / network.folder / name
 
-    def remove_checkpoints(self) -> None:
-        """Remove what processes left that were killed between finishing a piece and this; when all are finished."""
-        for piece in self.pieces():
-            self.path(piece, TRAINING).unlink(missing_ok=True)
+    def whole(self, plan: Plan) -> dict[Network, Record]:
+        """The records of all networks whose files are as they were written; each file is read once."""
+        found = ((network, self._record(network)) for network in plan.networks())
+        return {network: record for network, record in found if record is not None}
 
-    def finished(self) -> Iterator[tuple[Piece, dict[str, Any]]]:
-        """The finished pieces with their records, in order."""
-        for piece in self.pieces():
-            record = self.record(piece)
-            if record is not None:
-                yield piece, record
+    def finished(self) -> dict[Network, Record]:
+        """The finished networks with their records, in order."""
+        plan = self.plan(problems=False)
+        return agreeing(plan, self.whole(plan))
 
-    def origin(self, piece: Piece) -> dict[str, str]:
-        """Digests that identify the finished pieces from which a piece is made, by their folders."""
-        return {parent.folder: self._digest_of(parent) for parent in self._parents(piece)}
+    def parent(self, network: Network, record: Record) -> Parent:
+        """A finished network as those that are made from it take it."""
+        files = {name: self.path(network, name).read_bytes() for name in _INHERITED if name in record["files"]}
+        return Parent(files, record_digest(record))
 
-    def parent(self, piece: Piece) -> Piece | None:
-        """The piece whose weights and masks this one is pruned from; None for level 0."""
-        if piece.level == 0:
-            return None
-        if piece.control or piece.level == 1 or self.options().one_shot:
-            return Piece(piece.problem)
-        return Piece(piece.problem, piece.replicate, piece.level - 1)
+    def begin(self, network: Network) -> None:
+        """Remove what killed processes left half-written of a network."""
+        remove_partial(self.path(network, ""))
+
+    def write(self, network: Network, result: NetworkResult, parents: Mapping[str, str]) -> Record:
+        """Write a network and declare it finished, with the digests of its files and of what it was made from."""
+        for name, content in result.files.items():
+            write_atomic(self.path(network, name), content)
+        for name in FILES:
+            if name not in result.files:
+                self.path(network, name).unlink(missing_ok=True)
+        record = {
+            "summary": result.summary,
+            "layers": result.layers,
+            "epochs": result.epochs,
+            "files": {name: file_digest(self.path(network, name)) for name in FILES if name in result.files},
+            "parents": dict(parents),
+        }
+        write_json(self.path(network, RECORD), record)
+        self.path(network, TRAINING).unlink(missing_ok=True)
+        return record
+
+    def remove_checkpoints(self, plan: Plan) -> None:
+        """Remove what processes left that were killed between finishing a network and this; when all are finished."""
+        for network in plan.networks():
+            self.path(network, TRAINING).unlink(missing_ok=True)
+
+    def say(self, text: str) -> None:
+        """Pass a sentence on to the user, once."""
+        if text not in self._said:
+            self._said.add(text)
+            self._message(text)
+
+    def _is_ours(self) -> bool:
+        """Whether an existing folder without a configuration is empty, or holds what is left of a run."""
+        names = {path.name for path in self.root.iterdir()}
+        return not names or bool(names & {_LOCK, ENVIRONMENT, "claims"})
+
+    def _owner(self) -> str:
+        with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
+            owner = json.loads((self.root / OWNED).read_text())
+            return f"process {owner['pid']} on {owner['host']} since {owner['since']}"
+        return "another process"
 
     def _known_configuration(self) -> tuple[dict[str, Any] | None, bool]:
         """The configuration so far, None for a new directory, and whether it is that of a whole ``config.json``."""
         path = self.root / CONFIGURATION
         try:
-            return states.read_json(path), True
+            return read_json(path), True
         except FileNotFoundError:
             finding = f"{path} is missing"
-        except errors.CorruptFile as error:
+        except CorruptFile as error:
             finding = error.finding
         try:
-            copy: dict[str, Any] = states.read_json(self.root / ENVIRONMENT)["configuration"]
-        except (FileNotFoundError, errors.CorruptFile, KeyError):
+            copy: dict[str, Any] = read_json(self.root / ENVIRONMENT)["configuration"]
+        except (FileNotFoundError, CorruptFile, KeyError):
             # Without it, networks of other options could pass for those of this study.
             if any(path.suffix == ".safetensors" for path in self.root.glob("*/**/*")):
                 raise ConfigurationError(
                     f"{finding}, and no other file says with which options the networks there were trained; choose another --out"
                 ) from None
             return None, False
-        self.tell(f"{finding}: it is restored from {ENVIRONMENT}")
+        self.say(f"{finding}: it is restored from {ENVIRONMENT}")
         return copy, False
 
-    def _parents(self, piece: Piece) -> list[Piece]:
-        # Every piece also starts from the rewind state of level 0 and is compared with its network.
-        parent = self.parent(piece)
-        return [] if parent is None else list(dict.fromkeys([Piece(piece.problem), parent]))
-
-    def _parents_agree(self, piece: Piece, record: dict[str, Any]) -> bool:
-        if any(self.record(parent) is None for parent in self._parents(piece)):
-            return False
-        return bool(record["parents"] == self.origin(piece))
-
-    def _digest_of(self, piece: Piece) -> str:
-        digests: dict[str, str] = states.read_json(self.path(piece, RECORD))["files"]
-        return " ".join(digests[name] for name in (STATE, REWIND, INITIAL, MASKS) if name in digests)
-
-    def _files_agree(self, piece: Piece, record: dict[str, Any]) -> bool:
-        signature = [self._signature(self.path(piece, name)) for name in (RECORD, *record["files"])]
-        if self._verified.get(piece, (None,))[0] == signature:
-            return True
-        for name, expected in record["files"].items():
-            path = self.path(piece, name)
-            if not path.exists() or atomic.file_digest(path) != expected:
-                self.tell(f"{path} is {'damaged' if path.exists() else 'missing'}: {piece} is made again")
-                return False
-        self._verified[piece] = (signature, record)
-        return True
-
-    def tell(self, text: str) -> None:
-        """Pass a sentence on to the user, once."""
-        if text not in self._told:
-            self._told.add(text)
-            self._tell(text)
-
-    @staticmethod
-    def _signature(path: Path) -> object:
+    def _record(self, network: Network) -> Record | None:
+        """The record of a network whose files are all whole."""
+        path = self.path(network, RECORD)
         try:
-            status = path.stat()
-        except FileNotFoundError:
+            record = read_json(path)
+        except (FileNotFoundError, NotADirectoryError):
             return None
-        return status.st_ino, status.st_size, status.st_mtime_ns
+        except CorruptFile as error:
+            self.say(f"{error.finding}: {network} is made again")
+            return None
+        for name, expected in record["files"].items():
+            path = self.path(network, name)
+            if not path.exists() or file_digest(path) != expected:
+                self.say(f"{path} is {'damaged' if path.exists() else 'missing'}: {network} is made again")
+                return None
+        return record
 
-    def _lock(self) -> Claim:
-        return Claim.wait(self.root / "claims" / "configuration")
+
+def agreeing(plan: Plan, whole: Mapping[Network, Record]) -> dict[Network, Record]:
+    """The networks that are finished: whole, and made from networks that are finished and as they were then."""
+    finished: dict[Network, Record] = {}
+    for network in plan.networks():
+        record = whole.get(network)
+        known = all(parent in finished for parent in plan.parents(network))
+        if record is not None and known and record["parents"] == origin(plan, network, finished):
+            finished[network] = record
+    return finished
+
+
+def origin(plan: Plan, network: Network, finished: Mapping[Network, Record]) -> dict[str, str]:
+    """Digests that identify the finished networks from which one is made, by their folders."""
+    return {parent.folder: record_digest(finished[parent]) for parent in plan.parents(network)}
+
+
+def record_digest(record: Record) -> str:
+    """The digests of the files from which other networks are made."""
+    return " ".join(record["files"][name] for name in _INHERITED if name in record["files"])

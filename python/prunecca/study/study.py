@@ -3,8 +3,9 @@
     run = prepare(["digits4"], Options(), Size(levels=5, replicates=2), "runs/digits4")
     tables = execute(run)
 
-`prepare` settles what is asked for, `execute` makes the pieces that are not there yet (`schedule` shares them out, `maker`
-makes each), then the tables and figures. Both may be called again: what is finished stays.
+`prepare` settles what is asked for. `execute` makes the networks that are not there yet: it reads the configuration once,
+hands networks to an executor (this process, worker processes, or a Ray cluster), and alone writes what comes back; then the
+tables and figures. Both may be called again: what is finished stays.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import datetime
 import os
 import platform
 from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -23,12 +25,36 @@ import torch
 from ..figures import style
 from ..figures.study import accuracy_figure, similarity_figure
 from ..machine.info import build_info, choose_device
-from ..storage import atomic
-from . import executors, tables
+from ..storage.atomic import remove_partial
+from . import tables
+from .executors import Executor, Job, Processes, Serial, Task
 from .options import FORMAT, Options, Size
-from .reporter import Reporter, Silent
-from .resolve import settle
-from .run_directory import RunDirectory
+from .plan import Network, Plan
+from .ray_executor import RayExecutor
+from .reporter import Reporter
+from .resolve import resolve
+from .run_directory import Record, RunDirectory, agreeing, origin
+
+
+@dataclass(frozen=True)
+class Workers:
+    """Where the networks of a study are made.
+
+    Attributes:
+        engine: ``"local"``: this process, or worker processes on this machine; ``"ray"``: the machines of a Ray cluster.
+        count: worker processes; None for one here, and for all there is room for on Ray.
+        threads: of the CPU, for each network; None: torch's own, shared among local workers.
+        device: auto, cpu, cuda or cuda:N.
+        address: of a Ray cluster; None starts a local one.
+        gpus_per_network: on Ray, a fraction of a GPU.
+    """
+
+    engine: str = "local"
+    count: int | None = None
+    threads: int | None = None
+    device: str = "auto"
+    address: str | None = None
+    gpus_per_network: float = 0.0
 
 
 def prepare(
@@ -56,14 +82,14 @@ def prepare(
         ValueError, FileNotFoundError: an unknown problem, images that are not there or damaged.
         StorageError: the directory cannot be written.
     """
-    settings = {name: settle(name, options, data, short=short) for name in dict.fromkeys(problems)}
+    resolved = {name: resolve(name, options, data, short=short) for name in dict.fromkeys(problems)}
     RunDirectory(out, message).configure(
         {
             "format": FORMAT,
             "options": options.as_json(),
             "problems": {
-                name: {"size": dataclasses.asdict(size), "settings": setting.as_json()}
-                for name, setting in settings.items()
+                name: {"size": dataclasses.asdict(size), "settings": problem.as_json()}
+                for name, problem in resolved.items()
             },
         }
     )
@@ -72,44 +98,95 @@ def prepare(
 
 def execute(
     run: RunDirectory,
+    workers: Workers | None = None,
     *,
     data: str | os.PathLike[str] | None = None,
-    device: str = "auto",
-    workers: int = 1,
-    threads: int | None = None,
     reporter: Reporter | None = None,
 ) -> dict[str, pd.DataFrame]:
-    """Make every piece that is not finished, then the tables and figures; return the tables.
+    """Make every network that is not finished, then the tables and figures; return the tables.
 
-    On a CPU, with the same number of threads per process, the tables are the same bit by bit however often and wherever
-    the run was interrupted, and whoever made which piece.
+    On a CPU, with the same number of threads per network, the tables are the same bit by bit however often and wherever
+    the run was interrupted, and whoever made which network.
+
+    Args:
+        run: the configured run directory.
+        workers: where the networks are made; None: in this process.
+        data: folder of the images; None: the variable PRUNECCA_DATA.
+        reporter: told what happens.
 
     Raises:
-        schedule.WorkerFailed: a worker process stopped with an error.
+        InUse: another process works on the run directory.
+        WorkerFailed: a worker stopped with an error.
     """
-    reporter = reporter or Silent()
-    chosen = choose_device(device)
-    threads = threads or max(1, torch.get_num_threads() // workers)
-    run.note_environment(_environment(chosen, workers, threads))
-    task = executors.Task(run.root, None if data is None else Path(data), chosen, threads)
-    if workers > 1:
-        executors.work_with(task, workers, reporter)
-    else:
-        task.run(reporter)
-    with run.claim_outputs():
-        atomic.remove_partial(run.root / "tables")
-        made = tables.write(run)
-        _draw(made, run.root / "figures")
+    workers, reporter = workers or Workers(), reporter or Reporter()
+    here = RunDirectory(run.root, reporter.message)
+    with here.own() as owner:
+        plan = here.plan()
+        threads = workers.threads or max(1, torch.get_num_threads() // (workers.count or 1))
+        job = Job(plan, None if data is None else Path(data), workers.device, threads, here.root, owner)
+        here.note_environment(_environment(workers, threads))
+        records = make_networks(here, plan, lambda: _executor(job, workers, reporter), reporter)
+        remove_partial(here.root / "tables")
+        made = tables.write(here, plan, records)
+        _draw(made, here.root / "figures")
     return made
 
 
-def _environment(device: str, workers: int, threads: int) -> dict[str, Any]:
+def make_networks(
+    run: RunDirectory, plan: Plan, start: Callable[[], Executor], reporter: Reporter
+) -> dict[Network, Record]:
+    """Make the networks of a plan that are not finished, parents first, and write them; the records of all.
+
+    Args:
+        run: the directory, owned by this process.
+        plan: its plan.
+        start: starts the executor; called when there is something to do.
+        reporter: told of each network that is written, and of lost workers.
+    """
+    whole, running = run.whole(plan), set[Network]()
+    records = agreeing(plan, whole)
+    reporter.start(str(run.root), len(records), len(plan.networks()))
+    executor: Executor | None = None
+    try:
+        while missing := [network for network in plan.networks() if network not in records]:
+            executor = executor or start()
+            ready = (one for one in missing if one not in running and all(p in records for p in plan.parents(one)))
+            while executor.free > 0 and (network := next(ready, None)) is not None:
+                run.begin(network)
+                parents = {parent: run.parent(parent, records[parent]) for parent in plan.parents(network)}
+                executor.submit(Task(network, parents))
+                running.add(network)
+            outcome = executor.wait()
+            running.remove(outcome.network)
+            if outcome.result is None:
+                reporter.message(outcome.reason)
+                continue
+            whole[outcome.network] = run.write(outcome.network, outcome.result, origin(plan, outcome.network, records))
+            records = agreeing(plan, whole)
+            reporter.end(str(outcome.network), outcome.result.summary)
+    finally:
+        if executor is not None:
+            executor.close()
+    run.remove_checkpoints(plan)
+    return records
+
+
+def _executor(job: Job, workers: Workers, reporter: Reporter) -> Executor:
+    if workers.engine == "ray":
+        return RayExecutor(job, workers.count, workers.address, workers.gpus_per_network, reporter)
+    if (workers.count or 1) > 1:
+        return Processes(job, workers.count or 1, reporter)
+    return Serial(job, reporter)
+
+
+def _environment(workers: Workers, threads: int) -> dict[str, Any]:
     """What may matter for the numbers and is not decided by the options."""
     return {
         "time": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "host": platform.node(),
-        "device": device,
-        "workers": workers,
+        "engine": workers.engine,
+        "device": choose_device(workers.device),
+        "workers": workers.count or 1,
         "threads_per_worker": threads,
         **build_info(),
     }

@@ -1,4 +1,4 @@
-"""The tidy tables of a study, made from the finished pieces of a run directory.
+"""The tidy tables of a study, made from the finished networks of a run directory.
 
 levels: problem, replicate, level, control, density, parameters_left, test_accuracy, test_loss, epochs, best_epoch, digest
 layers: problem, replicate, level, control, layer, parameters, parameters_left, density
@@ -14,29 +14,29 @@ replicate is a whole curve. In the rows of a control, level n is its number: it 
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
-from ..storage import atomic
-from ..storage.tables import parquet
+from ..storage.tables import write_table
+from .level import DIMENSION, SIMILARITY
 from .options import Size
-from .plan import Piece
-from .run_directory import DIMENSION, SIMILARITY, RunDirectory
+from .plan import Network, Plan
+from .run_directory import Record, RunDirectory
 
 NAMES = ("levels", "layers", "similarity", "dimension", "epochs", "timing")
-_KEY = ["problem", "replicate", "level", "control"]
+KEY = ["problem", "replicate", "level", "control"]
 _EPOCH = ["epoch", "train_loss", "train_accuracy", "val_loss", "val_accuracy", "test_loss", "test_accuracy"]
 
 
-def build(run: RunDirectory) -> dict[str, pd.DataFrame]:
-    """The tables of all pieces finished so far; a table without rows has no columns."""
+def build(run: RunDirectory, plan: Plan, records: Mapping[Network, Record]) -> dict[str, pd.DataFrame]:
+    """The tables of the networks finished so far; a table without rows has no columns."""
     rows: dict[str, list[Any]] = {name: [] for name in NAMES}
     stored: dict[str, list[pd.DataFrame]] = {"similarity": [], "dimension": []}
-    sizes = {name: Size(**its["size"]) for name, its in run.configuration()["problems"].items()}
-    for piece, record in run.finished():
-        for key in _keys(piece, sizes[piece.problem]):
+    for network, record in records.items():
+        for key in _keys(network, plan.sizes[network.problem]):
             rows["levels"].append({**key, **record["summary"]})
             rows["layers"] += [{**key, **layer} for layer in record["layers"]]
             for epoch in record["epochs"]:
@@ -44,21 +44,21 @@ def build(run: RunDirectory) -> dict[str, pd.DataFrame]:
                 rows["timing"].append({**key, "epoch": epoch["epoch"], "seconds": epoch["seconds"]})
             for name, file in (("similarity", SIMILARITY), ("dimension", DIMENSION)):
                 if file in record["files"]:
-                    table = pd.read_parquet(run.path(piece, file))
-                    stored[name].append(table.assign(**key)[[*_KEY, *table.columns]])
+                    table = pd.read_parquet(run.path(network, file))
+                    stored[name].append(table.assign(**key)[[*KEY, *table.columns]])
     tables = {name: pd.DataFrame(rows[name]) for name in NAMES}
     for name, parts in stored.items():
         tables[name] = pd.concat(parts, ignore_index=True) if parts else pd.DataFrame()
-    return {name: _sorted(table) for name, table in tables.items()}
+    return {name: sorted_rows(table) for name, table in tables.items()}
 
 
-def write(run: RunDirectory) -> dict[str, pd.DataFrame]:
+def write(run: RunDirectory, plan: Plan, records: Mapping[Network, Record]) -> dict[str, pd.DataFrame]:
     """Make the tables and write each as Parquet and CSV under ``tables/``; return them."""
-    tables = build(run)
+    tables = build(run, plan, records)
     for name, table in tables.items():
         folder = run.root / "tables"
-        atomic.write_atomic(folder / f"{name}.parquet", parquet(table))
-        atomic.write_atomic(folder / f"{name}.csv", table.to_csv(index=False).encode())
+        write_table(folder / f"{name}.parquet", table)
+        write_table(folder / f"{name}.csv", table)
     return tables
 
 
@@ -74,14 +74,16 @@ def load(run_directory: str | os.PathLike[str]) -> dict[str, pd.DataFrame]:
     return {name: pd.read_parquet(folder / f"{name}.parquet") for name in NAMES}
 
 
-def _keys(piece: Piece, size: Size) -> list[dict[str, Any]]:
-    replicates = range(size.replicates) if piece.level == 0 else [piece.replicate]
+def _keys(network: Network, size: Size) -> list[dict[str, Any]]:
+    replicates = size.numbers if network.level == 0 else [network.replicate]
     return [
-        {"problem": piece.problem, "replicate": r, "level": piece.level, "control": piece.control} for r in replicates
+        {"problem": network.problem, "replicate": r, "level": network.level, "control": network.control}
+        for r in replicates
     ]
 
 
-def _sorted(table: pd.DataFrame) -> pd.DataFrame:
+def sorted_rows(table: pd.DataFrame) -> pd.DataFrame:
+    """A table by problem (as they come), control, replicate and level."""
     if table.empty:
         return table
     order = {name: place for place, name in enumerate(table["problem"].unique())}

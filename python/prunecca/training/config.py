@@ -12,11 +12,24 @@ from .evaluation import Precision
 
 @dataclass(frozen=True)
 class TrainingConfig:
-    """How a network is trained; the defaults are the paper's (section 4.2).
+    """How a network is trained; the defaults are the paper's (Ansuini et al. 2020, section 4.2).
 
-    patience: epochs without a lower validation loss after which training stops; None: it never stops early.
-    augmentation: None trains on the images as they are. precision: of the forward and backward pass; parameters and
-    optimizer stay float32. channels_last: memory layout of the activations.
+    Attributes:
+        epochs: T.
+        batch: images per step.
+        lr, weight_decay: of Adam with L2.
+        patience: epochs without a lower validation loss after which training stops; None: it never stops early.
+        augmentation: None trains on the images as they are.
+        precision: ``"float32"`` or ``"bfloat16"``, of the forward and backward pass; parameters and optimizer stay float32.
+        channels_last: memory layout of the activations.
+
+    Raises:
+        ValueError: a number that cannot be.
+
+    Example:
+        >>> import prunecca as pc
+        >>> pc.training.TrainingConfig.for_problem("cifar10", epochs=3).patience
+        20
     """
 
     epochs: int = 50

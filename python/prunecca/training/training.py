@@ -5,7 +5,7 @@
     training = Training(build("cifar2", seed=0), load("cifar2", folder), TrainingConfig.for_problem("cifar2"), seed=1)
     while not training.finished:
         print(training.run_epoch()["test_accuracy"])
-    tensors, metadata = training.state()
+    training.state().save("state.safetensors")
 
 Whatever is random in an epoch (order, augmentation, dropout) follows from (seed, epoch) alone. A state therefore
 carries no generator, and going on from it gives, on a CPU, the same bits as never having stopped.
@@ -13,23 +13,23 @@ carries no generator, and going on from it gives, on a CPU, the same bits as nev
 
 from __future__ import annotations
 
-import contextlib
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import asdict
-from typing import Any, Literal
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, replace
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
-from .. import seeds
 from ..data.splits import Splits
 from ..errors import Diverged
 from ..machine.memory import keeping_freed_memory
 from ..pruning.masked_optimizer import MaskedOptimizer
-from ..pruning.optimizer_state import load_optimizer, optimizer_tensors
+from ..pruning.optimizer_state import OptimizerState
 from ..pruning.optimizers import MaskedAdam
+from ..pruning.rewind import Snapshot, copied
+from ..seeds import derive, seeded
 from .config import TrainingConfig
 from .evaluation import autocast, evaluate
 
@@ -41,14 +41,32 @@ OptimizerFactory = Callable[[nn.Module, "TrainingConfig"], torch.optim.Optimizer
 class Training:
     """A network being trained on ``splits``; between calls it always stands at the end of an epoch.
 
-    model: trained in place, where it lies (the data is moved to its device). masks: parameter name -> bool tensor;
-    masked entries are zero from here on. optimizer_factory: makes the optimizer from (model, config) instead of the
-    paper's Adam with L2; one with masks of its own then takes the place of ``masks``. With ``splits.validation`` the
-    training ends
-    with the weights of lowest validation loss, otherwise with the last.
+    Args:
+        model: trained in place, where it lies (the data is moved to its device).
+        splits: as from ``prunecca.data.load``. With a validation split the training ends with the weights of lowest
+            validation loss, otherwise with the last.
+        config: epochs, batches, learning rate, precision.
+        seed: of everything random in its epochs.
+        masks: parameter name -> ``torch.bool``; masked entries are zero from here on.
+        optimizer_factory: makes the optimizer from (model, config) instead of the paper's Adam with L2; one with masks of
+            its own then takes the place of ``masks``.
 
-    Attributes: ``epoch`` (epochs finished), ``history`` (a record of each epoch run here), ``best`` (record of lowest
-    validation loss, or None).
+    Attributes:
+        epoch: epochs finished.
+        history: a record of each epoch run here.
+        best: the record of lowest validation loss, or None.
+
+    Raises:
+        ValueError: patience without a validation split, or masks beside an optimizer factory.
+
+    Example:
+        >>> import prunecca as pc
+        >>> splits = pc.data.load("digits2")
+        >>> model, config = pc.models.build("digits2", seed=0), pc.training.TrainingConfig.for_problem("digits2", epochs=1)
+        >>> training = pc.training.Training(model, splits, config, seed=0)
+        >>> record = training.run_epoch()
+        >>> training.finished, training.state().epoch
+        (True, 1)
     """
 
     def __init__(
@@ -107,83 +125,86 @@ class Training:
         """
         if self.finished:
             raise ValueError(f"the training is finished after epoch {self.epoch}; it cannot run another")
-        before = self._network_copy(), optimizer_tensors(self.model, self.optimizer)
+        before = Snapshot.capture(self.model, self.optimizer)
         standing = self.epoch, list(self.history), self.best, self._best_model
         try:
             with keeping_freed_memory(self.device):
                 return self._run_epoch(progress)
         except BaseException:
             self.epoch, self.history, self.best, self._best_model = standing
-            self._load_network(before[0])
-            load_optimizer(self.model, self.optimizer, *before[1])
+            before.restore(self.model, self.optimizer)
             raise
 
-    def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
-        """Copies (on the CPU) of everything that the next epoch depends on, and JSON-able metadata.
+    def state(self) -> Snapshot:
+        """Everything that the next epoch depends on, as copies on the CPU.
 
-        Names: ``model.conv1.0.weight`` (buffers too), ``optimizer.exp_avg.conv1.0.weight``, and ``best.`` of the model
-        while an unfinished training has seen better validation weights than it holds.
+        Returns:
+            The snapshot: ``best`` are the validation-best weights, while an unfinished training has seen better ones
+            than it holds; ``records`` are the seed, the split, the configuration and the history.
         """
-        tensors, numbers = optimizer_tensors(self.model, self.optimizer)
-        tensors = {f"optimizer.{name}": tensor for name, tensor in tensors.items()}
-        tensors.update({f"model.{name}": tensor for name, tensor in self._network_copy().items()})
-        if not self.finished:
-            tensors.update({f"best.{name}": tensor for name, tensor in self._best_model.items()})
-        metadata = {
-            "epoch": self.epoch,
-            "start": self.start,
-            "seed": self.seed,
-            "split": self.digest,
-            "config": asdict(self.config),
-            "history": [dict(record) for record in self.history],
-            "best": dict(self.best) if self.best else None,
-            "optimizer": numbers,
-        }
-        return {name: tensor.to("cpu", copy=True) for name, tensor in tensors.items()}, metadata
+        captured = Snapshot.capture(self.model, self.optimizer, epoch=self.epoch)
+        optimizer = captured.optimizer or OptimizerState()
+        return replace(
+            captured,
+            model=_on_cpu(captured.model),
+            optimizer=replace(optimizer, tensors=_on_cpu(optimizer.tensors)),
+            best={} if self.finished else _on_cpu(self._best_model),
+            records={
+                "start": self.start,
+                "seed": self.seed,
+                "split": self.digest,
+                "config": asdict(self.config),
+                "history": [dict(record) for record in self.history],
+                "best": dict(self.best) if self.best else None,
+            },
+        )
 
-    def load(self, tensors: Mapping[str, Tensor], metadata: Mapping[str, Any]) -> None:
-        """Go on from a state of this same training: same network, data, configuration and seed (``ValueError`` if not)."""
-        for name, mine, given in (
-            ("seed", self.seed, metadata["seed"]),
-            ("split", self.digest, metadata["split"]),
-            ("config", asdict(self.config), metadata["config"]),
+    def load(self, snapshot: Snapshot) -> None:
+        """Go on from a state of this same training.
+
+        Args:
+            snapshot: as ``state`` gave it, of the same network, data, configuration and seed.
+
+        Raises:
+            ValueError: it is of another training.
+        """
+        records = snapshot.records
+        for name, own, given in (
+            ("seed", self.seed, records["seed"]),
+            ("split", self.digest, records["split"]),
+            ("config", asdict(self.config), records["config"]),
         ):
-            if mine != given:
+            if own != given:
                 raise ValueError(
-                    f"the state has {name} {given}, this training {mine}; go on with what the state was made with"
+                    f"the state has {name} {given}, this training {own}; go on with what the state was made with"
                 )
-        self._take(tensors, metadata["optimizer"])
-        self.epoch, self.start = metadata["epoch"], metadata["start"]
-        self.history = [dict(record) for record in metadata["history"]]
-        self.best = dict(metadata["best"]) if metadata["best"] else None
-        best = {name.removeprefix("best."): t for name, t in tensors.items() if name.startswith("best.")}
-        self._best_model = {name: tensor.to(self.device, copy=True) for name, tensor in best.items()}
+        self._take(snapshot)
+        self.epoch, self.start = snapshot.epoch, records["start"]
+        self.history = [dict(record) for record in records["history"]]
+        self.best = dict(records["best"]) if records["best"] else None
+        self._best_model = {name: tensor.to(self.device, copy=True) for name, tensor in snapshot.best.items()}
 
-    def start_from(
-        self,
-        tensors: Mapping[str, Tensor],
-        *,
-        epoch: int,
-        optimizer: Literal["restore", "fresh"] = "restore",
-        numbers: Mapping[str, Any] | None = None,
-    ) -> None:
-        """Start at the end of ``epoch`` from copies of another training's state, with this one's seed and masks.
+    def start_from(self, snapshot: Snapshot, *, optimizer: Literal["restore", "fresh"] = "restore") -> None:
+        """Start from the state of another training, with this one's seed, masks and settings of the optimizer.
 
-        This is rewinding when the state is that of ``epoch``, and learning-rate rewinding when it is a later one. The
-        network is taken whole (weights, biases, BatchNorm buffers); the optimizer's moments and steps are taken
-        ("restore") or begin anew ("fresh"). History and early stopping begin anew: the best weights and the
-        patience count from ``epoch`` on. numbers: ``metadata["optimizer"]`` of the state, if it has any.
+        This is rewinding when the state is that of its ``epoch``, and learning-rate rewinding when the weights are of a
+        later one. History and early stopping begin anew: the best weights and the patience count from ``epoch`` on.
+
+        Args:
+            snapshot: the network is taken whole (weights, biases, BatchNorm buffers), and epochs go on from ``epoch``.
+            optimizer: its moments and steps are taken (``"restore"``) or begin anew (``"fresh"``).
+
+        Raises:
+            ValueError: no epochs would be left to run, or the state is of another architecture.
         """
-        if not 0 <= epoch < self.config.epochs:
+        if not 0 <= snapshot.epoch < self.config.epochs:
             raise ValueError(
-                f"epoch is {epoch}; expected 0 to {self.config.epochs - 1}, so that epochs are left to run"
+                f"epoch is {snapshot.epoch}; expected 0 to {self.config.epochs - 1}, so that epochs are left to run"
             )
         if optimizer not in ("restore", "fresh"):
             raise ValueError(f"optimizer is '{optimizer}'; expected 'restore' or 'fresh'")
-        if optimizer == "fresh":
-            tensors = {name: tensor for name, tensor in tensors.items() if not name.startswith("optimizer.")}
-        self._take(tensors, (numbers or {}) if optimizer == "restore" else {})
-        self.epoch = self.start = epoch
+        self._take(replace(snapshot, optimizer=None) if optimizer == "fresh" else snapshot)
+        self.epoch = self.start = snapshot.epoch
         self.history, self.best, self._best_model = [], None, {}
         if isinstance(self.optimizer, MaskedOptimizer):
             self.optimizer.set_masks(self.optimizer.masks)  # the state may come from a denser network
@@ -205,7 +226,7 @@ class Training:
         self.history.append(record)
         if "val_loss" in record:
             if self.best is None or record["val_loss"] < self.best["val_loss"]:
-                self.best, self._best_model = record, self._network_copy()
+                self.best, self._best_model = record, copied(self.model)
             if self.finished:
                 self._load_network(self._best_model)
         return record
@@ -224,7 +245,7 @@ class Training:
         hits = torch.zeros(len(batches), dtype=torch.int64, device=self.device)
         seen = 0
         self.model.train()
-        with self._seeded_dropout():
+        with seeded(derive(self.seed, "dropout", self.epoch), self.device):
             for number, (inputs, labels) in enumerate(batches):
                 if len(labels) == 1 < len(batches):
                     continue  # BatchNorm has no variance of one image; a shuffle leaves out another one each time
@@ -246,36 +267,24 @@ class Training:
             raise _diverged(losses[wrong[0]].item(), number_of_epoch, wrong[0], len(batches))
         return losses.double().sum().item() / seen, hits.sum().item() / seen
 
-    @contextlib.contextmanager
-    def _seeded_dropout(self) -> Iterator[None]:
-        seed = seeds.derive(self.seed, "dropout", self.epoch)
-        gpu = [self.device] if self.device.type == "cuda" else []
-        with torch.random.fork_rng(devices=gpu):
-            torch.default_generator.manual_seed(seed)
-            if gpu:
-                with torch.cuda.device(self.device):
-                    torch.cuda.manual_seed(seed)
-            yield
-
-    def _network_copy(self) -> dict[str, Tensor]:
-        return {name: tensor.detach().clone() for name, tensor in self.model.state_dict().items()}
-
     def _load_network(self, tensors: Mapping[str, Tensor]) -> None:
         self.model.load_state_dict(tensors)
 
-    def _take(self, tensors: Mapping[str, Tensor], numbers: Mapping[str, Any]) -> None:
-        network = {name.removeprefix("model."): t for name, t in tensors.items() if name.startswith("model.")}
+    def _take(self, snapshot: Snapshot) -> None:
         expected = {name: tuple(tensor.shape) for name, tensor in self.model.state_dict().items()}
-        given = {name: tuple(tensor.shape) for name, tensor in network.items()}
+        given = {name: tuple(tensor.shape) for name, tensor in snapshot.model.items()}
         if given != expected:
             odd = sorted(name for name in given.keys() | expected.keys() if given.get(name) != expected.get(name))
             raise ValueError(
                 f"the state does not fit the network at {odd[0]}: it has {given.get(odd[0], 'nothing')}, the network "
                 f"{expected.get(odd[0], 'nothing')}; use the state of a network of the same architecture"
             )
-        moments = {name.removeprefix("optimizer."): t for name, t in tensors.items() if name.startswith("optimizer.")}
-        self._load_network(network)
-        load_optimizer(self.model, self.optimizer, moments, numbers)
+        self._load_network(snapshot.model)
+        (snapshot.optimizer or OptimizerState()).restore(self.model, self.optimizer, settings=False)
+
+
+def _on_cpu(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {name: tensor.cpu() for name, tensor in tensors.items()}
 
 
 def _adam(model: nn.Module, config: TrainingConfig, masks: Mapping[str, Tensor]) -> torch.optim.Optimizer:

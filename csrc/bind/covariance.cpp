@@ -1,0 +1,60 @@
+#include <optional>
+#include <vector>
+
+#include "bind/views.hpp"
+#include "cpu/covariance.hpp"
+
+namespace py = pybind11;
+
+namespace prunecca {
+
+namespace {
+
+using Pairs = std::vector<std::pair<int, int>>;
+
+void check_on_host(const std::vector<Array>& views, int threads) {
+  PRUNECCA_CHECK(threads >= 1, "threads is ", threads, "; expected at least 1");
+  for (size_t v = 0; v < views.size(); ++v)
+    PRUNECCA_CHECK(views[v].on_host(), "view ", v, " is on a CUDA device; expected host memory");
+}
+
+size_t workspace(const std::vector<Array>& views, const std::vector<int>& channel_axes, const Pairs& pairs, bool norms,
+                 bool float64, int threads) {
+  check_on_host(views, threads);
+  Request request(views, channel_axes, pairs, float64);
+  if (norms) request.ask_for_norms();
+  return cpu::workspace_bytes(request.problem, threads) + 64;
+}
+
+std::pair<int, int64_t> update(const std::vector<Array>& views, const std::vector<int>& channel_axes,
+                               const Pairs& pairs, const std::vector<Array>& shifts,
+                               const std::vector<std::optional<Array>>& sums, const std::vector<Array>& grams,
+                               const std::vector<Array>& norms, bool float64, int threads, const Array& workspace) {
+  check_on_host(views, threads);
+  Request request(views, channel_axes, pairs, float64);
+  request.fill(shifts, sums, grams, norms, -1);
+  const auto address = (reinterpret_cast<uintptr_t>(workspace.data) + 63) & ~uintptr_t(63);
+  const size_t room =
+      size_t(workspace.size()) * size_of(workspace.dtype) - (address - reinterpret_cast<uintptr_t>(workspace.data));
+  const size_t needed = cpu::workspace_bytes(request.problem, threads);
+  PRUNECCA_CHECK(workspace.on_host() && room >= needed, "the workspace has ", room, " bytes; expected ", needed);
+  py::gil_scoped_release release;
+  const cpu::NonFinite bad = cpu::update(request.problem, threads, reinterpret_cast<void*>(address));
+  return {bad.view, bad.channel};
+}
+
+}  // namespace
+
+void register_covariance(py::module_& m) {
+  m.attr("MOST_VIEWS") = kMostViews;
+  m.def("covariance_workspace", &workspace, py::arg("views"), py::arg("channel_axes"), py::arg("pairs"),
+        py::arg("norms"), py::arg("float64"), py::arg("threads"));
+  m.def("covariance_update", &update, py::arg("views"), py::arg("channel_axes"), py::arg("pairs"), py::arg("shifts"),
+        py::arg("sums"), py::arg("grams"), py::arg("norms"), py::arg("float64"), py::arg("threads"),
+        py::arg("workspace"),
+        "Adds the rows of all views to sums, grams (upper triangle where a view meets itself) and norms; returns the "
+        "view and "
+        "channel of the first non-finite sum (then nothing was added), or (-1, -1).");
+}
+
+}  // namespace prunecca

@@ -1,5 +1,0 @@
-#include "cpu/adam_kernel.hpp"
-
-namespace prunecca::cpu {
-StepKernel step_avx2() { return kSteps; }
-}  // namespace prunecca::cpu

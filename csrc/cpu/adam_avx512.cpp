@@ -1,5 +1,0 @@
-#include "cpu/adam_kernel.hpp"
-
-namespace prunecca::cpu {
-StepKernel step_avx512() { return kSteps; }
-}  // namespace prunecca::cpu

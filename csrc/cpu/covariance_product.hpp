@@ -1,0 +1,117 @@
+// Products of packed panels.
+#pragma once
+#include "cpu/covariance_pack.hpp"
+
+namespace prunecca::cpu {
+namespace {  // each translation unit has its own copy, compiled for its own instruction set
+
+// kRows channels of A (from `a` on) times kVectors vectors of each of N panels of B (from `b` on), held in registers
+// over `chunk` rows; of the rows after the first kWhole, only the last vector is computed. Chunks join a float32 tile,
+// then the float64 block: sums of sums keep the rounding error of a tile near that of one chunk. Every kPrefetchRows
+// rows, some memory of the next tile is asked for.
+template <class T, int kRows, int N, int kVectors = kPerPanel<T>, class V = typename Vec<T>::type, int kWhole = kRows>
+inline void micro(const T* a, const T* b, int64_t panel_stride, int rows, int chunk, double* block, bool add,
+                  Prefetch* next) {
+  constexpr int kLanesHere = int(sizeof(V) / sizeof(T));
+  static_assert(kWhole == kRows || N == 1);
+  constexpr auto first = [](int m) { return m < kWhole ? 0 : kVectors - 1; };
+  V held[kRows][N * kVectors];
+  for (int begin = 0; begin < rows; begin += chunk) {
+    const int end = rows - begin < chunk ? rows : begin + chunk;
+    V acc[kRows][N * kVectors] = {};
+    for (int r = begin; r < end;) {
+      const int stop = end - r < kPrefetchRows ? end : r + kPrefetchRows;
+      if (next) next->some();
+      for (; r < stop; ++r) {
+        V x[N * kVectors];
+        for (int n = 0; n < N; ++n)
+          for (int v = 0; v < kVectors; ++v)
+            x[n * kVectors + v] = *(reinterpret_cast<const V*>(b + n * panel_stride + r * kPanel) + v);
+#pragma GCC unroll 16
+        for (int m = 0; m < kRows; ++m) {
+          const T s = a[r * kPanel + m];
+#pragma GCC unroll 8
+          for (int n = first(m); n < N * kVectors; ++n) acc[m][n] += s * x[n];
+        }
+      }
+    }
+#pragma GCC unroll 16
+    for (int m = 0; m < kRows; ++m)
+#pragma GCC unroll 8
+      for (int n = first(m); n < N * kVectors; ++n) held[m][n] = begin ? held[m][n] + acc[m][n] : acc[m][n];
+  }
+#pragma GCC unroll 16
+  for (int m = 0; m < kRows; ++m)
+#pragma GCC unroll 8
+    for (int n = 0; n < N; ++n) {
+      const T* from = reinterpret_cast<const T*>(&held[m][n * kVectors]);
+      double* d = block + n * (kPanel * kPanel) + m * kPanel;
+      constexpr int kColumns = kVectors * kLanesHere;
+      const int c0 = first(m) * kLanesHere;
+      if (add)
+        for (int c = c0; c < kColumns; ++c) d[c] += double(from[c]);
+      else
+        for (int c = c0; c < kColumns; ++c) d[c] = double(from[c]);
+    }
+}
+
+// kRows rows of output times `n` panels of B, as many panels at once as the registers hold.
+template <class T, int kRows, int kWide>
+inline void strip(const T* a, const T* b, int64_t panel_stride, int rows, int chunk, int n, double* block, bool add,
+                  Prefetch* next) {
+  int q = 0;
+  for (; q + kWide <= n; q += kWide)
+    micro<T, kRows, kWide>(a, b + q * panel_stride, panel_stride, rows, chunk, block + q * kPanel * kPanel, add, next);
+  if constexpr (kWide > 1)
+    if (q < n)
+      micro<T, kRows, 1>(a, b + q * panel_stride, panel_stride, rows, chunk, block + q * kPanel * kPanel, add, next);
+}
+
+// One panel of A times `n` panels of B. On the diagonal, where the first panel of B is A itself, the lower left quarter
+// of the first block is not computed where the vectors allow it.
+template <class T>
+void multiply(const T* a, const T* b, int64_t panel_stride, int rows, int chunk, int n, bool diagonal, int64_t columns,
+              double* blocks, bool add, Prefetch* next) {
+#if defined(__AVX512F__)
+  (void)columns;
+  constexpr int kHalf = kPanel / 2, kWide = sizeof(T) == 4 ? 2 : 1;
+  strip<T, kHalf, kWide>(a, b, panel_stride, rows, chunk, n, blocks, add, next);
+  double* lower = blocks + kHalf * kPanel;
+  if (!diagonal) return strip<T, kHalf, kWide>(a + kHalf, b, panel_stride, rows, chunk, n, lower, add, next);
+  typedef T Corner __attribute__((vector_size(kHalf * sizeof(T))));
+  micro<T, kHalf, 1, 1, Corner>(a + kHalf, b + kHalf, panel_stride, rows, chunk, lower + kHalf, add, next);
+  strip<T, kHalf, kWide>(a + kHalf, b + panel_stride, panel_stride, rows, chunk, n - 1, lower + kPanel * kPanel, add,
+                         next);
+#elif defined(__AVX2__)
+  if constexpr (sizeof(T) == 4) {  // 16 = 6 + 5 + 5 rows: 12 accumulators, a row of B and a broadcast in 16 registers
+    for (int q = 0; q < n; ++q, b += panel_stride, blocks += kPanel * kPanel) {  // one panel of A and of B fill L1
+      if (q == n - 1 && columns <= kPanel / 2) {                                 // one vector of B is enough
+        micro<T, 8, 1, 1>(a, b, panel_stride, rows, chunk, blocks, add, next);
+        if (!(diagonal && q == 0))
+          micro<T, 8, 1, 1>(a + 8, b, panel_stride, rows, chunk, blocks + 8 * kPanel, add, next);
+        continue;
+      }
+      micro<T, 6, 1>(a, b, panel_stride, rows, chunk, blocks, add, next);
+      if (diagonal && q == 0) {
+        micro<T, 10, 1, 2, typename Vec<T>::type, 2>(a + 6, b, panel_stride, rows, chunk, blocks + 6 * kPanel, add,
+                                                     next);
+        continue;
+      }
+      micro<T, 5, 1>(a + 6, b, panel_stride, rows, chunk, blocks + 6 * kPanel, add, next);
+      micro<T, 5, 1>(a + 11, b, panel_stride, rows, chunk, blocks + 11 * kPanel, add, next);
+    }
+  } else {
+    (void)diagonal, (void)columns;
+    for (int m = 0; m < kPanel; m += 2)
+      strip<T, 2, 1>(a + m, b, panel_stride, rows, chunk, n, blocks + m * kPanel, add, next);
+  }
+#else
+  (void)diagonal, (void)columns;
+  constexpr int kRows = sizeof(T) == 4 ? 2 : 1;
+  for (int m = 0; m < kPanel; m += kRows)
+    strip<T, kRows, 1>(a + m, b, panel_stride, rows, chunk, n, blocks + m * kPanel, add, next);
+#endif
+}
+
+}  // namespace
+}  // namespace prunecca::cpu

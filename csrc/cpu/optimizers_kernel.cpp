@@ -1,0 +1,141 @@
+// Plain loops: the compiler vectorises them for the level's instructions.
+#include "cpu/optimizers_kernel.hpp"
+
+#include "half.hpp"
+
+namespace prunecca::cpu {
+namespace {
+
+inline float square_root(float x) { return __builtin_sqrtf(x); }
+inline double square_root(double x) { return __builtin_sqrt(x); }
+
+// x where the mask byte is set, otherwise +0: also for NaN and -0, which a product would keep.
+inline float kept(float x, uint8_t mask) {
+  return __builtin_bit_cast(float, __builtin_bit_cast(uint32_t, x) & uint32_t(-int32_t(mask)));
+}
+inline double kept(double x, uint8_t mask) {
+  return __builtin_bit_cast(double, __builtin_bit_cast(uint64_t, x) & uint64_t(-int64_t(mask)));
+}
+
+struct Adam {
+  using Tensor = AdamTensor;
+  using Rule = AdamRule;
+
+  template <class Real, bool kMask, bool kKeep>
+  static void run(Real* __restrict weight, const Real* __restrict gradient, Real* __restrict mean,
+                  Real* __restrict square, const uint8_t* __restrict mask, int64_t n, const Tensor& t,
+                  const Rule& rule) {
+    const Real l2 = Real(rule.l2), shrink = Real(rule.shrink), epsilon = Real(rule.epsilon);
+    const Real gain1 = Real(1 - rule.beta1), beta2 = Real(rule.beta2), gain2 = Real(1 - rule.beta2);
+    const Real step_size = Real(t.step_size), root_scale = Real(t.root_scale);
+#pragma omp simd
+    for (int64_t i = 0; i < n; ++i) {
+      const Real w = weight[i] * shrink, g = gradient[i] + l2 * weight[i];
+      Real m = mean[i] + gain1 * (g - mean[i]);
+      Real v = beta2 * square[i] + gain2 * g * g;
+      Real next = w - step_size * m / (square_root(v) * root_scale + epsilon);
+      if constexpr (kMask) {
+        m = kept(m, mask[i]);
+        v = kept(v, mask[i]);
+        next = kept(next, mask[i]);
+        if constexpr (kKeep) next = mask[i] ? next : weight[i];
+      }
+      mean[i] = m;
+      square[i] = v;
+      weight[i] = next;
+    }
+  }
+
+  template <class Real> static Real* state(void* p, int64_t i) { return static_cast<Real*>(p) + i; }
+
+  template <class Real, bool kMask, bool kKeep>
+  static void piece(Real* weight, const Real* gradient, int64_t begin, int64_t n, const Tensor& t, const Rule& rule) {
+    run<Real, kMask, kKeep>(weight, gradient, state<Real>(t.mean, begin), state<Real>(t.square, begin),
+                            kMask ? t.mask + begin : nullptr, n, t, rule);
+  }
+};
+
+struct Sgd {
+  using Tensor = SgdTensor;
+  using Rule = SgdRule;
+
+  template <class Real, bool kMask, bool kKeep, bool kMomentum>
+  static void run(Real* __restrict weight, const Real* __restrict gradient, Real* __restrict momentum,
+                  const uint8_t* __restrict mask, int64_t n, const Tensor& t, const Rule& rule) {
+    const Real rate = Real(rule.rate), l2 = Real(rule.l2);
+    const Real decay = t.first ? Real(0) : Real(rule.momentum), gain = t.first ? Real(1) : Real(1 - rule.dampening);
+    // The direction is gain_old * buffer + gain_new * gradient; Nesterov looks one step ahead.
+    const Real ahead = rule.nesterov ? Real(rule.momentum) : Real(1), own = rule.nesterov ? Real(1) : Real(0);
+#pragma omp simd
+    for (int64_t i = 0; i < n; ++i) {
+      const Real g = gradient[i] + l2 * weight[i];
+      Real direction = g;
+      if constexpr (kMomentum) {
+        Real buffer = decay * momentum[i] + gain * g;
+        direction = ahead * buffer + own * g;
+        if constexpr (kMask) buffer = kept(buffer, mask[i]);
+        momentum[i] = buffer;
+      }
+      Real next = weight[i] - rate * direction;
+      if constexpr (kMask) {
+        next = kept(next, mask[i]);
+        if constexpr (kKeep) next = mask[i] ? next : weight[i];
+      }
+      weight[i] = next;
+    }
+  }
+
+  template <class Real, bool kMask, bool kKeep>
+  static void piece(Real* weight, const Real* gradient, int64_t begin, int64_t n, const Tensor& t, const Rule& rule) {
+    const uint8_t* mask = kMask ? t.mask + begin : nullptr;
+    if (t.momentum)
+      run<Real, kMask, kKeep, true>(weight, gradient, static_cast<Real*>(t.momentum) + begin, mask, n, t, rule);
+    else
+      run<Real, kMask, kKeep, false>(weight, gradient, nullptr, mask, n, t, rule);
+  }
+};
+
+template <class Method, class Real>
+void masked_piece(Real* weight, const Real* gradient, int64_t begin, int64_t n, const typename Method::Tensor& t,
+                  const typename Method::Rule& rule) {
+  if (!t.mask) return Method::template piece<Real, false, false>(weight, gradient, begin, n, t, rule);
+  if (rule.keep_masked) return Method::template piece<Real, true, true>(weight, gradient, begin, n, t, rule);
+  Method::template piece<Real, true, false>(weight, gradient, begin, n, t, rule);
+}
+
+// Half-precision weights are widened, stepped with float32 moments, and rounded back, a cached block at a time.
+template <class Method, class Narrow>
+void widened(int64_t begin, int64_t end, const typename Method::Tensor& t, const typename Method::Rule& rule) {
+  constexpr int64_t kBlock = 1024;
+  alignas(64) float weight[kBlock], gradient[kBlock];
+  Narrow* stored = static_cast<Narrow*>(t.weight);
+  const Narrow* given = static_cast<const Narrow*>(t.gradient);
+  for (; begin < end; begin += kBlock) {
+    const int64_t n = end - begin < kBlock ? end - begin : kBlock;
+    widen_all(stored + begin, weight, n);
+    widen_all(given + begin, gradient, n);
+    masked_piece<Method, float>(weight, gradient, begin, n, t, rule);
+    narrow_all(weight, stored + begin, n);
+  }
+}
+
+template <class Method>
+void step_piece(const typename Method::Tensor& t, int64_t begin, int64_t end, const typename Method::Rule& rule) {
+  const auto same = [&](auto zero) {
+    using Real = decltype(zero);
+    masked_piece<Method, Real>(static_cast<Real*>(t.weight) + begin, static_cast<const Real*>(t.gradient) + begin,
+                               begin, end - begin, t, rule);
+  };
+  switch (t.dtype) {
+    case Dtype::float64: return same(0.0);
+    case Dtype::float16: return widened<Method, Half>(begin, end, t, rule);
+    case Dtype::bfloat16: return widened<Method, Bfloat>(begin, end, t, rule);
+    default: return same(0.0f);
+  }
+}
+
+}  // namespace
+
+StepKernel step_kernel(ThisLevel) { return {step_piece<Adam>, step_piece<Sgd>}; }
+
+}  // namespace prunecca::cpu

@@ -1,5 +1,0 @@
-#include "cpu/probe_kernel.hpp"
-
-namespace prunecca::cpu {
-ProbeKernel probe_avx512() { return kProbes; }
-}  // namespace prunecca::cpu

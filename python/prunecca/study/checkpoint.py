@@ -1,0 +1,59 @@
+"""The checkpoint of a running training: what a killed process leaves to the next, in the folder of its network."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from ..errors import CorruptFile
+from ..pruning.rewind import Snapshot
+from ..storage.atomic import write_atomic
+from .reporter import Reporter
+
+TRAINING = "training.safetensors"
+REWIND = "rewind.safetensors"
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """The state after the latest epoch, and that of epoch k, in ``folder``; nothing is kept where that is None."""
+
+    folder: Path | None = None
+
+    def keep(self, snapshot: Snapshot, origin: Mapping[str, str]) -> None:
+        """Keep the state after an epoch; ``origin`` identifies the networks it is made from."""
+        if self.folder is not None:
+            kept = replace(snapshot, records={**snapshot.records, "origin": dict(origin)})
+            kept.save(self.folder / TRAINING)
+
+    def keep_rewind(self, content: bytes) -> None:
+        """Keep the file of the rewind epoch."""
+        if self.folder is not None:
+            write_atomic(self.folder / REWIND, content)
+
+    def latest(self, origin: Mapping[str, str], reporter: Reporter, name: str) -> Snapshot | None:
+        """The state that was kept last, if it was made from the same networks."""
+        found = self._read(TRAINING, reporter, name)
+        if found is None:
+            return None
+        snapshot = found[0]
+        return snapshot if snapshot.records.get("origin") == dict(origin) else None
+
+    def rewind(self, reporter: Reporter, name: str) -> bytes | None:
+        """The file of the rewind epoch, if it is whole."""
+        found = self._read(REWIND, reporter, name)
+        return None if found is None else found[1]
+
+    def _read(self, file: str, reporter: Reporter, name: str) -> tuple[Snapshot, bytes] | None:
+        if self.folder is None:
+            return None
+        path = self.folder / file
+        try:
+            content = path.read_bytes()
+            return Snapshot.from_bytes(content, str(path)), content
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+        except CorruptFile as error:
+            reporter.message(f"{error.finding}: {name} is trained from its start")
+            return None

@@ -1,0 +1,63 @@
+// The optimizer kernels, emulated. Scalars: 0 (Adam) or 1 (SGD), dtype, the rule, the number of tensors, then per
+// tensor its numbers, its size, the offset of its first element, whether it has a mask (and, for SGD, a momentum).
+#include "cuda/optimizers.cu"
+#include "harness.hpp"
+
+using namespace prunecca;
+using namespace prunecca::cuda;
+
+static cudaError_t adam(harness::Request& r) {
+  const Dtype dtype = Dtype(r.integer());
+  const int64_t real = dtype == Dtype::float64 ? 8 : 4;
+  AdamRule rule{};
+  rule.beta1 = r.real(), rule.beta2 = r.real(), rule.epsilon = r.real(), rule.l2 = r.real(), rule.shrink = r.real();
+  rule.keep_masked = r.integer();
+  const bool on_device = r.integer();
+  const double decay = r.real();
+  std::vector<AdamTensor> tensors;
+  const int64_t count = r.integer();
+  for (int64_t i = 0; i < count; ++i) {
+    const double step_size = r.real(), root_scale = r.real();
+    const int64_t size = r.integer(), offset = r.integer();
+    const bool masked = r.integer();
+    char *weight = r.array<char>(), *gradient = r.array<char>(), *mean = r.array<char>(), *square = r.array<char>();
+    const uint8_t* mask = r.array<uint8_t>();
+    tensors.push_back({weight + offset * size_of(dtype), gradient + offset * size_of(dtype), mean + offset * real,
+                       square + offset * real, masked ? mask + offset : nullptr, size, dtype, step_size, root_scale});
+  }
+  Schedule schedule{};
+  if (on_device) {
+    float* step = r.array<float>();
+    const float* rate = r.array<float>();
+    const cudaError_t error = advance(step, rate, rule.beta1, rule.beta2, decay, &schedule, nullptr);
+    if (error != cudaSuccess) return error;
+    rule.schedule = &schedule;
+  }
+  return adam_step(tensors, dtype, rule, nullptr);
+}
+
+static cudaError_t sgd(harness::Request& r) {
+  const Dtype dtype = Dtype(r.integer());
+  SgdRule rule{};
+  rule.rate = r.real(), rule.momentum = r.real(), rule.dampening = r.real(), rule.l2 = r.real();
+  rule.nesterov = r.integer(), rule.keep_masked = r.integer();
+  const bool on_device = r.integer();
+  std::vector<SgdTensor> tensors;
+  const int64_t count = r.integer();
+  for (int64_t i = 0; i < count; ++i) {
+    const bool first = r.integer();
+    const int64_t size = r.integer(), offset = r.integer();
+    const bool masked = r.integer(), moving = r.integer();
+    char *weight = r.array<char>(), *gradient = r.array<char>(), *momentum = r.array<char>();
+    const uint8_t* mask = r.array<uint8_t>();
+    tensors.push_back({weight + offset * size_of(dtype), gradient + offset * size_of(dtype),
+                       moving ? momentum + offset * (dtype == Dtype::float64 ? 8 : 4) : nullptr,
+                       masked ? mask + offset : nullptr, size, dtype, first});
+  }
+  if (on_device) rule.device_rate = r.array<float>();
+  return sgd_step(tensors, dtype, rule, nullptr);
+}
+
+int main() {
+  return harness::serve([](harness::Request& r) { return r.integer() ? sgd(r) : adam(r); });
+}

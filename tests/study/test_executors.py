@@ -1,0 +1,106 @@
+"""Worker processes and Ray: the same bytes as in one process, also when a worker is killed."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+import studies
+
+from prunecca.errors import ConfigurationError, WorkerFailed
+from prunecca.study import study
+from prunecca.study.options import Size
+from prunecca.study.reporter import Reporter
+from prunecca.study.run_directory import RunDirectory
+
+FLAGS = {"epochs": 3, "rewind_epoch": 1, "train_images": 64, "images": 32, "metrics": ("svcca",), "dimension_images": 0}
+SIZE = Size(levels=2, replicates=2, controls=1)
+
+
+def start(out: Path, **changes: Any) -> RunDirectory:
+    return studies.start(out, {**FLAGS, **changes}, SIZE)
+
+
+def files(run: RunDirectory) -> dict[str, bytes]:
+    """The content of every file of every network but for the records, which hold seconds."""
+    paths = [path for path in (run.root / "digits2").rglob("*") if path.is_file() and path.suffix != ".json"]
+    return {str(path.relative_to(run.root)): path.read_bytes() for path in paths}
+
+
+@pytest.fixture(scope="module")
+def serial(tmp_path_factory: pytest.TempPathFactory) -> RunDirectory:
+    run = start(tmp_path_factory.mktemp("executors") / "run")
+    study.execute(run, study.Workers(threads=1))
+    return run
+
+
+class Killer(Reporter):
+    """Kills a worker after the first epoch of the first pruned network."""
+
+    def __init__(self, find: Any) -> None:
+        self.find = find
+        self.killed = 0
+        self.begun: list[tuple[str, int]] = []
+        self.messages: list[str] = []
+
+    def begin(self, name: str, epoch: int, epochs: int) -> None:
+        self.begun.append((name, epoch))
+
+    def epoch(self, name: str, record: dict[str, Any]) -> None:
+        if not self.killed and name.startswith("digits2 replicate"):
+            self.killed = self.find()
+            os.kill(self.killed, signal.SIGKILL)
+
+    def message(self, text: str) -> None:
+        self.messages.append(text)
+
+
+@pytest.mark.slow
+def test_of_two_workers_one_may_be_killed(serial: RunDirectory, tmp_path: Path) -> None:
+    run = start(tmp_path / "run")
+    killer = Killer(lambda: multiprocessing.active_children()[0].pid)
+    study.execute(run, study.Workers(count=2, threads=1), reporter=killer)
+    assert killer.killed
+    assert killer.messages == [
+        "a worker was ended from outside (exit code -9); the others take over from its last finished epoch"
+    ]
+    assert files(run) == files(serial)
+
+
+@pytest.mark.slow
+def test_an_error_in_a_worker_is_one_sentence(tmp_path: Path) -> None:
+    run = start(tmp_path / "run", learning_rate=1e30)
+    with pytest.raises(WorkerFailed, match="the loss is nan in epoch 1"):
+        study.execute(run, study.Workers(count=2, threads=1))
+    assert multiprocessing.active_children() == []
+
+
+@pytest.mark.slow
+def test_on_ray_a_killed_worker_loses_its_epoch(serial: RunDirectory, tmp_path: Path) -> None:
+    pytest.importorskip("ray", reason="Ray is not installed (extra prunecca[ray])")
+    run = start(tmp_path / "run")
+
+    def busy() -> int:
+        workers = [p for p in psutil.Process().children(recursive=True) if p.name().startswith("ray::_make")]
+        return workers[0].pid
+
+    killer = Killer(busy)
+    study.execute(run, study.Workers("ray", count=2, threads=1), reporter=killer)
+    assert killer.killed
+    assert any("its worker was lost" in text for text in killer.messages)
+    assert files(run) == files(serial)
+    lost = killer.messages[0].partition(":")[0]
+    assert [epoch for name, epoch in killer.begun if name == lost][-1] > 1, "from the checkpoint, not from its start"
+
+
+@pytest.mark.slow
+def test_a_cluster_that_does_not_answer_is_one_sentence(tmp_path: Path) -> None:
+    pytest.importorskip("ray", reason="Ray is not installed (extra prunecca[ray])")
+    run = start(tmp_path / "run")
+    with pytest.raises(ConfigurationError, match="no Ray cluster answers at auto"):
+        study.execute(run, study.Workers("ray", address="auto", threads=1))
