@@ -1,9 +1,10 @@
-"""A small network with every kind of layer, and images for it."""
+"""A small network with every kind of layer, images for it, and the values of its comparison."""
 
 from __future__ import annotations
 
+import pandas as pd
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 IMAGES = torch.randn(60, 3, 12, 12, generator=torch.Generator().manual_seed(7))
 
@@ -26,3 +27,13 @@ def network(seed: int = 0, width: int = 6, image: int = 12) -> nn.Sequential:
     )
     model[1].running_mean.normal_()
     return model
+
+
+def cut(images: Tensor, size: int) -> list[tuple[Tensor, Tensor]]:
+    """Batches of a loader, with labels that nobody reads."""
+    return [(part, torch.zeros(len(part))) for part in images.split(size)]
+
+
+def values(table: pd.DataFrame) -> dict[tuple[str, str, str], float]:
+    """By candidate, layer and metric."""
+    return {(r.candidate, r.layer, r.metric): r.value for r in table.itertuples()}

@@ -11,13 +11,21 @@ from torch import nn
 
 @contextmanager
 def evaluating(models: Mapping[str, nn.Module], device: torch.device | str | None) -> Iterator[torch.device]:
-    """Eval mode for all modules, on one device; training flags and devices are as before afterwards."""
-    before = {label: _device_of(label, model) for label, model in models.items()}
-    known = {label: place for label, place in before.items() if place is not None}
-    if device is None and len(set(known.values())) > 1:
-        told = ", ".join(f"{label} on {place}" for label, place in known.items())
-        raise ValueError(f"the models are on different devices ({told}); move them to one, or give device=")
-    target = torch.device(device) if device is not None else next(iter(known.values()), torch.device("cpu"))
+    """Eval mode for all modules, on one device; training flags and devices are as before afterwards.
+
+    Args:
+        models: by what error messages call them.
+        device: where they are moved meanwhile; None takes the device they are on.
+
+    Raises:
+        ValueError: a model spread over several devices, or models on different ones and no device given.
+    """
+    found = {label: _device_of(label, model) for label, model in models.items()}
+    before = {label: own for label, own in found.items() if own is not None}
+    if device is None and len(set(before.values())) > 1:
+        places = ", ".join(f"{label} on {own}" for label, own in before.items())
+        raise ValueError(f"the models are on different devices ({places}); move them to one, or give device=")
+    target = torch.device(device) if device is not None else next(iter(before.values()), torch.device("cpu"))
     flags = {module: module.training for model in models.values() for module in model.modules()}
     try:
         for model in models.values():
@@ -28,9 +36,9 @@ def evaluating(models: Mapping[str, nn.Module], device: torch.device | str | Non
     finally:
         for module, training in flags.items():
             module.training = training
-        for label, place in known.items():
+        for label, own in before.items():
             if device is not None:
-                models[label].to(place)
+                models[label].to(own)
 
 
 def _device_of(label: str, model: nn.Module) -> torch.device | None:

@@ -8,9 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-_BATCH = (
-    64  # inputs per batch where a tensor is given in place of a loader; 128 took 7 % longer on a CPU (cifar10 network)
-)
+# Inputs per batch where a tensor is given in place of a loader; 128 took 7 % longer on a CPU (cifar10 network).
+_BATCH = 64
 
 
 def input_batches(loader: Iterable[Any], most: int | None, share: tuple[int, int]) -> Iterator[tuple[int, Tensor, int]]:
@@ -34,8 +33,8 @@ def input_batches(loader: Iterable[Any], most: int | None, share: tuple[int, int
 
 def total_inputs(loader: Iterable[Any], most: int | None) -> int | None:
     """How many inputs there will be, where that is known beforehand."""
-    held: Any = loader if isinstance(loader, Tensor) else getattr(loader, "dataset", None)
-    size = len(held) if hasattr(held, "__len__") else None
+    data: Any = loader if isinstance(loader, Tensor) else getattr(loader, "dataset", None)
+    size = len(data) if hasattr(data, "__len__") else None
     return most if size is None else size if most is None else min(size, most)
 
 

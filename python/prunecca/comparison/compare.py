@@ -82,7 +82,7 @@ def compare(
         >>> result = compare(reference, {"same": reference, "other": network()}, torch.randn(400, 8))
         >>> result.table[["candidate", "layer", "metric", "channels"]].values.tolist()
         [['same', '1', 'svcca', 16], ['other', '1', 'svcca', 16]]
-        >>> round(result.table["value"][0], 4)
+        >>> round(float(result.table["value"][0]), 4)
         1.0
     """
     chosen = find_metrics(metrics)

@@ -18,7 +18,7 @@ from .view import Call
 
 _NOTHING = (1 << 63) - 1
 _CHECK_EVERY = 4096  # calls that are remembered before the device is asked, so that they take no memory
-_MOST_VIEWS = 8  # of one call: kMostViews of csrc/cuda/covariance.cuh
+_MOST_VIEWS = _native.MOST_VIEWS  # of one call
 
 
 class Watch:

@@ -20,9 +20,8 @@ from .._arrays import native, stream_of
 
 # Up to this side, one matrix fits into the shared memory of one multiprocessor (linalg.cuh), where a block is granted
 # the 138 KiB that this takes; an A100, H100 or B200 grants it, consumer cards have 99 KiB.
-LARGEST_IN_SHARED = 128
+LARGEST_IN_SHARED = _native.LARGEST_SIDE
 _SHARED_BYTES = 138 << 10
-_MOST_SWEEPS = 30
 _SMALLEST = 48  # channels below which a problem is done before a thread has started
 
 Eigensystem = tuple[Tensor, Tensor]
@@ -122,11 +121,11 @@ def _one_per_thread(solve: Callable[[Tensor], Result], matrices: Tensor) -> list
 def _eigh_in_shared(matrices: Tensor) -> Eigensystem:
     matrices = matrices.contiguous()
     values, vectors = torch.empty_like(matrices[..., 0]), torch.empty_like(matrices)
-    _native.eigh(native(matrices), native(values), native(vectors), _MOST_SWEEPS, stream=stream_of(matrices))
+    _native.eigh(native(matrices), native(values), native(vectors), _native.MOST_SWEEPS, stream=stream_of(matrices))
     return values, vectors
 
 
 def _svdvals_in_shared(matrices: Tensor) -> Tensor:
     values = matrices.new_empty(matrices.shape[0], min(matrices.shape[1:]))
-    _native.singular_values(native(matrices), native(values), _MOST_SWEEPS, stream=stream_of(matrices))
+    _native.singular_values(native(matrices), native(values), _native.MOST_SWEEPS, stream=stream_of(matrices))
     return values

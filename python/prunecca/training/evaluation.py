@@ -7,6 +7,7 @@ from typing import Literal
 import torch
 from torch import nn
 
+from ..activations.evaluation_mode import evaluating
 from ..data.splits import Split
 
 Precision = Literal["float32", "bfloat16"]
@@ -19,17 +20,11 @@ def evaluate(
     device = next(model.parameters()).device
     loss = torch.zeros((), dtype=torch.float64, device=device)
     hits = torch.zeros((), dtype=torch.int64, device=device)
-    modes = [(module, module.training) for module in model.modules()]
-    model.eval()
-    try:
-        with torch.no_grad(), autocast(device, precision):
-            for inputs, labels in split.batches(batch, channels_last=channels_last):
-                logits = model(inputs).float()
-                loss += nn.functional.cross_entropy(logits, labels, reduction="sum")
-                hits += (logits.argmax(1) == labels).sum()
-    finally:
-        for module, mode in modes:
-            module.training = mode
+    with evaluating({"the network": model}, None), torch.no_grad(), autocast(device, precision):
+        for inputs, labels in split.batches(batch, channels_last=channels_last):
+            logits = model(inputs).float()
+            loss += nn.functional.cross_entropy(logits, labels, reduction="sum")
+            hits += (logits.argmax(1) == labels).sum()
     return loss.item() / len(split), hits.item() / len(split)
 
 
