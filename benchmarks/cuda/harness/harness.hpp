@@ -98,14 +98,16 @@ template <class Kernel> int serve(Kernel kernel) {
       if (!input.read(host.data(), host.size())) return 2;
       request.bytes.push_back(bytes);
       request.arrays.push_back(device_memory(host.size()));
-      if (bytes) check(cudaMemcpy(request.arrays.back(), host.data(), host.size(), cudaMemcpyHostToDevice), "cudaMemcpy");
+      if (bytes)
+        check(cudaMemcpy(request.arrays.back(), host.data(), host.size(), cudaMemcpyHostToDevice), "cudaMemcpy");
     }
     record(input.seen);
     check(kernel(request), "launch");
     check(cudaDeviceSynchronize(), "kernel");
     for (size_t i = 0; i < request.arrays.size(); ++i) {
       host.resize(size_t(request.bytes[i]));
-      if (!host.empty()) check(cudaMemcpy(host.data(), request.arrays[i], host.size(), cudaMemcpyDeviceToHost), "cudaMemcpy");
+      if (!host.empty())
+        check(cudaMemcpy(host.data(), request.arrays[i], host.size(), cudaMemcpyDeviceToHost), "cudaMemcpy");
       if (!path) std::fwrite(host.data(), 1, host.size(), stdout);
       check(cudaFree(request.arrays[i]), "cudaFree");
     }

@@ -20,9 +20,6 @@ static View read_view(harness::Request& r) {
   return v;
 }
 
-// An allocation that begins as NaNs.
-static void* scratch(size_t bytes) { return std::memset(emu::aligned_memory(bytes, 256), 0xff, bytes); }
-
 // Scalars: float64, batch, views, pairs, then i and j of each pair. Arrays after those of the views: the grams and the
 // norms of each pair, the note of what was not finite.
 static cudaError_t run_update(harness::Request& r) {
@@ -38,20 +35,20 @@ static cudaError_t run_update(harness::Request& r) {
   note.least = r.array<unsigned long long>();
   problem.views = views.data(), problem.n_views = int(views.size());
   problem.pairs = pairs.data(), problem.n_pairs = int(pairs.size());
-  void* workspace = scratch(workspace_bytes(problem));
+  void* workspace = harness::scratch(workspace_bytes(problem), 0xff);  // begins as NaNs
   const cudaError_t error = update(problem, note, workspace, nullptr);
-  std::free(workspace);
+  harness::release(workspace);
   return error;
 }
 
 // Bytes of dynamic shared memory of the product kernels: float, double, half; planes, rows; panels of 32, 64.
-template <class T, class P> static void write_shared(int64_t*& to) {
-  *to++ = Shape<T, P, false, 32>::kSharedBytes, *to++ = Shape<T, P, false, 64>::kSharedBytes;
-  *to++ = Shape<T, P, true, 32>::kSharedBytes, *to++ = Shape<T, P, true, 64>::kSharedBytes;
-}
 static cudaError_t shared_bytes(harness::Request& r) {
-  auto* to = r.array<int64_t>();
-  write_shared<float, float>(to), write_shared<double, double>(to), write_shared<Half, float>(to);
+  r.write({Shape<float, float, false, 32>::kSharedBytes, Shape<float, float, false, 64>::kSharedBytes,
+           Shape<float, float, true, 32>::kSharedBytes, Shape<float, float, true, 64>::kSharedBytes,
+           Shape<double, double, false, 32>::kSharedBytes, Shape<double, double, false, 64>::kSharedBytes,
+           Shape<double, double, true, 32>::kSharedBytes, Shape<double, double, true, 64>::kSharedBytes,
+           Shape<Half, float, false, 32>::kSharedBytes, Shape<Half, float, false, 64>::kSharedBytes,
+           Shape<Half, float, true, 32>::kSharedBytes, Shape<Half, float, true, 64>::kSharedBytes});
   return cudaSuccess;
 }
 

@@ -4,8 +4,12 @@
 // A request: the order in which threads take turns (emu::order), the number of scalars, the scalars (float64), the
 // number of arrays, then per array its size in bytes and its bytes; all but the scalars are int64. The reply: per array
 // its bytes.
+//
+// benchmarks/cuda/harness/harness.hpp runs the same programs on a device: they take memory and write to arrays through
+// the functions of this file alone.
 #pragma once
 #include <cstdio>
+#include <initializer_list>
 
 #include "cuda/platform.cuh"
 
@@ -24,7 +28,17 @@ struct Request {
     const size_t i = next_array++;
     return bytes.at(i) ? static_cast<T*>(arrays[i]) : nullptr;
   }
+  // The next array receives numbers of the host.
+  void write(std::initializer_list<int64_t> numbers) {
+    std::memcpy(array<char>(), numbers.begin(), numbers.size() * 8);
+  }
 };
+
+// Memory of a kernel's own, with `fill` in every byte.
+inline void* scratch(size_t bytes, int fill, size_t alignment = 256) {
+  return std::memset(emu::aligned_memory(bytes, alignment), fill, bytes);
+}
+inline void release(void* memory) { std::free(memory); }
 
 inline bool read(void* to, size_t bytes) { return std::fread(to, 1, bytes, stdin) == bytes; }
 

@@ -25,15 +25,17 @@ static cudaError_t adam(harness::Request& r) {
     tensors.push_back({weight + offset * size_of(dtype), gradient + offset * size_of(dtype), mean + offset * real,
                        square + offset * real, masked ? mask + offset : nullptr, size, dtype, step_size, root_scale});
   }
-  Schedule schedule{};
+  auto* schedule = static_cast<Schedule*>(harness::scratch(sizeof(Schedule), 0xff));
+  cudaError_t error = cudaSuccess;
   if (on_device) {
     float* step = r.array<float>();
     const float* rate = r.array<float>();
-    const cudaError_t error = advance(step, rate, rule.beta1, rule.beta2, decay, &schedule, nullptr);
-    if (error != cudaSuccess) return error;
-    rule.schedule = &schedule;
+    error = advance(step, rate, rule.beta1, rule.beta2, decay, schedule, nullptr);
+    rule.schedule = schedule;
   }
-  return adam_step(tensors, dtype, rule, nullptr);
+  if (error == cudaSuccess) error = adam_step(tensors, dtype, rule, nullptr);
+  harness::release(schedule);
+  return error;
 }
 
 static cudaError_t sgd(harness::Request& r) {

@@ -23,11 +23,10 @@ int main() {
     }
     const int64_t* wanted = r.array<int64_t>();
     int64_t* survey = r.array<int64_t>();
-    selection.workspace = emu::aligned_memory(size_t(workspace_bytes(selection)), 16);
-    std::memset(selection.workspace, 0xab, size_t(workspace_bytes(selection)));
+    selection.workspace = harness::scratch(size_t(workspace_bytes(selection)), 0xab, 16);
     cudaError_t error = survey_scores(selection, survey, nullptr);
     if (error == cudaSuccess) error = cut_scores(selection, wanted, nullptr);
-    std::free(selection.workspace);
+    harness::release(selection.workspace);
     return error;
   });
 }
