@@ -51,7 +51,7 @@ trap 'rm -rf "$work"' EXIT
 export PATH=$work/venv/bin:$PATH PRUNECCA_CUDA=ON PRUNECCA_CUDA_ARCHS=${ARCHS:-90a-real}
 export CMAKE_BUILD_PARALLEL_LEVEL=${CMAKE_BUILD_PARALLEL_LEVEL:-$(nproc)}
 pip wheel -q --no-deps --no-build-isolation --config-settings=build-dir="$work/build" -w "$work/wheel" .
-digest=$(python benchmarks/cuda/sources.py)
+digest=$(python benchmarks/cuda/device_run/sources.py)
 made=$(cd "$work/wheel" && wheel tags --build "0$digest" --remove ./*.whl)
 mv "$work/wheel/$made" "$folder/"
 echo "$folder/$made"

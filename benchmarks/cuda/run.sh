@@ -13,5 +13,5 @@
 # Needs no network, but torch, pytest, pybind11, scikit-build-core, cmake, ninja and nvcc. PYTHON names the interpreter.
 set -euo pipefail
 root=$(cd "$(dirname "$0")/../.." && pwd)
-start='import sys; sys.path.insert(0, sys.argv.pop(1)); from benchmarks.cuda.stages import main; sys.exit(main())'
+start='import sys; sys.path.insert(0, sys.argv.pop(1)); from benchmarks.cuda.device_run.stages import main; sys.exit(main())'
 exec python3 -u -c "$start" "$root" "$@"

@@ -9,8 +9,8 @@ import tarfile
 from pathlib import Path
 
 import pytest
-from benchmarks.cuda import checkers, stages
-from benchmarks.cuda.sources import ROOT, digest_of, digest_of_sources
+from benchmarks.cuda.device_run import checkers, stages
+from benchmarks.cuda.device_run.sources import ROOT, digest_of, digest_of_sources
 
 RUN = ROOT / "benchmarks" / "cuda" / "run.sh"
 # Notes what it was asked; "installs" a package, and leaves the records that tests of the emulation's programs leave.

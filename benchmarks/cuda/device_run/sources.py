@@ -1,6 +1,6 @@
 """Digests of sources: what was built of the same ones need not be built again.
 
-    python benchmarks/cuda/sources.py
+    python benchmarks/cuda/device_run/sources.py
 
 prints that of the package.
 """
@@ -11,7 +11,7 @@ import hashlib
 from collections.abc import Sequence
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 _PACKAGE = ("csrc", "CMakeLists.txt", "pyproject.toml", "python/prunecca")
 
 

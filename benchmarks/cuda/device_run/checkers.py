@@ -1,6 +1,6 @@
 """compute-sanitizer on the kernels: the emulation's own test programs, run on the device.
 
-    python -m benchmarks.cuda.checkers FOLDER ARCHITECTURE
+    python -m benchmarks.cuda.device_run.checkers FOLDER ARCHITECTURE
 
 builds the programs, with nvcc and without a device. Their tests then run as they do on the host, and what these ask of
 the programs is recorded; each checker is given the records, so that it watches a small process for seconds.
@@ -38,7 +38,7 @@ def check(session: Session, machine: Machine) -> None:
     if tool("nvcc") is None and not _built(folder):
         session.note("checkers", "programs", f"{NOT_RUN}nvcc is not there")
         return
-    words = [sys.executable, "-m", "benchmarks.cuda.checkers", str(folder), machine.architecture]
+    words = [sys.executable, "-m", "benchmarks.cuda.device_run.checkers", str(folder), machine.architecture]
     session.run("checkers", "programs", Command(words, 300.0))
     there = [name for name in programs() if (folder / name).is_file()]
     shutil.rmtree(requests, ignore_errors=True)
@@ -129,7 +129,7 @@ def _failed(compilers: dict[str, subprocess.Popen[str]]) -> list[str]:
 
 def main(given: Sequence[str]) -> int:
     if len(given) != 2:
-        print("usage: python -m benchmarks.cuda.checkers FOLDER ARCHITECTURE", file=sys.stderr)
+        print("usage: python -m benchmarks.cuda.device_run.checkers FOLDER ARCHITECTURE", file=sys.stderr)
         return 2
     if not programs():
         print(f"{EMULATED} has no test programs in {os.getcwd()}", file=sys.stderr)
