@@ -22,9 +22,11 @@ autosummary_generate = True
 autosummary_imported_members = True
 autodoc_member_order = "bysource"
 autodoc_typehints_format = "short"
+maximum_signature_line_length = 100
 napoleon_google_docstring = True
 napoleon_numpy_docstring = False
 napoleon_use_ivar = True  # fields of a dataclass are described once, in the class
 
 html_theme = "furo"
+html_show_copyright = False
 html_title = f"prunecca {release}"

@@ -108,6 +108,9 @@ Example:
 def find_problem(name: str) -> Problem:
     """The problem of that name: one of ``PROBLEMS``, or any torchvision classifier on an image folder.
 
+    Args:
+        name: such as ``"cifar4"``, ``"digits10"`` or ``"mobilenet_v2"``.
+
     Raises:
         ValueError: there is no such problem; the sentence lists the choices.
 

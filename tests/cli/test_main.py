@@ -64,7 +64,7 @@ def test_debug_variable_shows_the_traceback(tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["digits2", "--levels", "-1"], "levels is -1; expected 0 or more"),
+        (["digits2", "--levels", "-1"], "levels is -1; expected 0 to 1000000"),
         (["digits2", "--retrain", "never"], "retrain is 'never'; expected one of"),
         (["digits2", "--metrics", "svca"], "svca"),
         (["digits2", "--rewind-epoch", "10"], "rewind-epoch is 10"),

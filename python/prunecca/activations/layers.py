@@ -25,14 +25,16 @@ class Layer:
         module: the module's name.
         call: which of its calls, from 1.
         calls: how many it makes in one forward pass.
-        kind: "conv", "pool" or "fc": the last of these that had run when the output was there ("fc" if none had).
+        kind: ``"conv"``, ``"pool"`` or ``"fc"``: the last of these that had run when the output was there (``"fc"`` if none
+            had).
         depth: position among the chosen layers in order of execution, from 0.
         overwritten: a later operation writes to the output in place, so it must be copied to outlive the forward pass.
 
     Example:
-        >>> from prunecca import Layer
-        >>> Layer("block.relu#2", module="block.relu", call=2, calls=2, kind="conv", depth=3).overwritten
-        False
+        >>> import torch, prunecca as pc
+        >>> model = torch.nn.Sequential(torch.nn.Linear(4, 3), torch.nn.ReLU(), torch.nn.Linear(3, 2)).eval()
+        >>> pc.find_layers(model, torch.randn(2, 4))[0].name
+        '1'
     """
 
     name: str
@@ -47,36 +49,29 @@ class Layer:
 def find_layers(
     model: nn.Module, inputs: Tensor, layers: Iterable[LayerChoice] | LayerChoice | None = None
 ) -> list[Layer]:
-    """The chosen layers of ``model`` in order of execution, found by one forward pass of two of the ``inputs``.
-
-    Put the model in eval mode first.
+    """The chosen layers of a model in order of execution, found by one forward pass of two of the inputs.
 
     Args:
-        model: a network.
-        inputs: (N, ...) that it takes.
+        model: in eval mode.
+        inputs: (N, ...) as the model takes them, N at least 1.
         layers: module names, names of calls (``"layer1.0.relu#2"``), globs (``"features.*"``) and module types, mixed.
-            None takes the model's attribute ``representation_layers`` (names) if it has one, and otherwise: the
-            activation after each convolution and each hidden linear layer (through normalisation and, for
-            convolutions, residual sums), and each pooling. Only modules can be seen: where the activation is a plain
-            function call, it is the output of the layer, or of its normalisation, that is taken.
+            None takes the model's attribute ``representation_layers`` (names) if it has one, and otherwise: the activation
+            after each convolution and each hidden linear layer (through normalisation and, for convolutions, residual
+            sums), and each pooling. Only modules can be seen: where the activation is a plain function call, it is the
+            output of the layer, or of its normalisation, that is taken.
 
     Returns:
-        The layers, the first to run first.
+        The layers, by depth.
 
     Raises:
-        ValueError: a name that does not exist, a named layer that does not run, one that runs several times and is
-            named without ``#``, and where nothing was found.
-        TypeError: a choice that is neither a name nor a type of modules.
+        ValueError: a name that does not exist, a named layer that does not run, one that runs several times and is named
+            without ``#``, or nothing was found.
 
     Example:
-        >>> import torch
-        >>> from torch import nn
-        >>> from prunecca import find_layers
-        >>> model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.MaxPool2d(2), nn.Flatten())
-        >>> [(layer.name, layer.kind) for layer in find_layers(model.eval(), torch.randn(2, 3, 8, 8))]
-        [('2', 'conv'), ('3', 'pool')]
-        >>> [layer.name for layer in find_layers(model, torch.randn(2, 3, 8, 8), nn.BatchNorm2d)]
-        ['1']
+        >>> import torch, prunecca as pc
+        >>> model = pc.models.build("digits4").eval()
+        >>> [layer.name for layer in pc.find_layers(model, torch.randn(2, 3, 32, 32), ["conv1", "fc?"])]
+        ['conv1', 'fc1']
     """
     events = trace(model, inputs[:2])
     if layers is None:

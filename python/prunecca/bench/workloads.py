@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -167,9 +167,7 @@ def covariance_error(x: Tensor) -> float:
 def _once(x: Tensor) -> Tensor:
     accumulator = StreamingCovariance()
     accumulator.update(x)
-    covariance = accumulator.finalize()
-    assert isinstance(covariance, Covariance)
-    return covariance.xx
+    return cast(Covariance, accumulator.finalize()).xx
 
 
 def _warm(x: Tensor) -> StreamingCovariance:

@@ -16,7 +16,13 @@ from ..errors import ConfigurationError
 def build_info() -> dict[str, Any]:
     """Versions, compiler, CUDA toolkit and architectures built, GPUs seen, CPU level in use, threads.
 
-    Returns a flat dictionary of strings, integers and lists of strings, fit for JSON.
+    Returns:
+        A flat dictionary of strings, integers and lists of strings, fit for JSON.
+
+    Example:
+        >>> import prunecca as pc
+        >>> pc.build_info()["version"] == pc.__version__
+        True
     """
     info: dict[str, Any] = dict(_native.build_info())
     gpus = (
@@ -79,10 +85,34 @@ def choose_device(name: str) -> str:
 
 
 def cpu_level() -> str:
-    """The SIMD level of the CPU kernels in use: ``"baseline"``, ``"avx2"`` or ``"avx512"``."""
+    """The SIMD level of the CPU kernels in use.
+
+    Returns:
+        ``"baseline"``, ``"avx2"`` or ``"avx512"``.
+
+    Example:
+        >>> import prunecca as pc
+        >>> pc.cpu_level() in ("baseline", "avx2", "avx512")
+        True
+    """
     return str(_native.build_info()["cpu_level"])
 
 
 def set_cpu_level(name: str) -> None:
-    """Force a SIMD level (as the variable ``PRUNECCA_CPU_LEVEL`` does); ``ValueError`` when the machine lacks it."""
+    """Force a SIMD level, as the variable ``PRUNECCA_CPU_LEVEL`` does.
+
+    Args:
+        name: ``"baseline"``, ``"avx2"`` or ``"avx512"``.
+
+    Raises:
+        ValueError: the machine lacks it.
+
+    Example:
+        >>> import prunecca as pc
+        >>> best = pc.cpu_level()
+        >>> pc.set_cpu_level("baseline")
+        >>> pc.cpu_level()
+        'baseline'
+        >>> pc.set_cpu_level(best)
+    """
     _native.set_cpu_level(name)

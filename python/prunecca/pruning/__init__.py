@@ -8,11 +8,10 @@ from .masks import (
     density,
     density_per_layer,
     full_masks,
-    pack,
     prune,
-    unpack,
 )
 from .optimizers import MaskedAdam, MaskedSGD
+from .packing import pack, unpack
 from .pools import pools_by_type
 from .recipe import RECIPES, Recipe, recipe_named
 from .rewind import Snapshot

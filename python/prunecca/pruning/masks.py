@@ -1,6 +1,6 @@
 """Masks: ``{parameter name: torch.bool tensor}``, True where a weight is kept.
 
-One byte per weight in memory, one bit on disk (``pack``, ``unpack``).
+One byte per weight in memory, one bit on disk (``packing``).
 """
 
 from __future__ import annotations
@@ -10,7 +10,6 @@ import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from fractions import Fraction
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -187,65 +186,6 @@ def density_per_layer(masks: Mapping[str, Tensor]) -> dict[str, float]:
     }
 
 
-def pack(masks: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """One bit per entry, for files.
-
-    Args:
-        masks: parameter name -> ``torch.bool``.
-
-    Returns:
-        Parameter name -> uint8 of ``ceil(entries / 8)`` bytes on the host, first entry in the lowest bit, row-major.
-
-    Example:
-        >>> import torch, prunecca as pc
-        >>> pc.pruning.pack({"weight": torch.tensor([[True, False], [True, True]])})
-        {'weight': tensor([13], dtype=torch.uint8)}
-    """
-    packed = {}
-    for name, mask in masks.items():
-        flat = fitting_mask(name, mask, None).cpu().contiguous().view(-1)
-        packed[name] = torch.from_numpy(np.packbits(flat.numpy(), bitorder="little"))
-    return packed
-
-
-def unpack(packed: Mapping[str, Tensor], shapes: nn.Module | Mapping[str, Tensor | Sequence[int]]) -> Masks:
-    """Masks from the bits of ``pack``.
-
-    Args:
-        packed: parameter name -> uint8.
-        shapes: a model, or by name a tensor or a shape.
-
-    Returns:
-        Parameter name -> ``torch.bool`` of that shape, on the device of the bits.
-
-    Raises:
-        ValueError: the bits do not fit the shape, or one is set past the end.
-
-    Example:
-        >>> import torch, prunecca as pc
-        >>> pc.pruning.unpack({"weight": torch.tensor([13], dtype=torch.uint8)}, {"weight": (2, 2)})
-        {'weight': tensor([[ True, False],
-                [ True,  True]])}
-    """
-    known = dict(shapes.named_parameters()) if isinstance(shapes, nn.Module) else dict(shapes)
-    masks = {}
-    for name, data in packed.items():
-        if name not in known:
-            raise ValueError(f"packed mask '{name}' has no parameter of that name; expected one of {_some(known)}")
-        like = known[name]
-        shape = torch.Size(like.shape if isinstance(like, Tensor) else like)
-        size = shape.numel()
-        if data.dtype != torch.uint8 or data.shape != (-(-size // 8),):
-            raise ValueError(
-                f"packed mask '{name}' is {data.dtype} {tuple(data.shape)}; expected uint8 of {-(-size // 8)} bytes for shape {tuple(shape)}"
-            )
-        bits = np.unpackbits(data.cpu().numpy(), bitorder="little")
-        if bits[size:].any():
-            raise ValueError(f"packed mask '{name}' has bits set past its {size} entries; the file is damaged")
-        masks[name] = torch.from_numpy(bits[:size].view(np.bool_)).reshape(shape).to(data.device)
-    return masks
-
-
 def named_tensors(parameters: Named) -> dict[str, Tensor]:
     """Names with tensors, of a model, a mapping, or pairs."""
     if isinstance(parameters, nn.Module):
@@ -304,7 +244,7 @@ def _check_pools(pools: Mapping[str, Sequence[str]], final: Mapping[str, Tensor]
     pooled = [name for names in pools.values() for name in names]
     for name in pooled:
         if name not in final:
-            raise ValueError(f"pooled parameter '{name}' does not exist; expected names among {_some(final)}")
+            raise ValueError(f"pooled parameter '{name}' does not exist; expected names among {some(final)}")
     if len(set(pooled)) < len(pooled):
         twice = next(name for name in pooled if pooled.count(name) > 1)
         raise ValueError(f"parameter '{twice}' is pooled twice; expected every name in one pool, once")
@@ -320,7 +260,7 @@ def _groups(
     by_pool = dict(rates) if isinstance(rates, Mapping) else dict.fromkeys(pools, rates)
     for pool in by_pool.keys() ^ pools.keys():
         what = "no rate" if pool in pools else "a rate, but does not exist"
-        raise ValueError(f"pool '{pool}' has {what}; expected one rate for each of the pools {_some(pools)}")
+        raise ValueError(f"pool '{pool}' has {what}; expected one rate for each of the pools {some(pools)}")
     for pool, rate in by_pool.items():
         if not 0 <= rate <= 1:
             raise ValueError(f"pruning rate of pool '{pool}' is {rate}; expected a fraction in [0, 1]")
@@ -356,6 +296,7 @@ def _all(tensors: list[Tensor]) -> list[_native.Array]:
     return [native(t) for t in tensors]
 
 
-def _some(names: Iterable[str]) -> str:
+def some(names: Iterable[str]) -> str:
+    """The first few names, for an error."""
     shown = list(names)
     return ", ".join(map(str, shown[:6])) + (f" and {len(shown) - 6} more" if len(shown) > 6 else "")

@@ -36,8 +36,7 @@ def write_tensors(
     Raises:
         StorageError: the disk is full, or the folder cannot be written.
     """
-    dense = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-    write_atomic(path, _content(dense, metadata))
+    write_atomic(path, _bytes(tensors, metadata))
 
 
 def read_tensors(path: str | os.PathLike[str], kind: str) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
@@ -79,18 +78,6 @@ def read_header(stream: BinaryIO, size: int) -> tuple[dict[str, Any], int]:
     return header, 8 + length
 
 
-def _content(tensors: Mapping[str, torch.Tensor], metadata: Mapping[str, Any]) -> bytes:
-    # One key only: safetensors writes several in random order, and the same state must give the same bytes.
-    return safetensors.torch.save(dict(tensors), metadata={_KEY: json.dumps(metadata)})
-
-
-def _metadata(data: bytes) -> Any:
-    """What a file of ours says of its tensors; None when it is not one of ours."""
-    header, _ = read_header(io.BytesIO(data), len(data))
-    text = (header.get("__metadata__") or {}).get(_KEY)
-    return None if text is None else json.loads(text)
-
-
 def digest(tensors: Mapping[str, torch.Tensor]) -> str:
     """SHA-256 (hexadecimal) of names, dtypes, shapes and bits of the tensors; the order of the mapping is no matter."""
     total = hashlib.sha256()
@@ -104,9 +91,17 @@ def digest(tensors: Mapping[str, torch.Tensor]) -> str:
 def save_state(
     path: str | os.PathLike[str], tensors: Mapping[str, torch.Tensor], metadata: Mapping[str, Any] | None = None
 ) -> str:
-    """Write tensors and JSON-able metadata as one safetensors file, atomically; return the digest of the tensors."""
-    write_atomic(path, state_bytes(tensors, metadata))
-    return digest(tensors)
+    """Write tensors and JSON-able metadata as one safetensors file with their digests, whole or not at all.
+
+    Returns:
+        The digest of the tensors.
+
+    Raises:
+        StorageError: the disk is full, or the folder cannot be written.
+    """
+    content = digest(tensors)
+    write_atomic(path, _signed_bytes(tensors, metadata, content))
+    return content
 
 
 def load_state(path: str | os.PathLike[str]) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
@@ -120,19 +115,16 @@ def load_state(path: str | os.PathLike[str]) -> tuple[dict[str, torch.Tensor], d
 
 
 def state_bytes(tensors: Mapping[str, torch.Tensor], metadata: Mapping[str, Any] | None = None) -> bytes:
-    """The content of a file of `save_state`: the same state gives the same bytes."""
-    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-    text = _canonical(metadata or {})
-    header = {
-        "digest": digest(tensors),
-        "metadata": text,
-        "metadata_digest": hashlib.sha256(text.encode()).hexdigest(),
-    }
-    return _content(tensors, header)
+    """The content of a file of ``save_state``: the same state gives the same bytes."""
+    return _signed_bytes(tensors, metadata, digest(tensors))
 
 
 def state_from_bytes(data: bytes, name: str) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
-    """Tensors and metadata of the content of a file of `save_state`; `name` is used in errors.
+    """Tensors and metadata of the content of a file of ``save_state``.
+
+    Args:
+        data: the content.
+        name: what errors call it.
 
     Raises:
         CorruptFile: the content is not what was written.
@@ -180,6 +172,25 @@ def read_json(path: str | os.PathLike[str]) -> dict[str, Any]:
     if not isinstance(value, dict) or hashlib.sha256(_canonical(value).encode()).hexdigest() != expected:
         raise CorruptFile(f"{path} is damaged or was edited: its content does not match its digest{RUN_AGAIN}")
     return value
+
+
+def _bytes(tensors: Mapping[str, torch.Tensor], metadata: Mapping[str, Any]) -> bytes:
+    dense = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    # One key only: safetensors writes several in random order, and the same state must give the same bytes.
+    return safetensors.torch.save(dense, metadata={_KEY: json.dumps(metadata)})
+
+
+def _signed_bytes(tensors: Mapping[str, torch.Tensor], metadata: Mapping[str, Any] | None, content: str) -> bytes:
+    text = _canonical(metadata or {})
+    text_digest = hashlib.sha256(text.encode()).hexdigest()
+    return _bytes(tensors, {"digest": content, "metadata": text, "metadata_digest": text_digest})
+
+
+def _metadata(data: bytes) -> Any:
+    """What a file of ours says of its tensors; None when it is not one of ours."""
+    header, _ = read_header(io.BytesIO(data), len(data))
+    text = (header.get("__metadata__") or {}).get(_KEY)
+    return None if text is None else json.loads(text)
 
 
 def _canonical(value: Mapping[str, Any]) -> str:

@@ -1,6 +1,8 @@
 """Every CUDA kernel once or twice, on small odd shapes, against the host: what a memory checker is run on.
 
-compute-sanitizer --error-exitcode 9 python benchmarks/device/exercise.py
+    PYTORCH_NO_CUDA_MEMORY_CACHING=1 compute-sanitizer --error-exitcode 9 python benchmarks/cuda/exercise.py
+
+Each tensor is then an allocation of its own, so that a kernel that leaves one is seen to.
 """
 
 from __future__ import annotations
@@ -24,13 +26,13 @@ def covariances() -> None:
 
 
 def _covariance(x: Tensor, y: Tensor) -> None:
-    there, here = pc.StreamingCovariance(norms=True), pc.StreamingCovariance(norms=True)
+    device, host = pc.StreamingCovariance(norms=True), pc.StreamingCovariance(norms=True)
     for _ in range(2):
-        there.update(x.cuda(), y.cuda())
-        here.update(x, y)
-    got, want = there.finalize(), here.finalize()
+        device.update(x.cuda(), y.cuda())
+        host.update(x, y)
+    got, expected = device.finalize(), host.finalize()
     for name in ("xx", "yy", "xy"):
-        torch.testing.assert_close(getattr(got, name).cpu(), getattr(want, name), rtol=1e-4, atol=1e-6)
+        torch.testing.assert_close(getattr(got, name).cpu(), getattr(expected, name), rtol=1e-4, atol=1e-6)
 
 
 def _channels_last(x: Tensor) -> Tensor:
@@ -43,7 +45,7 @@ def masks() -> None:
         scores = [torch.randint(-9, 9, (n,)).to(dtype) / 4 for n in (4096, 5000, 3)]
         alive = [torch.rand(len(s)) < 0.7 for s in scores]
         pools = [
-            threshold.Pool(
+            threshold.RankedGroup(
                 [s.to(d) for s in scores], [a.to(d) for a in alive], [torch.empty_like(a).to(d) for a in alive]
             )
             for d in ("cpu", "cuda")

@@ -1,6 +1,6 @@
 """Training throughput on the CPU: augmentation and loading, one step, one epoch.
 
-    pytest benchmarks/bench_training.py
+    pytest benchmarks/cpu/bench_training.py
 
 Images are random: the time does not depend on what they show.
 """
@@ -11,9 +11,9 @@ import statistics
 
 import pytest
 import torch
-from interleaved import interleaved, ratio
 
 from prunecca import models
+from prunecca.bench.timing import HostClock, ratio, take_turns
 from prunecca.data import augmentation
 from prunecca.data.augmentation import Augmentation
 from prunecca.data.splits import Split, Splits
@@ -85,7 +85,7 @@ def test_augmented_batches(benchmark, rival):
             for _ in loader:
                 pass
 
-    seconds = interleaved({"ours": ours, rival: theirs}, rounds)
+    seconds = take_turns({"ours": ours, rival: theirs}, HostClock(), rounds=(rounds, rounds))
     benchmark.extra_info.update(
         ours_ms=1e3 * statistics.median(seconds["ours"]) / BATCHES,
         rival_ms=1e3 * statistics.median(seconds[rival]) / BATCHES,
@@ -106,7 +106,7 @@ def test_share_of_an_epoch(benchmark, problem):
         for _ in split.batches(config.batch, seed=0, augmentation=config.augmentation, channels_last=True):
             pass
 
-    seconds = interleaved({"epoch": lambda: training._train(None), "loading": loading}, 15)
+    seconds = take_turns({"epoch": lambda: training._train(None), "loading": loading}, HostClock(), rounds=(15, 15))
     benchmark.extra_info.update(
         share=ratio(seconds, "loading", "epoch"), images_per_second=len(split) / statistics.median(seconds["epoch"])
     )
@@ -135,7 +135,7 @@ def test_choices_of_a_step(benchmark, problem):
         "channels_last, masked (default)": step(channels_last=True),
         "channels_last, masked, bfloat16": step(channels_last=True, precision="bfloat16"),
     }
-    seconds = interleaved(rivals, 25, warmup=3)
+    seconds = take_turns(rivals, HostClock(), rounds=(25, 25), warmup=3)
     benchmark.extra_info.update({f"{name}, ms": 1e3 * statistics.median(times) for name, times in seconds.items()})
     benchmark.extra_info.update({f"{name}, times faster": ratio(seconds, "plain", name) for name in list(rivals)[1:]})
     benchmark.pedantic(rivals["channels_last, masked (default)"], rounds=5)

@@ -14,14 +14,14 @@ from prunecca.data.splits import Split, Splits
 from prunecca.training.config import TrainingConfig
 from prunecca.training.training import Training
 
-from .bench import Bench, Contest
+from .clock import Bench, Case
 from .table import OURS, Row
 
 PROBLEM = "cifar10"
 MEAN, STD = (0.49, 0.48, 0.45), (0.25, 0.24, 0.26)
 
 
-def contests() -> list[Contest]:
+def cases() -> list[Case]:
     return [
         (_comparison(PROBLEM, 5000, 20), partial(comparison, problem=PROBLEM, images=5000, candidates=20)),
         (_epoch(PROBLEM, 20000), partial(epoch, problem=PROBLEM, images=20000)),

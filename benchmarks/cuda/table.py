@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from .clock import Seconds, ratio
+from prunecca.bench.timing import Seconds, ratio
 
 OURS = "prunecca"
 
@@ -27,7 +27,7 @@ class Aim:
 
 @dataclass(frozen=True)
 class Row:
-    """One contest. seconds: samples of each rival, ours under ``OURS``. bytes, operations: what one call has to do.
+    """One case. seconds: samples of each rival, ours under ``OURS``. bytes, operations: what one call has to do.
 
     copy: measured bandwidth of a copy on the same device, bytes per second. error: of the result, as stated in ``what``
     or relative against float64. reported: other numbers.
@@ -75,7 +75,7 @@ class Row:
 
 @dataclass(frozen=True)
 class NotMeasured:
-    """A contest without a result, and why: its result was wrong, or the time was over."""
+    """A case without a result, and why: its result was wrong, or the time was over."""
 
     what: str
     why: str

@@ -1,6 +1,6 @@
 """Two files of activations larger than memory, compared, with the memory of the process while it runs.
 
-    python benchmarks/stored_activations.py FOLDER --gigabytes 10 --json benchmarks/results/stored-activations.json
+    python benchmarks/cpu/stored_activations.py FOLDER --gigabytes 10 --json benchmarks/results/stored-activations.json
 
 Writes the files, measures how fast the disk reads them and, before and after, how fast the kernels take the same
 numbers from memory, runs `prunecca compare --activations` in a process of its own, and deletes the files.

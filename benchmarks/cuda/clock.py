@@ -1,25 +1,18 @@
-"""Time on a device: events around a call whose host part is already done, the cache flushed before, rivals in turns."""
+"""Time on a device: events around a call whose host part is already done, the cache flushed before."""
 
 from __future__ import annotations
 
 import statistics
-import time
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Protocol
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
 
 import torch
 
-Call = Callable[[], Any]
-Seconds = Mapping[str, Sequence[float]]
+from prunecca.bench.timing import Call, Clock, HostClock, Seconds, take_turns
 
 _AHEAD_CYCLES = 1_000_000  # about half a millisecond that the device waits, while the host queues the call
 _COPY_BYTES = 1 << 30
-
-
-class Clock(Protocol):
-    """Seconds that one call takes."""
-
-    def sample(self, call: Call) -> float: ...
 
 
 class DeviceClock:
@@ -42,47 +35,56 @@ class DeviceClock:
         return self._events[0].elapsed_time(self._events[1]) * 1e-3
 
 
-class HostClock:
+def wall_clock() -> HostClock:
     """By the host's clock, from an idle device to an idle device: for calls that read results back."""
-
-    def sample(self, call: Call) -> float:
-        _wait()
-        began = time.perf_counter()
-        call()
-        _wait()
-        return time.perf_counter() - began
-
-
-def race(clock: Clock, rivals: Mapping[str, Call], seconds: float, rounds: tuple[int, int] = (5, 50)) -> Seconds:
-    """Samples of each rival, in turns A B C A B C, for about ``seconds`` within the bounds of ``rounds``.
-
-    Every rival runs once before, untimed: modules are loaded, plans made, caches of memory filled.
-    """
-    for call in rivals.values():
-        call()
-    taken: dict[str, list[float]] = {name: [] for name in rivals}
-    end = time.perf_counter() + seconds
-    done = 0
-    while done < rounds[0] or (time.perf_counter() < end and done < rounds[1]):
-        for name, call in rivals.items():
-            taken[name].append(clock.sample(call))
-        done += 1
-    return taken
-
-
-def ratio(seconds: Seconds, slower: str, faster: str) -> float:
-    """How many times faster: the ratio of the medians."""
-    return statistics.median(seconds[slower]) / statistics.median(seconds[faster])
+    return HostClock(rest=0.0, short=0.0, wait=_wait)
 
 
 def copy_bandwidth(clock: Clock, device: torch.device, size: int = _COPY_BYTES) -> float:
     """Bytes per second of a copy within the device's memory, those read and those written counted; a median of 15."""
     source = torch.randint(0, 255, (size,), dtype=torch.uint8, device=device)
     target = torch.empty_like(source)
-    samples = race(clock, {"copy": lambda: target.copy_(source)}, 1.0, (15, 15))
+    samples = take_turns({"copy": lambda: target.copy_(source)}, clock, rounds=(15, 15))
     if not torch.equal(source, target):
         raise AssertionError("a copy within the device's memory is not what was copied")
     return 2 * size / statistics.median(samples["copy"])
+
+
+@dataclass(frozen=True)
+class Bench:
+    """What every case is given.
+
+    Args:
+        device: where it runs.
+        clock: of that device.
+        host: the clock for calls that read results back.
+        copy: bytes per second of a copy, read plus written.
+        seconds: that the rivals of one case take, besides its check.
+    """
+
+    device: torch.device
+    clock: Clock
+    host: Clock
+    copy: float
+    seconds: float = 0.6
+
+    @classmethod
+    def of_device(cls, seconds: float = 0.6) -> Bench:
+        """The current CUDA device, its copy bandwidth measured."""
+        device = torch.device("cuda", torch.cuda.current_device())
+        clock = DeviceClock(device)
+        return cls(device, clock, wall_clock(), copy_bandwidth(clock, device), seconds)
+
+    def race(self, rivals: dict[str, Call]) -> Seconds:
+        return take_turns(rivals, self.clock, self.seconds, (5, 50))
+
+    def race_on_host(self, rivals: dict[str, Call], rounds: tuple[int, int] = (3, 10)) -> Seconds:
+        """With all that the host does and waits for."""
+        return take_turns(rivals, self.host, self.seconds, rounds)
+
+
+# A title, and what measures it and gives its table.Row.
+Case = tuple[str, Callable[[Bench], Any]]
 
 
 def _wait() -> None:

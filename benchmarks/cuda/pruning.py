@@ -11,11 +11,11 @@ import torch
 from torch import Tensor
 
 import prunecca as pc
+from prunecca.bench.timing import ratio
 from prunecca.ops import masked_weight
 from prunecca.pruning import threshold
 
-from .bench import Bench, Contest
-from .clock import ratio
+from .clock import Bench, Case
 from .table import OURS, Aim, Row
 
 TENSORS = 10  # that a model's weights are cut into
@@ -23,16 +23,12 @@ PRUNED = 0.2
 RATE, DECAY, BETAS, MOMENTUM = 1e-3, 5e-4, (0.9, 0.999), 0.9
 
 
-def contests() -> list[Contest]:
-    chosen: list[Contest] = []
+def cases() -> list[Case]:
+    chosen: list[Case] = []
     for millions in (7, 68):
         for kind in ("Adam", "SGD"):
-            chosen.append(
-                (
-                    f"masked {kind} step, {millions} million float32",
-                    partial(step, kind=kind, parameters=millions * 10**6),
-                )
-            )
+            what = f"masked {kind} step, {millions} million float32"
+            chosen.append((what, partial(step, kind=kind, parameters=millions * 10**6)))
     for millions in (4.7, 68):
         count = int(millions * 10**6)
         chosen.append((f"exact-count selection of {count / 1e6:g} million", partial(selection, count=count)))
@@ -82,7 +78,7 @@ def selection(bench: Bench, count: int) -> Row:
     weights, _, alive = _weights(bench, count)
     scores, before = list(weights.values()), list(alive.values())
     after = [torch.empty_like(mask) for mask in before]
-    pool = threshold.Pool(scores, before, after)
+    pool = threshold.RankedGroup(scores, before, after)
 
     def wanted(_: int, survivors: int) -> int:
         return math.floor(PRUNED * survivors)

@@ -1,6 +1,6 @@
 """Every CPU benchmark, one after the other, as one JSON file and one Markdown table.
 
-    python benchmarks/full.py benchmarks/results
+    python benchmarks/cpu/run.py benchmarks/results
 
 Takes about 20 minutes and 8 GB of memory; nothing else should run meanwhile. Writes cpu.json and cpu.md into the folder,
 and the table of the README when it is given --readme README.md.
@@ -33,17 +33,9 @@ def measure(nouns: Iterable[str]) -> list[dict[str, Any]]:
         file = HERE / f"bench_{noun}.py"
         with tempfile.TemporaryDirectory() as folder:
             out = Path(folder) / "out.json"
-            command = [
-                sys.executable,
-                "-m",
-                "pytest",
-                "-q",
-                "-p",
-                "no:cacheprovider",
-                f"--benchmark-json={out}",
-                str(file),
-            ]
-            code = subprocess.run(command, cwd=HERE.parent, check=False).returncode
+            options = ["-q", "-p", "no:cacheprovider", f"--benchmark-json={out}"]
+            command = [sys.executable, "-m", "pytest", *options, str(file)]
+            code = subprocess.run(command, cwd=HERE, check=False).returncode
             if not out.exists():
                 raise SystemExit(f"{file.name} measured nothing (exit status {code})")
             for bench in json.loads(out.read_text())["benchmarks"]:

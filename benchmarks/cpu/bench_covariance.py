@@ -1,6 +1,6 @@
 """Covariance and SVCCA beside torch and NumPy: every figure is taken in turns with its rivals, results are asserted.
 
-pytest benchmarks/bench_covariance.py
+pytest benchmarks/cpu/bench_covariance.py
 """
 
 from __future__ import annotations

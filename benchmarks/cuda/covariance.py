@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from functools import partial
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import torch
 from torch import Tensor
 
 import prunecca as pc
+from prunecca.bench.timing import ratio
 
-from .bench import Bench, Contest
+from .clock import Bench, Case
 from .table import OURS, Aim, Row
 
 Order = Literal["NCHW", "channels_last"]
@@ -26,8 +27,8 @@ ERROR = 2e-7  # of the covariance against float64, relative in the Frobenius nor
 _HALF = (torch.float16, torch.bfloat16)
 
 
-def contests() -> list[Contest]:
-    chosen: list[Contest] = []
+def cases() -> list[Case]:
+    chosen: list[Case] = []
     for channels, side in LAYERS:
         shape = (ROWS, channels) if side == 1 else (IMAGES, channels, side, side)
         for order in ("NCHW",) if side == 1 else ("NCHW", "channels_last"):
@@ -84,18 +85,12 @@ def update(bench: Bench, shape: tuple[int, ...], order: Order = "NCHW", dtype: t
 
 
 def _with_aims(row: Row, channels: int, order: str) -> Row:
-    tensor_cores = Aim("of a third of a TF32 product's rate", 3 * _times(row, "torch.mm TF32"), 0.4)
+    tensor_cores = Aim("of a third of a TF32 product's rate", 3 * ratio(row.seconds, "torch.mm TF32", OURS), 0.4)
     aims = [Aim("of copy bandwidth", row.of_copy, 0.8) if channels <= 128 else tensor_cores]
     if channels <= 128 and order != "NCHW":
         aims = []
-    aims.append(Aim("times faster than permute and torch.mm", _times(row, "permute, torch.mm"), 3.0))
+    aims.append(Aim("times faster than permute and torch.mm", ratio(row.seconds, "permute, torch.mm", OURS), 3.0))
     return Row(**{**vars(row), "aims": tuple(aims)})
-
-
-def _times(row: Row, rival: str) -> float:
-    from .clock import ratio
-
-    return ratio(row.seconds, rival, OURS)
 
 
 def as_rows(x: Tensor) -> Tensor:
@@ -128,6 +123,4 @@ def _check(x: Tensor) -> float:
 def _covariance(x: Tensor) -> Tensor:
     accumulator = pc.StreamingCovariance()
     accumulator.update(x)
-    covariance = accumulator.finalize()
-    assert isinstance(covariance, pc.Covariance)
-    return covariance.xx
+    return cast(pc.Covariance, accumulator.finalize()).xx

@@ -1,6 +1,6 @@
 """Pruning and masked optimizer steps against torch and NumPy.
 
-    pytest benchmarks/bench_masks.py
+    pytest benchmarks/cpu/bench_masks.py
 
 Sizes in millions of weights: 4.7 and 98 to prune, 7 and 68 to train. The largest need about 6 GB.
 """
@@ -14,11 +14,11 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.utils.prune as torch_prune
-from interleaved import interleaved, ratio
 from torch import nn
 
 import prunecca as pc
 from prunecca import pruning
+from prunecca.bench.timing import HostClock, ratio, take_turns
 
 RATE = 0.2
 
@@ -64,8 +64,8 @@ def test_prune(benchmark, millions):
     def partition():  # the threshold alone, of magnitudes already gathered: what NumPy does best
         return np.partition(survivors, k)[k]
 
-    # torch's own tool keeps its masks in the modules, so every call has to have new ones.
-    modules = [copy.deepcopy(model) for _ in range(rounds + 1)]
+    # torch's own tool keeps its masks in the modules, so every call has to have new ones: two a round of a short call.
+    modules = [copy.deepcopy(model) for _ in range((1 if millions > 10 else 2) * rounds + 1)]
 
     def global_unstructured():
         layers = [(layer, name) for layer in modules.pop() for name in ("weight", "bias")]
@@ -79,9 +79,8 @@ def test_prune(benchmark, millions):
     assert after[alive & (flat > threshold)].all()
     assert not after[~alive | (flat < threshold)].any()
 
-    seconds = interleaved(
-        {"ours": ours, "numpy.partition": partition, "global_unstructured": global_unstructured}, rounds
-    )
+    rivals = {"ours": ours, "numpy.partition": partition, "global_unstructured": global_unstructured}
+    seconds = take_turns(rivals, HostClock(), rounds=(rounds, rounds))
     describe(benchmark, seconds, "ours", count, count * (4 + 1 + 4 + 1 + 1))
     benchmark.pedantic(ours, rounds=3)
 
@@ -121,12 +120,16 @@ def test_step(benchmark, kind, millions):
     model, pools, count = network(millions)
     masks = pruning.prune(model, pools, {"conv": 0.5, "fc": 0.5})
     rivals, ours, theirs = step_rivals(kind, model, masks)
-    seconds = interleaved(rivals, 25 if millions < 10 else 9, warmup=2)
-    moved = count * (4 * (7 if kind == "adam" else 5) + 1)
-    describe(benchmark, seconds, "ours", count, moved)
+    for _ in range(5):
+        for rival in rivals.values():
+            rival()
     for (name, p), q in zip(ours.named_parameters(), theirs.parameters(), strict=True):
         torch.testing.assert_close(p, q, rtol=1e-4, atol=1e-6)
         assert (p.detach()[~masks[name]] == 0).all()
+    rounds = 25 if millions < 10 else 9
+    seconds = take_turns(rivals, HostClock(), rounds=(rounds, rounds))
+    moved = count * (4 * (7 if kind == "adam" else 5) + 1)
+    describe(benchmark, seconds, "ours", count, moved)
     benchmark.pedantic(rivals["ours"], rounds=5)
 
 
@@ -137,7 +140,7 @@ def test_half_step(benchmark, dtype):
     model, pools, count = network(7)
     masks = pruning.prune(model, pools, {"conv": 0.5, "fc": 0.5})
     rivals, ours, _ = step_rivals("adam", model, masks, dtype)
-    seconds = interleaved(rivals, 15, warmup=2)
+    seconds = take_turns(rivals, HostClock(), rounds=(15, 15), warmup=2)
     describe(benchmark, seconds, "ours", count, count * (2 * 3 + 4 * 4 + 1))
     for name, p in ours.named_parameters():
         assert (p.detach()[~masks[name]] == 0).all()

@@ -1,6 +1,6 @@
 """compare() beside the bare forward passes, and the dense stage beside the accumulation it follows.
 
-pytest benchmarks/bench_compare.py
+pytest benchmarks/cpu/bench_compare.py
 """
 
 from __future__ import annotations
@@ -10,10 +10,10 @@ import statistics
 import psutil
 import pytest
 import torch
-from interleaved import interleaved, ratio
 
 import prunecca as pc
 from prunecca import models
+from prunecca.bench.timing import HostClock, ratio, take_turns
 from prunecca.comparison.scores import score
 from prunecca.covariance.streaming import StreamingCovariance
 from prunecca.similarity.registry import find_metrics
@@ -46,7 +46,9 @@ def test_compare_beside_forward_passes(benchmark):
     assert table["value"].between(0.0, 1.0).all()
     # As a user has them, and in the layout that compare() chooses for itself.
     rivals = {"ours": ours, "forward": lambda: forward(images), "forward, channels_last": lambda: forward(last)}
-    seconds = interleaved(rivals, 3, warmup=0)  # each takes ten seconds or more, and ours has run once
+    seconds = take_turns(
+        rivals, HostClock(), rounds=(3, 3), warmup=0
+    )  # each takes ten seconds or more, and ours has run once
     benchmark.extra_info.update({f"{name}, s": statistics.median(times) for name, times in seconds.items()})
     benchmark.extra_info.update(
         {f"times the {name} passes": ratio(seconds, "ours", name) for name in list(rivals)[1:]},
@@ -115,7 +117,7 @@ def test_dense_stage(benchmark, metrics):
     rows = dense()
     direct = [pc.svcca(x, y).mean for y in ys[:2]]
     assert [row[0]["value"] for row in rows[:2]] == pytest.approx(direct, abs=1e-6)
-    seconds = interleaved({"ours": dense, "accumulation": accumulate}, 3)
+    seconds = take_turns({"ours": dense, "accumulation": accumulate}, HostClock(), rounds=(3, 3))
     benchmark.extra_info.update({f"{name}, s": statistics.median(times) for name, times in seconds.items()})
     benchmark.extra_info.update({"share of the accumulation": ratio(seconds, "ours", "accumulation")})
     benchmark.pedantic(dense, rounds=2)
@@ -137,7 +139,7 @@ def test_eigendecompositions(benchmark):
     }
     values = rivals["ours"]()[0]
     torch.testing.assert_close(values, torch.linalg.eigvalsh(matrices))
-    seconds = interleaved(rivals, 3)
+    seconds = take_turns(rivals, HostClock(), rounds=(3, 3))
     benchmark.extra_info.update({f"{name}, s": statistics.median(times) for name, times in seconds.items()})
     benchmark.extra_info.update(
         {f"times faster than {name}": ratio(seconds, name, "ours") for name in list(rivals)[1:]}

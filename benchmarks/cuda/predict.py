@@ -1,6 +1,6 @@
 """What the CUDA kernels should take on an H200, for when none is at hand: counted work over the rates of the chip.
 
-    python benchmarks/predict_gpu.py [FILE] [--keep FOLDER]
+    python -m benchmarks.cuda.predict [FILE] [--keep FOLDER]
 
 Compiles the kernels for sm_90a (needs nvcc and c++filt) and reads the compiler's report. Bytes, operations, registers,
 shared memory and occupancy are facts of the code; the times are the roofline's: no kernel is faster, and a good one is
@@ -17,13 +17,12 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-HERE = Path(__file__).resolve().parent
-sys.path[:0] = [str(HERE), str(HERE.parent / "tests" / "cuda")]
+from tests.cuda.emulated import resources
 
-from device.linalg import CANDIDATES  # noqa: E402
-from device.linalg import LAYERS as STUDY  # noqa: E402
-from emulated import resources  # noqa: E402
+from .linalg import CANDIDATES
+from .linalg import LAYERS as STUDY
 
+RESULTS = Path(__file__).resolve().parents[1] / "results"
 ARCHITECTURE = "sm_90a"
 MULTIPROCESSORS = 132
 COPY = 4.3e12  # bytes per second, read and written: measured on an H200 (the data sheet has 4.8e12)
@@ -201,7 +200,7 @@ def report(kernels: Sequence[resources.Kernel]) -> str:
     lines = [
         "# The CUDA kernels on an H200, predicted",
         "",
-        "Made by `benchmarks/predict_gpu.py`. **No kernel has run on a device for this page**: bytes and operations are",
+        "Made by `benchmarks/cuda/predict.py`. **No kernel has run on a device for this page**: bytes and operations are",
         f"counted, registers, shared memory and occupancy are the compiler's for {ARCHITECTURE}, and the time is the roofline's,",
         f"the larger of bytes over {COPY / 1e12:g} TB/s (a copy as measured on an H200; 4.8 by its data sheet) and operations over",
         "495 (TF32, dense), 67 (float32; float64 on tensor cores) and 34 (float64) TFLOP/s, on the multiprocessors that have",
@@ -223,7 +222,7 @@ def report(kernels: Sequence[resources.Kernel]) -> str:
 
 def main(given: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description="Predicted times of the CUDA kernels.")
-    parser.add_argument("file", type=Path, nargs="?", default=HERE / "results" / "gpu-predicted.md")
+    parser.add_argument("file", type=Path, nargs="?", default=RESULTS / "gpu-predicted.md")
     parser.add_argument("--keep", type=Path, help="a folder for the compiler's reports, which take minutes to make")
     chosen = parser.parse_args(given)
     if not resources.has_compiler():

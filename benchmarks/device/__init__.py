@@ -1,1 +1,0 @@
-"""What ``benchmarks/gpu.py`` times on a CUDA device, by noun."""

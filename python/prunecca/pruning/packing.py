@@ -1,0 +1,70 @@
+"""Masks as bits, for files: one bit per weight."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from .masks import Masks, fitting_mask, some
+
+
+def pack(masks: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """One bit per entry, for files.
+
+    Args:
+        masks: parameter name -> ``torch.bool``.
+
+    Returns:
+        Parameter name -> uint8 of ``ceil(entries / 8)`` bytes on the host, first entry in the lowest bit, row-major.
+
+    Example:
+        >>> import torch, prunecca as pc
+        >>> pc.pruning.pack({"weight": torch.tensor([[True, False], [True, True]])})
+        {'weight': tensor([13], dtype=torch.uint8)}
+    """
+    packed = {}
+    for name, mask in masks.items():
+        flat = fitting_mask(name, mask, None).cpu().contiguous().view(-1)
+        packed[name] = torch.from_numpy(np.packbits(flat.numpy(), bitorder="little"))
+    return packed
+
+
+def unpack(packed: Mapping[str, Tensor], shapes: nn.Module | Mapping[str, Tensor | Sequence[int]]) -> Masks:
+    """Masks from the bits of ``pack``.
+
+    Args:
+        packed: parameter name -> uint8.
+        shapes: a model, or by name a tensor or a shape.
+
+    Returns:
+        Parameter name -> ``torch.bool`` of that shape, on the device of the bits.
+
+    Raises:
+        ValueError: the bits do not fit the shape, or one is set past the end.
+
+    Example:
+        >>> import torch, prunecca as pc
+        >>> pc.pruning.unpack({"weight": torch.tensor([13], dtype=torch.uint8)}, {"weight": (2, 2)})
+        {'weight': tensor([[ True, False],
+                [ True,  True]])}
+    """
+    known = dict(shapes.named_parameters()) if isinstance(shapes, nn.Module) else dict(shapes)
+    masks = {}
+    for name, data in packed.items():
+        if name not in known:
+            raise ValueError(f"packed mask '{name}' has no parameter of that name; expected one of {some(known)}")
+        like = known[name]
+        shape = torch.Size(like.shape if isinstance(like, Tensor) else like)
+        size = shape.numel()
+        if data.dtype != torch.uint8 or data.shape != (-(-size // 8),):
+            raise ValueError(
+                f"packed mask '{name}' is {data.dtype} {tuple(data.shape)}; expected uint8 of {-(-size // 8)} bytes for shape {tuple(shape)}"
+            )
+        bits = np.unpackbits(data.cpu().numpy(), bitorder="little")
+        if bits[size:].any():
+            raise ValueError(f"packed mask '{name}' has bits set past its {size} entries; the file is damaged")
+        masks[name] = torch.from_numpy(bits[:size].view(np.bool_)).reshape(shape).to(data.device)
+    return masks
