@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import sys
 from typing import Any
 
 import numpy as np
@@ -12,6 +11,7 @@ import torch
 from networks import IMAGES, network
 
 import prunecca as pc
+from prunecca import dimension
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -79,6 +79,16 @@ def test_repeated_datapoints_are_left_out() -> None:
     assert (result.count, result.duplicates) == (400, 150)
 
 
+@pytest.mark.parametrize("shape", [(200, 3), (0, 3), (4, 0), (1, 1)])
+def test_the_first_of_equal_rows_is_found(shape: tuple[int, int]) -> None:
+    x = torch.randint(-1, 2, shape).float()
+    x[x == 0] = torch.where(torch.rand(int((x == 0).sum())) < 0.5, 0.0, -0.0)  # equal, with other bits
+    first: dict[tuple[float, ...], int] = {}
+    for k, row in enumerate(x.tolist()):
+        first.setdefault(tuple(row), k)
+    assert dimension._first_of_equals(x) == list(first.values())
+
+
 def test_images_are_flattened_and_equal_seeds_give_equal_errors() -> None:
     x = torch.randn(100, 3, 4, 4)
     first, again, other = (pc.intrinsic_dimension(y, seed=s) for y, s in ((x, 0), (x.flatten(1), 0), (x, 1)))
@@ -140,7 +150,7 @@ def test_every_layer_of_a_network(monkeypatch: pytest.MonkeyPatch) -> None:
     with torch.no_grad():
         model(IMAGES)
     assert table["dimension"][2] == pytest.approx(pc.intrinsic_dimension(seen[0]).dimension, rel=1e-3)
-    monkeypatch.setattr(sys.modules["prunecca.dimension"], "_STORED_BYTES", 1)  # layer by layer
+    monkeypatch.setattr(dimension, "_STORED_BYTES", 1)  # layer by layer
     one_by_one = pc.intrinsic_dimensions(model, iter(loader))
     assert one_by_one["dimension"].tolist() == pytest.approx(table["dimension"].tolist(), rel=1e-6)
     assert pc.intrinsic_dimensions(model, loader, "8", max_datapoints=30)["count"].tolist() == [30]

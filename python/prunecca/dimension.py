@@ -27,21 +27,17 @@ _STORED_BYTES = 1 << 30  # activations kept at a time by intrinsic_dimensions
 
 @dataclass(frozen=True)
 class IntrinsicDimension:
-    """An estimate and its uncertainty.
+    """An estimate of the intrinsic dimension and its uncertainty.
 
     Attributes:
-        dimension: the estimate; NaN with fewer than 5 distinct points.
-        error: its standard error; NaN where there is no estimate.
+        dimension, error: estimate and its standard error; NaN with fewer than 5 distinct points.
         count: distinct datapoints used.
         duplicates: further ones that repeat one of them and were left out.
 
     Example:
-        >>> import torch
-        >>> from prunecca import intrinsic_dimension
-        >>> x = torch.randn(100, 3)
-        >>> result = intrinsic_dimension(torch.cat([x, x[:20]]))
-        >>> result.count, result.duplicates
-        (100, 20)
+        >>> import torch, prunecca as pc
+        >>> pc.intrinsic_dimension(torch.zeros(10, 3))
+        IntrinsicDimension(dimension=nan, error=nan, count=1, duplicates=9)
     """
 
     dimension: float
@@ -57,25 +53,25 @@ def intrinsic_dimension(x: Any, *, fraction: float = 0.9, resamples: int = 20, s
     through the origin, of ``-log(1 - F(mu))`` against ``log(mu)`` over the smallest ``fraction`` of the ratios.
 
     Args:
-        x: (N, ...) float16 to float64 array, one datapoint per row; the other dimensions are flattened.
-        fraction: of the ratios, the smallest, that the slope is fitted to.
+        x: (N, ...) float16 to float64; one datapoint per row, the other dimensions are flattened.
+        fraction: of the ratios, in (0, 1]; the largest are left out.
         resamples: the error is the standard deviation of the estimates from so many random halves of the datapoints
             (delete-half jackknife, Shao and Wu 1989); on uniform samples it is 1.2 to 1.5 times the true scatter, where
             the customary subsets of 90 % show half of it. Below 2 the error is NaN.
         seed: of the halves.
 
     Returns:
-        The estimate and its uncertainty. Time is ``N**2`` times the features.
+        The estimate. Time is ``N**2`` times the features.
 
     Raises:
         ValueError: NaN or infinity, or a fraction outside (0, 1].
 
     Example:
-        >>> import torch
-        >>> from prunecca import intrinsic_dimension
-        >>> plane = torch.rand(1000, 2, generator=torch.Generator().manual_seed(0)) @ torch.eye(2, 20)
-        >>> round(intrinsic_dimension(plane).dimension)
-        2
+        >>> import torch, prunecca as pc
+        >>> generator = torch.Generator().manual_seed(0)
+        >>> plane = torch.rand(1000, 2, generator=generator) @ torch.randn(2, 50, generator=generator)
+        >>> 1.8 < pc.intrinsic_dimension(plane).dimension < 2.2
+        True
     """
     if not 0.0 < fraction <= 1.0:
         raise ValueError(f"fraction is {fraction}; expected a fraction above 0 and up to 1, such as 0.9")
@@ -114,32 +110,29 @@ def intrinsic_dimensions(
     device: torch.device | str | None = None,
     seed: int = 0,
 ) -> pd.DataFrame:
-    """Intrinsic dimension of each layer of a network.
+    """Intrinsic dimension of each layer of a model.
 
-    A datapoint's representation is its whole activation, all channels and positions (``features`` numbers). Activations
-    of ``max_datapoints`` inputs are kept in memory, as many layers at a time as fit into 1 GiB.
+    A datapoint's representation is its whole activation, all channels and positions. Activations of ``max_datapoints``
+    inputs are kept, as many layers at a time as fit into 1 GiB.
 
     Args:
-        model: put into eval mode meanwhile.
-        loader: gives tensors of inputs, or tuples and lists that start with one; or a tensor of inputs.
-        layers: as in ``find_layers``.
-        max_datapoints: stop after that many inputs; None takes all.
-        device: where the model is moved meanwhile; None takes the device it is on.
+        model, loader, layers, device: as in ``compare``.
+        max_datapoints: inputs that are used.
         seed: as in ``intrinsic_dimension``.
 
     Returns:
-        One row per layer: layer, kind, depth, dimension, error, count, duplicates, features.
+        A table with a row per layer and the columns layer, kind, depth, dimension, error, count, duplicates, features
+        (numbers of a representation).
 
     Raises:
-        ValueError: as ``compare`` and ``intrinsic_dimension``.
+        ValueError: an empty loader, layers that do not exist, activations that are not finite.
 
     Example:
-        >>> import torch
-        >>> from prunecca import intrinsic_dimensions
-        >>> model = torch.nn.Sequential(torch.nn.Linear(2, 50), torch.nn.ReLU(), torch.nn.Linear(50, 3))
-        >>> table = intrinsic_dimensions(model, torch.rand(300, 2))
-        >>> table[["layer", "kind", "features"]].values.tolist()
-        [['1', 'fc', 50]]
+        >>> import torch, prunecca as pc
+        >>> images = torch.randn(40, 3, 32, 32)
+        >>> table = pc.intrinsic_dimensions(pc.models.build("digits4"), images, layers=["conv1", "fc1"])
+        >>> list(table["layer"]), list(table["features"])
+        (['conv1', 'fc1'], [8192, 64])
     """
     rows: list[dict[str, Any]] = []
     with evaluating({"the model": model}, device) as target, torch.no_grad():
