@@ -86,9 +86,8 @@ def accumulate(
     first = views[0].tensor
     if views[0].rows == 0:
         return
-    exact = views[0].rows <= FEW_ROWS or any(
-        v.tensor.dtype == torch.float64 or m.precision == "float64" for v, m in zip(views, members, strict=True)
-    )
+    exact = views[0].rows <= FEW_ROWS or members[0].precision == "float64"
+    exact = exact or any(view.tensor.dtype == torch.float64 for view in views)
     watch = None
     if first.is_cuda:
         watch = members[-1].watch = members[-1].watch or cuda.Watch(first.device)

@@ -192,8 +192,8 @@ class CovarianceAccumulator:
 
     def _should_recentre(self, member: Moments, view: View) -> bool:
         """Whether this is the first batch to be taken in float32, after none or some few rows, whose mean may lie far away."""
-        fits = view.channels == member.channels and view.rows > FEW_ROWS
-        return fits and member.exact and self.precision == "float32"
+        few_rows = member.exact and self.precision == "float32"
+        return few_rows and view.channels == member.channels and view.rows > FEW_ROWS
 
     def _recentred(self, views: list[View]) -> tuple[list[Moments], list[CrossMoments]]:
         """The state with the shifts of a new batch, or as it is where the batch does not fit."""

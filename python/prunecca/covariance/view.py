@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 from torch import Tensor
@@ -11,7 +11,7 @@ from .._arrays import as_tensor
 from .covariance import Layout
 
 
-@dataclass(frozen=True)
+@dataclass
 class View:
     """An activation read in place as a matrix of datapoints by channels.
 
@@ -20,12 +20,20 @@ class View:
         channel_axis: the dimension that holds the channels.
         name: what error messages call it, such as ``"candidate 2"``.
         where: what error messages begin with, such as ``"layer 'conv1', batch 7: "``, or nothing.
+        channels: columns of the matrix.
+        rows: datapoints times positions.
     """
 
     tensor: Tensor
     channel_axis: int
     name: str = "x"
     where: str = ""
+    channels: int = field(init=False)
+    rows: int = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.channels = self.tensor.shape[self.channel_axis]
+        self.rows = self.tensor.numel() // max(1, self.channels)
 
     @classmethod
     def of(cls, x: Any, name: str, layout: Layout = "auto", where: str = "") -> View:
@@ -50,21 +58,12 @@ class View:
         expected = "(N, L, C)" if layout == "nlc" else "(N, C), (N, C, L) or (N, C, H, W)"
         raise ValueError(f"{where}an activation has shape {tuple(tensor.shape)}; expected {expected}")
 
-    @property
-    def channels(self) -> int:
-        return self.tensor.shape[self.channel_axis]
-
-    @property
-    def rows(self) -> int:
-        """Datapoints times positions."""
-        return self.tensor.numel() // max(1, self.channels)
-
     def with_tensor(self, tensor: Tensor) -> View:
         """The same view of another tensor of the same form."""
-        return replace(self, tensor=tensor)
+        return View(tensor, self.channel_axis, self.name, self.where)
 
 
-@dataclass(frozen=True)
+@dataclass
 class Call:
     """What one native call reads, and the float64 tensors that it adds to.
 
