@@ -16,7 +16,7 @@ using Pairs = std::vector<std::pair<int, int>>;
 
 void check_on_device(const std::vector<Array>& views, const Pairs& pairs) {
   PRUNECCA_CHECK(!views.empty() && !views[0].on_host(), "given ", views.size(), " views, the first ",
-                 views.empty() ? "missing" : "on the host", "; expected views on a CUDA device");
+                 views.empty() ? "missing" : "on the host", "; expected all on one CUDA device");
   for (auto [i, j] : pairs) PRUNECCA_CHECK(i <= j, "pair (", i, ", ", j, ") is not two views in their order");
 }
 
