@@ -11,6 +11,7 @@ from typing import Any, NoReturn
 class _Rates(dict[str, float]):
     """A mapping that cannot be changed, so that a problem can be the key of a cache; JSON takes it as any dictionary."""
 
+    # dict sets __hash__ to None, which a type checker takes for what every dictionary must keep.
     def __hash__(self) -> int:  # type: ignore[override]
         return hash(frozenset(self.items()))
 

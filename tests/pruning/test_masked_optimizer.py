@@ -5,23 +5,14 @@ from __future__ import annotations
 import copy
 import io
 import pickle
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
 import torch
-from stepping import LEVELS, PAIRS, SHAPES, P, assert_pruned_are_zero, parameters, random_masks, set_gradients
+from stepping import PAIRS, SHAPES, P, assert_pruned_are_zero, parameters, random_masks, set_gradients
 from torch import nn
 
 import prunecca as pc
-
-
-@pytest.fixture(params=LEVELS)
-def level(request: pytest.FixtureRequest) -> Iterator[str]:
-    before = pc.cpu_level()
-    pc.set_cpu_level(request.param)
-    yield request.param
-    pc.set_cpu_level(before)
 
 
 def test_masks_act_at_once_and_can_be_replaced() -> None:

@@ -2,21 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import pytest
 import torch
-from stepping import LEVELS, PAIRS, P, assert_pruned_are_zero, parameters, random_masks, set_gradients
-
-import prunecca as pc
-
-
-@pytest.fixture(params=LEVELS)
-def level(request: pytest.FixtureRequest) -> Iterator[str]:
-    before = pc.cpu_level()
-    pc.set_cpu_level(request.param)
-    yield request.param
-    pc.set_cpu_level(before)
+from stepping import PAIRS, P, assert_pruned_are_zero, parameters, random_masks, set_gradients
 
 
 @pytest.mark.parametrize("pair", PAIRS)

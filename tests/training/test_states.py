@@ -8,26 +8,15 @@ from dataclasses import replace
 import pytest
 import torch
 import waiting
-from trainings import everything, images, start, tiny
+from trainings import everything, start, tiny
 
 from prunecca import models
 from prunecca.data.loading import load
-from prunecca.data.splits import Splits
 from prunecca.errors import Diverged
 from prunecca.storage import states
 from prunecca.training.config import TrainingConfig
 from prunecca.training.evaluation import evaluate
 from prunecca.training.training import Training
-
-
-@pytest.fixture(scope="module")
-def splits():
-    return Splits("tiny", ("a", "b", "c"), train=images(60, 1), test=images(30, 2))
-
-
-@pytest.fixture(scope="module")
-def validated(splits):
-    return splits.hold_out(0.2)
 
 
 def test_state_is_a_copy_with_flat_names(splits):

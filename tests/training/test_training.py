@@ -6,11 +6,10 @@ from dataclasses import replace
 
 import pytest
 import torch
-from trainings import everything, images, start, tiny, without_seconds
+from trainings import everything, start, tiny, without_seconds
 
 from prunecca import models
 from prunecca.data.augmentation import Augmentation
-from prunecca.data.splits import Splits
 from prunecca.errors import Diverged
 from prunecca.pruning import Snapshot
 from prunecca.storage import states
@@ -18,16 +17,6 @@ from prunecca.training import training as module
 from prunecca.training.config import TrainingConfig
 from prunecca.training.evaluation import evaluate
 from prunecca.training.training import Training
-
-
-@pytest.fixture(scope="module")
-def splits():
-    return Splits("tiny", ("a", "b", "c"), train=images(60, 1), test=images(30, 2))
-
-
-@pytest.fixture(scope="module")
-def validated(splits):
-    return splits.hold_out(0.2)
 
 
 def test_it_learns_and_records_each_epoch(validated):

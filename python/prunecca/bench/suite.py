@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 from collections.abc import Callable, Iterator
 from dataclasses import asdict
+from functools import partial
 from typing import Any
 
 import torch
@@ -23,18 +24,18 @@ _SECONDS = 5.0  # of each contest, besides its checks
 def selection() -> Selection:
     """Titles and contests, the headline first: SVCCA from arrays to value."""
     svcca: Selection = [
-        (f"SVCCA of 2 x ({n}, {c})", lambda n=n, c=c, numpy=numpy: workloads.svcca_of_rows(n, c, numpy=numpy))  # type: ignore[misc]
+        (f"SVCCA of 2 x ({n}, {c})", partial(workloads.svcca_of_rows, n, c, numpy=numpy))
         for n, c, numpy in ((500_000, 16, False), (200_000, 64, True), (100_000, 256, False), (50_000, 512, False))
     ]
     covariance: Selection = [
-        (f"covariance of ({workloads.rows_for(c)}, {c})", lambda c=c: workloads.covariance_of_rows(c))  # type: ignore[misc]
+        (f"covariance of ({workloads.rows_for(c)}, {c})", partial(workloads.covariance_of_rows, c))
         for c in (16, 64, 256, 1024)
     ]
     images: Selection = [
-        (f"covariance of {shape}", lambda shape=shape: workloads.covariance_of_images(shape))  # type: ignore[misc]
+        (f"covariance of {shape}", partial(workloads.covariance_of_images, shape))
         for shape in ((128, 64, 32, 32), (128, 512, 2, 2))
     ]
-    return [*svcca, *covariance, *images, ("Adam step, 7 million weights", lambda: workloads.masked_adam(7_000_000))]
+    return [*svcca, *covariance, *images, ("Adam step, 7 million weights", partial(workloads.masked_adam, 7_000_000))]
 
 
 def measure(chosen: Selection | None = None, seconds: float = _SECONDS) -> Iterator[tuple[str, Results]]:

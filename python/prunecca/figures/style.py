@@ -7,7 +7,7 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 import pandas as pd
@@ -164,8 +164,8 @@ def save(figure: Figure, path: str | os.PathLike[str], *, kinds: Sequence[str] =
         # Without the date, the same tables give the same bytes.
         metadata = {"CreationDate": None} if kind == "pdf" else {"Software": None}
 
-        def write(stream: object, kind: str = kind, metadata: dict[str, None] = metadata) -> None:
-            figure.savefig(stream, format=kind, dpi=200, metadata=metadata)  # type: ignore[arg-type]
+        def write(stream: BinaryIO, kind: str = kind, metadata: dict[str, None] = metadata) -> None:
+            figure.savefig(stream, format=kind, dpi=200, metadata=metadata)
 
         write_atomic(target, write)
         written.append(target)

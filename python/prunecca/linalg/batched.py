@@ -61,7 +61,8 @@ def eigvalsh(matrices: Tensor) -> Tensor:
     if _is_batch_on_host(matrices):
         values = torch.stack(_one_per_thread(torch.linalg.eigvalsh, matrices))
         return values.reshape(matrices.shape[:-1])
-    return torch.linalg.eigvalsh(matrices)  # type: ignore[no-any-return]
+    whole: Tensor = torch.linalg.eigvalsh(matrices)
+    return whole
 
 
 def svdvals(matrices: Tensor) -> Tensor:

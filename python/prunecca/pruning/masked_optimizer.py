@@ -124,6 +124,7 @@ class MaskedOptimizer(torch.optim.Optimizer):
         gradients: list[Tensor],
         masks: list[_native.Array | None],
     ) -> None:
+        """The native call of one group; every optimizer has one."""
         raise NotImplementedError
 
     @property
