@@ -8,12 +8,11 @@ import signal
 from pathlib import Path
 from typing import Any
 
-import psutil
 import pytest
 import studies
 
 from prunecca.errors import ConfigurationError, WorkerFailed
-from prunecca.study import study
+from prunecca.study import ray_executor, study
 from prunecca.study.options import Size
 from prunecca.study.reporter import Reporter
 from prunecca.study.run_directory import RunDirectory
@@ -39,31 +38,35 @@ def serial(tmp_path_factory: pytest.TempPathFactory) -> RunDirectory:
     return run
 
 
-class Killer(Reporter):
-    """Kills a worker after the first epoch of the first pruned network."""
+class Listener(Reporter):
+    """Notes the trainings that begin, and the messages."""
 
-    def __init__(self, find: Any) -> None:
-        self.find = find
-        self.killed = 0
+    def __init__(self) -> None:
         self.begun: list[tuple[str, int]] = []
         self.messages: list[str] = []
 
     def begin(self, name: str, epoch: int, epochs: int) -> None:
         self.begun.append((name, epoch))
 
-    def epoch(self, name: str, record: dict[str, Any]) -> None:
-        if not self.killed and name.startswith("digits2 replicate"):
-            self.killed = self.find()
-            os.kill(self.killed, signal.SIGKILL)
-
     def message(self, text: str) -> None:
         self.messages.append(text)
+
+
+class Killer(Listener):
+    """Kills a worker process after the first epoch of the first pruned network."""
+
+    killed = False
+
+    def epoch(self, name: str, record: dict[str, Any]) -> None:
+        if not self.killed and name.startswith("digits2 replicate"):
+            self.killed = True
+            multiprocessing.active_children()[0].kill()
 
 
 @pytest.mark.slow
 def test_of_two_workers_one_may_be_killed(serial: RunDirectory, tmp_path: Path) -> None:
     run = start(tmp_path / "run")
-    killer = Killer(lambda: multiprocessing.active_children()[0].pid)
+    killer = Killer()
     study.execute(run, study.Workers(count=2, threads=1), reporter=killer)
     assert killer.killed
     assert killer.messages == [
@@ -80,22 +83,42 @@ def test_an_error_in_a_worker_is_one_sentence(tmp_path: Path) -> None:
     assert multiprocessing.active_children() == []
 
 
+def dying(once: Path) -> Any:
+    """What a Ray worker does, but that the first one to finish an epoch of a pruned network is killed there.
+
+    A killer outside could find the worker gone already, or busy with another network. A function in a function: Ray
+    sends its code, where the workers could not import this file.
+    """
+
+    def make(job: Any, network: Any, names: Any, events: Any, *parents: Any) -> Any:
+        from prunecca.study import ray_executor
+
+        class Dying(ray_executor.Events):
+            def epoch(self, name: str, record: dict[str, Any]) -> None:
+                if network.level and not once.exists():
+                    once.write_text(name)
+                    os.kill(os.getpid(), signal.SIGKILL)
+                super().epoch(name, record)
+
+        ray_executor.Events = Dying  # type: ignore[misc]
+        return ray_executor._make(job, network, names, events, *parents)
+
+    return make
+
+
 @pytest.mark.slow
-def test_on_ray_a_killed_worker_loses_its_epoch(serial: RunDirectory, tmp_path: Path) -> None:
+def test_on_ray_a_killed_worker_loses_its_epoch(
+    serial: RunDirectory, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     pytest.importorskip("ray", reason="Ray is not installed (extra prunecca[ray])")
+    monkeypatch.setattr(ray_executor, "_make", dying(tmp_path / "killed"))
     run = start(tmp_path / "run")
-
-    def busy() -> int:
-        workers = [p for p in psutil.Process().children(recursive=True) if p.name().startswith("ray::_make")]
-        return workers[0].pid
-
-    killer = Killer(busy)
-    study.execute(run, study.Workers("ray", count=2, threads=1), reporter=killer)
-    assert killer.killed
-    assert any("its worker was lost" in text for text in killer.messages)
+    heard = Listener()
+    study.execute(run, study.Workers("ray", count=2, threads=1), reporter=heard)
+    killed = (tmp_path / "killed").read_text()
+    assert [text for text in heard.messages if text.startswith(f"{killed}: its worker was lost")]
     assert files(run) == files(serial)
-    lost = killer.messages[0].partition(":")[0]
-    assert [epoch for name, epoch in killer.begun if name == lost][-1] > 1, "from the checkpoint, not from its start"
+    assert [epoch for name, epoch in heard.begun if name == killed][-1] > 1, "from the checkpoint, not from its start"
 
 
 @pytest.mark.slow
