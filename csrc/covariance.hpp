@@ -15,6 +15,7 @@ struct View {
   int64_t inner = 1, inner_stride = 0, middle = 1, middle_stride = 0, outer = 1, outer_stride = 0;
   const double* shift = nullptr;  // (channels); rounded to float32 where products are taken in float32
   double* sum = nullptr;          // (channels), added to; null: this view's sums are not asked for
+  int64_t count = 0;              // rows in the states already
 
   int64_t rows() const { return inner * middle * outer; }
 };

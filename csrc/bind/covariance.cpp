@@ -1,4 +1,5 @@
 #include <optional>
+#include <tuple>
 #include <vector>
 
 #include "bind/views.hpp"
@@ -26,21 +27,30 @@ size_t workspace(const std::vector<Array>& views, const std::vector<int>& channe
   return cpu::workspace_bytes(request.problem, threads) + 64;
 }
 
-std::pair<int, int64_t> update(const std::vector<Array>& views, const std::vector<int>& channel_axes,
-                               const Pairs& pairs, const std::vector<Array>& shifts,
-                               const std::vector<std::optional<Array>>& sums, const std::vector<Array>& grams,
-                               const std::vector<Array>& norms, bool float64, int threads, const Array& workspace) {
+using Outcome = std::tuple<cpu::Reason, int, int64_t, std::vector<int>>;
+
+Outcome update(const std::vector<Array>& views, const std::vector<int>& channel_axes, const Pairs& pairs,
+               const std::vector<Array>& shifts, const std::vector<std::optional<Array>>& sums,
+               const std::vector<Array>& grams, const std::vector<Array>& norms, bool float64, int threads,
+               const Array& workspace, const std::vector<int64_t>& counts, bool any_range) {
   check_on_host(views, threads);
   Request request(views, channel_axes, pairs, float64);
   request.fill(shifts, sums, grams, norms, -1);
+  PRUNECCA_CHECK(counts.empty() || counts.size() == views.size(), counts.size(), " counts for ", views.size(),
+                 " views; expected one each, or none");
+  for (size_t v = 0; v < counts.size(); ++v) request.views[v].count = counts[v];
   const auto address = (reinterpret_cast<uintptr_t>(workspace.data) + 63) & ~uintptr_t(63);
   const size_t room =
       size_t(workspace.size()) * size_of(workspace.dtype) - (address - reinterpret_cast<uintptr_t>(workspace.data));
   const size_t needed = cpu::workspace_bytes(request.problem, threads);
   PRUNECCA_CHECK(workspace.on_host() && room >= needed, "the workspace has ", room, " bytes; expected ", needed);
   py::gil_scoped_release release;
-  const cpu::NonFinite bad = cpu::update(request.problem, threads, reinterpret_cast<void*>(address));
-  return {bad.view, bad.channel};
+  void* scratch = reinterpret_cast<void*>(address);
+  const cpu::Refusal refusal = cpu::update(request.problem, threads, any_range, scratch);
+  std::vector<int> far;
+  for (int v = 0; !refusal && !counts.empty() && v < request.problem.n_views; ++v)
+    if (cpu::off_centre(request.problem, v)) far.push_back(v);
+  return {refusal.reason, refusal.view, refusal.channel, far};
 }
 
 }  // namespace
@@ -49,12 +59,17 @@ void register_covariance(py::module_& m) {
   m.attr("MOST_VIEWS") = kMostViews;
   m.def("covariance_workspace", &workspace, py::arg("views"), py::arg("channel_axes"), py::arg("pairs"),
         py::arg("norms"), py::arg("float64"), py::arg("threads"));
+  py::enum_<cpu::Reason>(m, "Reason", "Why covariance_update has not added a batch.")
+      .value("none", cpu::Reason::none)
+      .value("not_finite", cpu::Reason::not_finite)
+      .value("underflow", cpu::Reason::underflow)
+      .value("off_centre", cpu::Reason::off_centre);
   m.def("covariance_update", &update, py::arg("views"), py::arg("channel_axes"), py::arg("pairs"), py::arg("shifts"),
         py::arg("sums"), py::arg("grams"), py::arg("norms"), py::arg("float64"), py::arg("threads"),
-        py::arg("workspace"),
-        "Adds the rows of all views to sums, grams (upper triangle where a view meets itself) and norms; returns the "
-        "view and "
-        "channel of the first non-finite sum (then nothing was added), or (-1, -1).");
+        py::arg("workspace"), py::arg("counts") = std::vector<int64_t>{}, py::arg("any_range") = true,
+        "Adds the rows of all views to sums, grams (upper triangle where a view meets itself) and norms, or nothing. "
+        "Returns (reason, view, channel, far): why nothing was added and where, and which views' means lie far from "
+        "their shifts (looked at where counts, the rows so far of each view, are given).");
 }
 
 }  // namespace prunecca

@@ -158,18 +158,55 @@ template <class T> void run_by_blocks(const Plan<T>& plan, const Kernels<T>& ker
   }
 }
 
-template <class T> NonFinite find_non_finite(const Plan<T>& plan, const double* sums, const double* state) {
+// Where the square of a channel lies in a state.
+template <class T> int64_t square_of(const Plan<T>& plan, int k, int64_t channel) {
+  const int64_t width = panels_of(plan.problem.views[plan.problem.pairs[k].i]), p = channel / kPanel;
+  const int64_t block = plan.first_block[k] + p * width - p * (p - 1) / 2;
+  return block * kBlock + channel % kPanel * (kPanel + 1);
+}
+
+template <class T> Refusal find_non_finite(const Plan<T>& plan, const double* sums, const double* state,
+                                              const double* norms) {
   for (int v = 0; v < plan.problem.n_views; ++v)
     for (int64_t c = 0; c < plan.problem.views[v].channels; ++c)
-      if (!std::isfinite(sums[plan.first_panel[v] * kPanel + c])) return {v, c};
-  // Finite input whose squares overflow float32.
+      if (!std::isfinite(sums[plan.first_panel[v] * kPanel + c])) return {Reason::not_finite, v, c};
+  // Finite input whose squares overflow.
   for (int k = 0; k < plan.problem.n_pairs; ++k) {
     const Pair& pair = plan.problem.pairs[k];
     if (pair.i != pair.j) continue;
-    const int64_t width = panels_of(plan.problem.views[pair.i]);
-    for (int64_t c = 0; c < plan.problem.views[pair.i].channels; ++c) {
-      const int64_t p = c / kPanel, block = plan.first_block[k] + p * width - p * (p - 1) / 2;
-      if (!std::isfinite(state[block * kBlock + c % kPanel * (kPanel + 1)])) return {pair.i, c};
+    for (int64_t c = 0; c < plan.problem.views[pair.i].channels; ++c)
+      if (!std::isfinite(state[square_of(plan, k, c)])) return {Reason::not_finite, pair.i, c};
+    if (pair.norms && !std::isfinite(norms[plan.first_norm[k]])) return {Reason::not_finite, pair.i, 0};
+  }
+  return {};
+}
+
+// The squared distance of the mean from the shift, in variances, from which a state is off centre: the rounding of
+// products about the shift is then so many times what it would be about the mean.
+constexpr double kFar = 4;
+
+// `square` and `sum` are of all rows, shifted.
+bool is_far(double square, double sum, double rows) {
+  const double of_mean = sum * sum / rows;
+  return of_mean > kFar * (square - of_mean);
+}
+
+// What the products of a batch have lost, by its squares and sums: `square(k, c)` of pair k, `sum(v, c)` of view v.
+template <class T, class Square, class Sum> Refusal find_lost(const Problem& problem, Square square, Sum sum) {
+  // Below the smallest normal number a product is rounded to multiples of 2^-149 (2^-1074): of no account where the mean
+  // square is 2^30 times that. Norms are squares of squares.
+  for (int k = 0; k < problem.n_pairs; ++k) {
+    const Pair& pair = problem.pairs[k];
+    if (pair.i != pair.j) continue;
+    const View& view = problem.views[pair.i];
+    const double rows = double(view.rows()), least = sizeof(T) == 4 ? 0x1p-119 : pair.norms ? 0x1p-500 : 0x1p-1040;
+    for (int64_t c = 0; c < view.channels; ++c) {
+      const double added = square(k, c), of_batch = sum(pair.i, c);
+      if (added == 0 && of_batch == 0) continue;
+      const double total = added + pair.gram[c * (view.channels + 1)];
+      if (total < least * rows) return {Reason::underflow, pair.i, c};
+      if (sizeof(T) == 4 && view.sum && is_far(total, of_batch + view.sum[c], rows + double(view.count)))
+        return {Reason::off_centre, pair.i, c};
     }
   }
   return {};
@@ -194,7 +231,7 @@ template <class T> void add_blocks(const Plan<T>& plan, int k, const double* sta
     }
 }
 
-template <class T> NonFinite run_plain(const Problem& problem, int threads, char* workspace) {
+template <class T> Refusal run_plain(const Problem& problem, int threads, bool any_range, char* workspace) {
   const Plan<T> plan(problem, threads);
   const Kernels<T>& kernel = chosen_kernel<T>();
   T* shift = reinterpret_cast<T*>(workspace);
@@ -215,7 +252,10 @@ template <class T> NonFinite run_plain(const Problem& problem, int threads, char
     for (int64_t c = 0; c < plan.first_norm.back(); ++c) total.norms[c] += part.norms[c];
     for (int64_t c = 0; c < plan.first_block.back() * kBlock; ++c) total.state[c] += part.state[c];
   }
-  if (const NonFinite bad = find_non_finite(plan, total.sums, total.state); bad.view >= 0) return bad;
+  if (const Refusal bad = find_non_finite(plan, total.sums, total.state, total.norms)) return bad;
+  const auto square = [&](int k, int64_t c) { return total.state[square_of(plan, k, c)]; };
+  const auto sum = [&](int v, int64_t c) { return total.sums[plan.first_panel[v] * kPanel + c]; };
+  if (const Refusal lost = any_range ? Refusal{} : find_lost<T>(problem, square, sum)) return lost;
 
   for (int v = 0; v < problem.n_views; ++v)
     for (int64_t c = 0; c < problem.views[v].channels; ++c)
@@ -233,14 +273,18 @@ template <class T> NonFinite run_plain(const Problem& problem, int threads, char
   return {};
 }
 
-template <class T> NonFinite run(const Problem& problem, int threads, char* workspace) {
+template <class T> Refusal run(const Problem& problem, int threads, bool any_range, char* workspace) {
   const int fold = fold_of(problem);
-  if (fold == 1) return run_plain<T>(problem, threads, workspace);
+  if (fold == 1) return run_plain<T>(problem, threads, any_range, workspace);
   const RowFolding folding(problem, fold);
   // Where a value is not finite, the rows as they are tell the first channel that holds one.
-  if (run_plain<T>(folding.groups(), threads, workspace).view >= 0) return run_plain<T>(problem, threads, workspace);
-  const NonFinite bad = run_plain<T>(folding.rest(), threads, workspace);
-  if (bad.view < 0) folding.add_groups();
+  if (run_plain<T>(folding.groups(), threads, true, workspace))
+    return run_plain<T>(problem, threads, any_range, workspace);
+  const auto square = [&](int k, int64_t c) { return folding.square(k, c); };
+  const auto sum = [&](int v, int64_t c) { return folding.sum(v, c); };
+  if (const Refusal lost = any_range ? Refusal{} : find_lost<T>(problem, square, sum)) return lost;
+  const Refusal bad = run_plain<T>(folding.rest(), threads, true, workspace);
+  if (!bad) folding.add_groups();
   return bad;
 }
 
@@ -251,9 +295,19 @@ size_t workspace_bytes(const Problem& problem, int threads) {
   return problem.float64 ? Plan<double>(problem, threads).bytes() : Plan<float>(problem, threads).bytes();
 }
 
-NonFinite update(const Problem& problem, int threads, void* workspace) {
+Refusal update(const Problem& problem, int threads, bool any_range, void* workspace) {
   char* memory = static_cast<char*>(workspace);
-  return problem.float64 ? run<double>(problem, threads, memory) : run<float>(problem, threads, memory);
+  return problem.float64 ? run<double>(problem, threads, any_range, memory)
+                         : run<float>(problem, threads, any_range, memory);
+}
+
+bool off_centre(const Problem& problem, int view) {
+  const View& v = problem.views[view];
+  for (int k = 0; v.sum && k < problem.n_pairs; ++k)
+    for (int64_t c = 0; problem.pairs[k].i == view && problem.pairs[k].j == view && c < v.channels; ++c)
+      if (is_far(problem.pairs[k].gram[c * (v.channels + 1)], v.sum[c], double(v.count) + double(v.rows())))
+        return true;
+  return false;
 }
 
 }  // namespace prunecca::cpu

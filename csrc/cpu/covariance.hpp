@@ -14,17 +14,28 @@ constexpr int kPanel = 16;  // channels in a packed panel: one cache line of flo
 
 inline int64_t panels_of(const View& view) { return (view.channels + kPanel - 1) / kPanel; }
 
-// Where a value was not finite; view < 0: nowhere.
-struct NonFinite {
+// Why a batch was not added, and where the first reason is.
+enum class Reason {
+  none,
+  not_finite,  // a sum or a square is not finite, in the precision of the products
+  underflow,   // squares so small that products in this precision have lost digits
+  off_centre,  // the mean of all rows lies so far from the shift that float32 products have lost digits
+};
+struct Refusal {
+  Reason reason = Reason::none;
   int view = -1;
   int64_t channel = -1;
+  explicit operator bool() const { return reason != Reason::none; }
 };
 
 // Bytes of scratch memory that update() needs, to be aligned to 64.
 size_t workspace_bytes(const Problem& problem, int threads);
 
-// Adds all rows to the states, of a view with itself to the upper triangle; or leaves them untouched and says where the
-// first non-finite sum is.
-NonFinite update(const Problem& problem, int threads, void* workspace);
+// Adds all rows to the states, of a view with itself to the upper triangle; or leaves them untouched and says why.
+// `any_range`: what is lost to underflow or to a far mean is accepted.
+Refusal update(const Problem& problem, int threads, bool any_range, void* workspace);
+
+// Whether the mean of all rows of a view lies far from its shift, by its states.
+bool off_centre(const Problem& problem, int view);
 
 }  // namespace prunecca::cpu

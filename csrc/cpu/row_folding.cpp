@@ -80,4 +80,17 @@ void RowFolding::add_groups() const {
   }
 }
 
+double RowFolding::square(int k, int64_t channel) const {
+  const int64_t channels = problem_.views[problem_.pairs[k].i].channels;
+  double total = 0;
+  for (int64_t at = channel; at < fold_ * channels; at += channels) total += grams_[k][at * (fold_ * channels + 1)];
+  return total;
+}
+
+double RowFolding::sum(int v, int64_t channel) const {
+  double total = 0;
+  for (int64_t at = channel; at < int64_t(sums_[v].size()); at += problem_.views[v].channels) total += sums_[v][at];
+  return total;
+}
+
 }  // namespace prunecca::cpu

@@ -20,6 +20,9 @@ class RowFolding {
   const Problem& groups() const { return groups_; }
   const Problem& rest() const { return rest_; }
   void add_groups() const;  // to the states of the problem
+  // Of the groups: the square of a channel of pair k, a view with itself, and the sum of one of view v.
+  double square(int k, int64_t channel) const;
+  double sum(int v, int64_t channel) const;
 
  private:
   const Problem& problem_;

@@ -1,3 +1,4 @@
+from enum import Enum
 from typing import Any
 
 Array = tuple[int, tuple[int, ...], tuple[int, ...], int, int]
@@ -108,6 +109,12 @@ def sgd_step_scheduled(
 # covariance
 MOST_VIEWS: int  # of one call on a CUDA device
 
+class Reason(Enum):
+    none = ...
+    not_finite = ...
+    underflow = ...
+    off_centre = ...
+
 def covariance_workspace(
     views: list[Array], channel_axes: list[int], pairs: list[tuple[int, int]], norms: bool, float64: bool, threads: int
 ) -> int: ...
@@ -122,7 +129,9 @@ def covariance_update(
     float64: bool,
     threads: int,
     workspace: Array,
-) -> tuple[int, int]: ...
+    counts: list[int] = ...,
+    any_range: bool = ...,
+) -> tuple[Reason, int, int, list[int]]: ...
 
 # covariance, on a CUDA device; absent from a build without CUDA
 def covariance_workspace_cuda(

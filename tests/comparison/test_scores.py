@@ -19,7 +19,7 @@ def test_the_reference_is_decomposed_once_for_all_candidates(monkeypatch: pytest
     eigh = torch.linalg.eigh
     monkeypatch.setattr(torch.linalg, "eigh", lambda m: decomposed.append(m[..., 0, 0].numel()) or eigh(m))
     pc.compare(network(), [network(seed) for seed in range(5)], IMAGES, "5", ["svcca", "cca", "linear_regression"])
-    assert decomposed == [1] * 6
+    assert decomposed == [1] * 12, "six covariances, and six matrices of correlations"
 
 
 def test_candidates_of_several_widths_share_one_decomposition_of_the_reference(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -32,12 +32,13 @@ def test_candidates_of_several_widths_share_one_decomposition_of_the_reference(m
     eigh = spectrum.eigh
     monkeypatch.setattr(spectrum, "eigh", lambda m: widths.append(m.shape[-1]) or eigh(m))
     rows = score(covariances, metrics)
-    assert sorted(widths) == [3, 4, 5, 6]
+    assert sorted(widths) == [3, 3, 4, 4, 5, 5, 6, 6], "as they are, and as correlations"
     for cov, found in zip(covariances, rows, strict=True):
         assert [row["metric"] for row in found] == list(metrics)
         assert found[0]["value"] == pytest.approx(pc.svcca(cov).mean, abs=1e-12)
         assert found[3]["value"] == pytest.approx(pc.nbs(cov), abs=1e-12)
         assert (found[1]["kept_x"], found[3]["kept_x"]) == (6, None)
+        assert (found[4]["kept_x"], found[4]["kept_y"]) == (pc.linear_regression(cov).kept, None)
     widths.clear()
     score(covariances, metrics)
-    assert widths == [4], "the pair that was stacked is a new tensor; all else is known"
+    assert widths == [4, 4], "the pair that was stacked is a new tensor; all else is known"

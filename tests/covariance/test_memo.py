@@ -1,38 +1,38 @@
-"""A result is computed once per tensor, and again once the tensor was written to."""
+"""Results are remembered with their tensor, until it is written to."""
 
 from __future__ import annotations
 
-import pytest
 import torch
 
 from prunecca.covariance.memo import Memo
 
 
-def test_a_result_is_computed_once_and_again_after_a_write():
-    matrix, calls = torch.eye(3), []
+def test_results_are_remembered_by_name_until_a_write() -> None:
+    matrix = torch.eye(3)
     memo = Memo(matrix)
-
-    def trace(m):
-        calls.append(m)
-        return float(m.trace())
-
-    assert memo.recall() is None
-    assert [memo.get(trace), memo.get(trace), len(calls)] == [3, 3, 1]
+    assert memo.recall("trace") is None
+    memo.keep("trace", 3)
+    memo.keep("rank", 3)
+    assert (memo.recall("trace"), memo.recall("rank"), memo.recall("norm")) == (3, 3, None)
     matrix[0, 0] = 5
-    assert memo.recall() is None
-    assert [memo.get(trace), memo.get(trace), len(calls)] == [7, 7, 2]
+    assert memo.recall("trace") is None
+    memo.keep("trace", 7)
+    assert (memo.recall("trace"), memo.recall("rank")) == (7, None)
 
 
-def test_a_memo_follows_its_tensor_and_no_other():
+def test_a_memo_follows_its_tensor_and_no_other() -> None:
     matrix = torch.eye(3)
     memo = Memo().bound_to(matrix)
     assert memo.bound_to(matrix) is memo
     assert memo.bound_to(matrix.clone()) is not memo
-    with pytest.raises(ValueError, match="belongs to no matrix"):
-        Memo().get(torch.trace)
+    unbound = Memo()
+    unbound.keep("trace", 3)
+    assert unbound.recall("trace") is None
 
 
-def test_inference_tensors_have_no_version_but_are_remembered():
+def test_inference_tensors_have_no_version_but_are_remembered() -> None:
     with torch.inference_mode():
         matrix = torch.eye(3)
-    assert Memo(matrix).keep(1) == 1
+    memo = Memo(matrix)
+    memo.keep("trace", 3)
+    assert memo.recall("trace") == 3

@@ -62,9 +62,7 @@ def test_the_first_channel_of_narrow_rows_that_is_not_finite(level, row, channel
     bad = x.clone()
     bad[row, channel] = torch.nan
     bad[0, 2] = torch.inf
-    with pytest.raises(
-        ValueError, match=f"x holds NaN, infinity or values too large to square, first in channel {channel}"
-    ):
+    with pytest.raises(ValueError, match=f"x holds NaN or infinity, first in channel {channel}"):
         acc.update(bad, y)
     after = acc.finalize()
     assert all(
@@ -179,7 +177,7 @@ def test_float16_denormals_and_extremes_are_widened_exactly(level):
     assert cov.xx.item() == pytest.approx(x.double().var().item(), rel=1e-12)
 
 
-@pytest.mark.parametrize("bad", [float("nan"), float("inf"), -float("inf"), 1e30])
+@pytest.mark.parametrize("bad", [float("nan"), float("inf"), -float("inf")])
 def test_values_that_are_not_finite_are_named_and_leave_the_state(level, bad):
     x, y = correlated(600, 20, 20)
     acc = pc.StreamingCovariance()
@@ -187,9 +185,7 @@ def test_values_that_are_not_finite_are_named_and_leave_the_state(level, bad):
     before = acc.finalize()
     poisoned = y.clone()
     poisoned[431, 7] = bad
-    with pytest.raises(
-        ValueError, match="conv3, batch 5: y holds NaN, infinity or values too large to square, first in channel 7"
-    ):
+    with pytest.raises(ValueError, match="conv3, batch 5: y holds NaN or infinity, first in channel 7"):
         acc.update(x, poisoned, where="conv3, batch 5")
     after = acc.finalize()
     assert torch.equal(before.xy, after.xy)

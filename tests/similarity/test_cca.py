@@ -80,6 +80,7 @@ def test_both_routes_to_the_singular_values_agree(name: str) -> None:
 
 def test_tolerance_decides_the_rank() -> None:
     x = np.diag([1.0, 1e-2, 1e-4]) @ np.random.default_rng(0).standard_normal((3, 200))
+    x = np.array([[1, 1, 1], [1, -1, 0], [1, 1, -2]]).T / np.sqrt([3, 2, 6]) @ x  # in directions that are no channels
     cov = covariance(x.T, x.T)
     assert [pc.cca(cov, tol=tol).kept_x for tol in (1e-1, 1e-6, 1e-11)] == [1, 2, 3]
     assert pc.cca(cov).tol == (default_tolerance("float64", 3),) * 2

@@ -16,7 +16,7 @@ import torch
 from representations import covariance, related
 
 import prunecca as pc
-from prunecca.similarity.spectrum import spectra, spectrum_of_x, spectrum_of_y
+from prunecca.similarity.spectrum import correlation_spectra, correlation_spectrum, covariance_spectra
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -29,17 +29,22 @@ def count_eigh(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     return calls
 
 
-def test_each_representation_is_decomposed_once(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_each_representation_is_decomposed_once_as_it_is_and_once_as_correlations(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     x, y = related(200, 10, 7)
     cov = covariance(x, y)
     calls = count_eigh(monkeypatch)
-    values = [pc.cca(cov).mean, pc.svcca(cov).mean, pc.linear_regression(cov)]
-    assert len(calls) == 2
+
+    def values() -> list[float]:
+        return [pc.cca(cov).mean, pc.pwcca(cov).mean, pc.svcca(cov).mean, pc.linear_regression(cov)]
+
+    before = values()
+    assert len(calls) == 4
     cov.xx.copy_(torch.from_numpy(reference.covariance(2 * x, y)["xx"]))  # written to: not to be remembered
     cov.xy.mul_(2)
-    again = [pc.cca(cov).mean, pc.svcca(cov).mean, pc.linear_regression(cov)]
-    assert len(calls) == 3
-    assert again == pytest.approx(values, abs=1e-12)
+    assert values() == pytest.approx(before, abs=1e-12)
+    assert len(calls) == 6
 
 
 def test_candidates_of_one_accumulator_share_the_spectrum_of_the_reference(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -47,8 +52,18 @@ def test_candidates_of_one_accumulator_share_the_spectrum_of_the_reference(monke
     acc.update(torch.randn(100, 5), [torch.randn(100, 4) for _ in range(3)])
     covariances = acc.finalize()
     calls = count_eigh(monkeypatch)
-    assert len({id(spectrum_of_x(cov)) for cov in covariances}) == 1
+    assert len({id(correlation_spectrum(cov, "x")) for cov in covariances}) == 1
     assert len(calls) == 1
+
+
+def test_other_constant_channels_make_another_spectrum() -> None:
+    """The mean decides which channels are constant, and is not part of the matrix."""
+    cov = covariance(*related(200, 5, 5))
+    assert pc.cca(cov).kept_x == 5
+    mean = cov.mean_x.clone()
+    mean[2] = 1e15
+    assert pc.cca(dataclasses.replace(cov, mean_x=mean)).kept_x == 4
+    assert pc.cca(cov).kept_x == 5
 
 
 def test_a_representation_beside_itself_is_decomposed_once(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -61,16 +76,14 @@ def test_a_representation_beside_itself_is_decomposed_once(monkeypatch: pytest.M
 
 def test_a_replaced_covariance_keeps_the_spectra_of_the_tensors_it_keeps(monkeypatch: pytest.MonkeyPatch) -> None:
     cov = covariance(*related(200, 10, 7))
-    spectra(cov)
+    x, y = covariance_spectra(cov)
     calls = count_eigh(monkeypatch)
-    same = dataclasses.replace(cov, xy=2 * cov.xy)
-    assert spectra(same)[0] is spectrum_of_x(cov)
-    other = dataclasses.replace(cov, yy=4 * cov.yy)
-    assert spectrum_of_x(other) is spectrum_of_x(cov)
+    assert covariance_spectra(dataclasses.replace(cov, xy=2 * cov.xy)) == (x, y)
     assert calls == []
-    torch.testing.assert_close(spectrum_of_y(other).values, 4 * spectrum_of_y(cov).values)
-    assert len(calls) == 1
-    assert spectrum_of_y(cov).values[0] < spectrum_of_y(other).values[0], "each has its own"
+    other = dataclasses.replace(cov, yy=4 * cov.yy)
+    assert covariance_spectra(other)[0] is x
+    torch.testing.assert_close(covariance_spectra(other)[1].values, 4 * y.values)
+    assert covariance_spectra(cov)[1] is y, "each has its own"
     assert len(calls) == 1
 
 
@@ -78,21 +91,21 @@ def test_a_replaced_covariance_keeps_the_spectra_of_the_tensors_it_keeps(monkeyp
 def test_a_copied_covariance_is_never_stale(again: Callable[[Any], Any]) -> None:
     cov = covariance(*related(200, 10, 7))
     cov.xx.mul_(1.0)  # a written tensor has another version than its copy
-    values = spectrum_of_x(cov).values.clone()
+    values = covariance_spectra(cov)[0].values.clone()
     twin = again(cov)
     assert (twin.count, twin.precision) == (cov.count, cov.precision)
-    torch.testing.assert_close(spectrum_of_x(twin).values, values)
+    torch.testing.assert_close(covariance_spectra(twin)[0].values, values)
     for _ in range(3):
         twin.xx.mul_(2)
         values *= 2
-        torch.testing.assert_close(spectrum_of_x(twin).values, values)
-    torch.testing.assert_close(spectrum_of_x(cov).values, torch.linalg.eigvalsh(cov.xx).flip(-1))
+        torch.testing.assert_close(covariance_spectra(twin)[0].values, values)
+    torch.testing.assert_close(covariance_spectra(cov)[0].values, torch.linalg.eigvalsh(cov.xx).flip(-1))
 
 
 def test_spectra_are_forgotten_with_their_covariance() -> None:
     cov = covariance(*related(50, 5, 5))
     pc.cca(cov)
-    known = [weakref.ref(spectrum) for spectrum in spectra(cov)]
+    known = [weakref.ref(spectrum) for spectrum in correlation_spectra(cov)]
     del cov
     gc.collect()
     assert [spectrum() for spectrum in known] == [None, None]

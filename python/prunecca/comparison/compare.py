@@ -118,11 +118,13 @@ def _result(run: ForwardPasses, metrics: Mapping[str, Score], keep: bool) -> Com
     kept: dict[tuple[str, str], Covariance] = {}
     for layer in run.layers:
         try:
-            covariances = run.accumulators.pop(layer.name).finalize()
+            accumulator = run.accumulators.pop(layer.name)
+            covariances = accumulator.finalize(rescale=True)
+            shown = accumulator.finalize() if keep else covariances
         except ValueError as error:
             raise ValueError(f"layer {layer.name!r}: {error}") from error
         fixed = {"layer": layer.name, "kind": layer.kind, "depth": layer.depth}
-        for name, cov, scores in zip(run.candidates, covariances, score(covariances, metrics), strict=True):
+        for name, cov, scores in zip(run.candidates, shown, score(covariances, metrics), strict=True):
             sizes = {"count": cov.count, "channels": cov.xx.shape[-1]}
             rows += [{"candidate": name, **fixed, **scored, **sizes} for scored in scores]
             if keep:

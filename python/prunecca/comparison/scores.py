@@ -9,7 +9,6 @@ from typing import Any
 import torch
 
 from ..covariance.covariance import Covariance
-from ..similarity.cca import CanonicalCorrelations
 from ..similarity.registry import Score
 
 _STACK_BYTES = 1 << 26  # of the candidates that one batched call takes; more gains nothing and costs memory
@@ -22,7 +21,7 @@ def score(covariances: Sequence[Covariance], metrics: Mapping[str, Score]) -> li
 
     Args:
         covariances: one per candidate; the ``x`` of all is the reference.
-        metrics: functions of a covariance, by name.
+        metrics: by name.
 
     Returns:
         For each covariance one row per metric: metric, value, kept_x, kept_y. The last two are None for metrics that
@@ -32,12 +31,9 @@ def score(covariances: Sequence[Covariance], metrics: Mapping[str, Score]) -> li
     for together in _groups(covariances):
         batch = _stack([covariances[i] for i in together], covariances[0])
         for name, metric in metrics.items():
-            result = metric(batch)
-            canonical = isinstance(result, CanonicalCorrelations)
-            values = _each(result.mean if canonical else result, len(together))
-            kept_x = _each(result.kept_x, len(together)) if canonical else [None] * len(together)
-            kept_y = _each(result.kept_y, len(together)) if canonical else [None] * len(together)
-            for i, value, x, y in zip(together, values, kept_x, kept_y, strict=True):
+            scored = metric(batch)
+            columns = (_each(column, len(together)) for column in (scored.value, scored.kept_x, scored.kept_y))
+            for i, value, x, y in zip(together, *columns, strict=True):
                 rows[i].append({"metric": name, "value": value, "kept_x": x, "kept_y": y})
     return rows
 
@@ -59,6 +55,7 @@ def _stack(members: Sequence[Covariance], reference: Covariance) -> Covariance:
     """Candidates as one batch beside the one reference, whose tensors and spectrum serve all of them."""
     if len(members) == 1:
         return replace(members[0], mean_x=reference.mean_x, xx=reference.xx, memo_x=reference.memo_x)
+    errors = [cov.error_y for cov in members if cov.error_y is not None]
     norms = [cov.norms for cov in members if cov.norms is not None]
     return replace(
         members[0],
@@ -69,6 +66,7 @@ def _stack(members: Sequence[Covariance], reference: Covariance) -> Covariance:
         yy=torch.stack([cov.yy for cov in members]),
         xy=torch.stack([cov.xy for cov in members]),
         norms=torch.stack(norms) if norms else None,
+        error_y=torch.stack(errors) if errors else None,
     )
 
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import threading
 from collections.abc import Iterable
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
@@ -12,15 +14,35 @@ from .. import _native
 from .._arrays import native
 from . import cuda
 from .covariance import Precision
-from .moments import CrossMoments, Moments
+from .moments import CrossMoments, Moments, rounded_mean
 from .view import Call, View
 
 _SHIFT_ROWS = 4096  # rows from which the shift is estimated; it only has to lie within a few deviations of the mean
 # A call with no more rows is taken in float64: it costs little, and so few float32 errors do not average out (measured:
 # up to 1.2e-7 relative with 300 rows of a few channels, 8e-8 with 500).
 FEW_ROWS = 448
+_WIDEST = (
+    2.0**55
+)  # deviations up to this, and from its inverse on, have squares and fourth powers that float32 sums hold
+_FITTING = (
+    200  # float64 activations up to 2 to this power, and from its inverse on, have fourth powers that float64 holds
+)
+_NEAR = 8  # powers of two that make no difference
 _CALL_BYTES = 1 << 28  # input bytes per native call, so that Ctrl-C is heard between calls
 _scratch = threading.local()
+
+
+class OutOfRange(Exception):
+    """A representation must be multiplied by another power of two before a batch of it can be added.
+
+    Attributes:
+        position: of its view among those of the batch.
+        exponent: of two.
+    """
+
+    def __init__(self, position: int, exponent: int) -> None:
+        super().__init__(position, exponent)
+        self.position, self.exponent = position, exponent
 
 
 def begin(view: View, precision: Precision, norms: bool) -> Moments:
@@ -28,11 +50,12 @@ def begin(view: View, precision: Precision, norms: bool) -> Moments:
     if view.channels == 0:
         shape = tuple(view.tensor.shape)
         raise ValueError(f"{view.where}{view.name} has shape {shape}, which has no channels")
-    if view.tensor.shape[0]:
-        shift = estimate_mean(view)
-    else:
+    if view.tensor.shape[0] == 0:
         shift = torch.zeros(view.channels, dtype=torch.float64, device=view.tensor.device)
-    return Moments.empty(shift, precision, norms)
+        return Moments.empty(shift, precision, norms)
+    exponent = _fitting_exponent(_sample(view))
+    shift, wide = estimate_shift(view, exponent)
+    return Moments.empty(shift, precision, norms, exponent, wide)
 
 
 def check_members(members: Iterable[Moments]) -> None:
@@ -41,25 +64,65 @@ def check_members(members: Iterable[Moments]) -> None:
     cuda.Watch.check_all(list(dict.fromkeys(watches)))
 
 
-def estimate_mean(view: View) -> Tensor:
-    """Channel means of evenly spaced datapoints, (C,) float64, rounded to about an eighth of a deviation.
+def estimate_shift(view: View, exponent: int = 0) -> tuple[Tensor, bool]:
+    """Channel means of evenly spaced datapoints, rounded to about an eighth of a deviation.
 
-    Rounded because the many zeros of a rectified activation all become one value, minus the shift: unless its products
-    are short enough to add up exactly, every tile is rounded the same way and nothing averages out (measured on
-    rectified normal data: 9e-8 relative with the float32 mean, 8e-9 with a rounded one). Float32 holds the result.
+    Args:
+        view: a batch.
+        exponent: the power of two by which its representation is multiplied.
+
+    Returns:
+        The means, (C,) float64, and whether products about them must be taken in float64: because the means need it
+        (those of float64 activations), or the squares. Otherwise float32 holds the means.
     """
-    x = view.tensor
-    step = max(1, x.numel() // view.channels // _SHIFT_ROWS)
-    sample = view.with_tensor(x[:: min(step, x.shape[0])])
+    sample = _sample(view).rescaled(exponent)
+    x = sample.tensor
     zeros = torch.zeros(view.channels, dtype=torch.float64, device=x.device)
     total = zeros.clone()
-    _run(Call([sample], [], [zeros], [total], [], [], exact=False), cuda.Watch(x.device) if x.is_cuda else None)
+    call = Call([sample], [], [zeros], [total], [], [], exact=x.dtype == torch.float64)
+    if x.is_cuda:
+        cuda.update(call, cuda.Watch(x.device))
+    elif _run(call).reason != _native.Reason.none:  # sums that float32 does not hold
+        refusal = _run(replace(call, exact=True))
+        if refusal.reason != _native.Reason.none:
+            raise ValueError(refusal.sentence(sample))
     mean = total / sample.rows
     axes = [d for d in range(x.ndim) if d != view.channel_axis]
-    deviation = sample.tensor.float().std(axes, correction=0).double()
-    quantum = torch.exp2(deviation.log2().floor() - 2)
-    rounded = (mean / quantum).round() * quantum
-    return torch.where(deviation > 0, rounded, mean).float().double()
+    if x.dtype == torch.float64:
+        return rounded_mean(mean, x.std(axes, correction=0)), True
+    deviation = x.float().std(axes, correction=0).double()
+    wide = False
+    odd = ~((deviation > 1 / _WIDEST) & (deviation < _WIDEST))
+    if not _is_capturing(x) and odd.any():  # mostly channels without variance; else float32 has lost the squares
+        again = x.index_select(view.channel_axis, odd.nonzero().squeeze(1)).double().std(axes, correction=0)
+        deviation[odd] = again
+        wide = bool(((again > 0) & ~((again > 1 / _WIDEST) & (again < _WIDEST))).any())
+    return rounded_mean(mean, deviation).float().double(), wide
+
+
+def _sample(view: View) -> View:
+    """About ``_SHIFT_ROWS`` evenly spaced rows of a batch."""
+    step = max(1, view.rows // _SHIFT_ROWS)
+    return view.with_tensor(view.tensor[:: min(step, view.tensor.shape[0])])
+
+
+def _fitting_exponent(view: View) -> int:
+    """The power of two that brings float64 activations near 1 where their squares may not fit; 0 for all others."""
+    if view.tensor.dtype != torch.float64 or not view.rows or _is_capturing(view.tensor):
+        return 0
+    exponent = _exponent_of(view.tensor) or 0
+    return exponent if abs(exponent) > _FITTING else 0
+
+
+def _exponent_of(x: Tensor) -> int | None:
+    """The power of two that brings the largest value near 1, as far as 2^1000; None where not all are finite."""
+    largest = float(x.abs().amax())
+    return max(-1000, min(1000, -math.frexp(largest)[1])) if math.isfinite(largest) else None
+
+
+def _is_capturing(x: Tensor) -> bool:
+    # Nothing may wait for the device then.
+    return x.is_cuda and torch.cuda.is_current_stream_capturing()
 
 
 def accumulate(
@@ -69,7 +132,7 @@ def accumulate(
     cross: list[CrossMoments],
     counted: list[int],
 ) -> None:
-    """Add the rows of views to moments.
+    """Add the rows of views to moments: all of them, or none.
 
     Args:
         members: the moments of each view.
@@ -79,29 +142,90 @@ def accumulate(
         counted: positions of the members whose sums and counts grow; the last member is one of them.
 
     Raises:
-        ValueError: shapes or devices that do not match, or values that are not finite; nothing of the native call at
-            fault is then kept.
+        ValueError: shapes or devices that do not match, or values that are not finite.
+        OutOfRange: the squares do not fit float64 as they are.
     """
     _check(members, views)
     first = views[0].tensor
     if views[0].rows == 0:
         return
     exact = views[0].rows <= FEW_ROWS or members[0].precision == "float64"
-    exact = exact or any(view.tensor.dtype == torch.float64 for view in views)
-    watch = None
+    exact = exact or any(m.wide for m in members) or any(view.tensor.dtype == torch.float64 for view in views)
     if first.is_cuda:
-        watch = members[-1].watch = members[-1].watch or cuda.Watch(first.device)
-    shifts, sums = [m.shift for m in members], [m.sum if i in counted else None for i, m in enumerate(members)]
+        members[-1].watch = members[-1].watch or cuda.Watch(first.device)
+    sums = [m.sum if i in counted else None for i, m in enumerate(members)]
     products, norms = [c.products for c in cross], [c.norms for c in cross if c.norms is not None]
     step = max(1, _CALL_BYTES * first.shape[0] // sum(v.tensor.numel() * v.tensor.element_size() for v in views))
+    in_parts = step < first.shape[0]
+    states = [*sums, *products, *norms]
+    # Of a batch in parts, a refusal must leave the states as they are.
+    targets = [t.clone() if in_parts and t is not None else t for t in states]
+    call = Call(
+        views=views,
+        pairs=pairs,
+        shifts=[m.shift for m in members],
+        sums=targets[: len(sums)],
+        products=[t for t in targets[len(sums) : len(sums) + len(products)] if t is not None],
+        norms=[t for t in targets[len(sums) + len(products) :] if t is not None],
+        exact=exact,
+        counts=[m.count for m in members],
+    )
+    added = _Added()
     for start in range(0, first.shape[0], step):
-        part = views
-        if step < first.shape[0]:
-            part = [v.with_tensor(v.tensor[start : start + step]) for v in views]
-        _run(Call(part, pairs, shifts, sums, products, norms, exact), watch)
-        for i in counted:
-            members[i].count += part[i].rows
-            members[i].exact = members[i].exact and exact
+        part = [v.with_tensor(v.tensor[start : start + step]) for v in views] if in_parts else views
+        _add(replace(call, views=part), members, added)
+        call.counts = [count + view.rows for count, view in zip(call.counts, part, strict=True)]
+    for state, new in zip(states, targets, strict=True):
+        if state is not None and new is not None and new is not state:
+            state.copy_(new)
+    for i in counted:
+        member = members[i]
+        member.count = call.counts[i]
+        member.exact = member.exact and added.exact
+        member.wide, member.far = member.wide or i in added.wide, member.far or i in added.far
+
+
+@dataclass
+class _Added:
+    """What became of a batch: whether all products were taken in float64, and which views are to change.
+
+    Attributes:
+        exact: all products were taken in float64.
+        wide: positions of views whose squares float32 does not hold.
+        far: positions of views whose means lie far from their shifts.
+    """
+
+    exact: bool = True
+    wide: set[int] = field(default_factory=set)
+    far: set[int] = field(default_factory=set)
+
+
+def _add(call: Call, members: list[Moments], added: _Added) -> None:
+    """One native call; on the host again in float64 where float32 products would lose digits."""
+    call.exact = call.exact or bool(added.wide)
+    given = call.views
+    call = replace(call, views=[view.rescaled(m.exponent) for view, m in zip(given, members, strict=True)])
+    watch = members[-1].watch
+    if watch is not None:
+        cuda.update(call, watch)
+        added.exact = added.exact and call.exact
+        return
+    refusal = _run(call)
+    if refusal.reason != _native.Reason.none and not call.exact:
+        if refusal.reason != _native.Reason.off_centre:
+            added.wide.add(refusal.view)
+        call = replace(call, exact=True)
+        refusal = _run(call)
+    if refusal.reason != _native.Reason.none:
+        view, member = given[refusal.view], members[refusal.view]
+        exponent = _exponent_of(view.tensor)
+        if exponent is not None and abs(exponent - member.exponent) > _NEAR:
+            raise OutOfRange(refusal.view, exponent)
+        if refusal.reason != _native.Reason.underflow:
+            raise ValueError(refusal.sentence(view))
+        refusal = _run(call, any_range=True)  # of channels too far apart for any one power of two
+    added.exact = added.exact and call.exact
+    added.far.update(refusal.far)
 
 
 def _check(members: list[Moments], views: list[View]) -> None:
@@ -117,28 +241,39 @@ def _check(members: list[Moments], views: list[View]) -> None:
             raise ValueError(f"{where}{view.name} is on {device}, but its first batch was on {expected}")
 
 
-def _run(call: Call, watch: cuda.Watch | None) -> None:
-    if watch is not None:
-        cuda.update(call, watch)
-        return
+@dataclass
+class _Outcome:
+    """Of a native call on the host: why nothing was added, and where; or which views' means lie far from their shifts."""
+
+    reason: _native.Reason
+    view: int
+    channel: int
+    far: list[int]
+
+    def sentence(self, view: View) -> str:
+        return f"{view.where}{view.name} holds NaN or infinity, first in channel {self.channel}"
+
+
+def _run(call: Call, any_range: bool = False) -> _Outcome:
     arrays = [native(v.tensor) for v in call.views]
     axes, threads = call.channel_axes, torch.get_num_threads()
     size = _native.covariance_workspace(arrays, axes, call.pairs, bool(call.norms), call.exact, threads)
-    view, channel = _native.covariance_update(
-        arrays,
-        axes,
-        call.pairs,
-        [native(s) for s in call.shifts],
-        [None if s is None else native(s) for s in call.sums],
-        [native(p) for p in call.products],
-        [native(n) for n in call.norms],
-        call.exact,
-        threads,
-        native(_workspace(size)),
+    return _Outcome(
+        *_native.covariance_update(
+            arrays,
+            axes,
+            call.pairs,
+            [native(s) for s in call.shifts],
+            [None if s is None else native(s) for s in call.sums],
+            [native(p) for p in call.products],
+            [native(n) for n in call.norms],
+            call.exact,
+            threads,
+            native(_workspace(size)),
+            call.counts,
+            any_range,
+        )
     )
-    if view >= 0:
-        where, name = call.views[-1].where, call.views[view].name
-        raise ValueError(f"{where}{name} holds NaN, infinity or values too large to square, first in channel {channel}")
 
 
 def _workspace(size: int) -> Tensor:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+import threading
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,18 +12,23 @@ import torch
 from torch import Tensor
 
 from ..storage.states import read_tensors, write_tensors
-from .accumulate import FEW_ROWS, accumulate, begin, check_members, estimate_mean
+from .accumulate import FEW_ROWS, OutOfRange, accumulate, begin, check_members, estimate_shift
 from .covariance import Covariance, Precision
 from .memo import Memo
 from .moments import CrossMoments, Moments
+from .state import State
 from .view import View
+
+_SMALLEST = 2.0**-960  # sums of squares from which on float64 holds all digits of the small ones beside them
+_FACTS = {"counts": "count", "exact": "exact", "exponents": "exponent", "wide": "wide", "far": "far"}  # in a file
 
 
 class CovarianceAccumulator:
     """The moments of a reference, of each candidate, and of the reference with each candidate.
 
     Batches are added all at once (``add``), or the reference's first and then each candidate's as it is produced
-    (``add_reference``, ``add_candidate``). ``StreamingCovariance`` is the public face of it.
+    (``add_reference``, ``add_candidate``). ``StreamingCovariance`` is the public face of it. Threads may share one: a
+    lock lets each call have the state alone.
 
     Attributes:
         members: the moments of the reference, then those of each candidate; empty before the first batch.
@@ -37,6 +44,7 @@ class CovarianceAccumulator:
         self.norms = norms
         self.members: list[Moments] = []
         self.cross: list[CrossMoments] = []
+        self._lock = threading.RLock()
         self._past: Moments | None = None  # the reference without its last batch, where candidates need that
 
     @property
@@ -52,32 +60,46 @@ class CovarianceAccumulator:
                 is then as it was before the call.
         """
         views = [reference, *candidates]
-        if self.members and len(views) != len(self.members):
-            known = len(self.members) - 1
-            raise ValueError(f"{reference.where}{len(candidates)} candidates were given; expected {known} as before")
-        members, cross = self.members, self.cross
-        if not members:
-            members = [self._begin(view) for view in views]
-            cross = [CrossMoments.zeros(members[0], member, self.norms) for member in members[1:]]
-        elif self._should_recentre(members[0], reference):
-            members, cross = self._recentred(views)
-        everyone = range(len(views))
-        pairs = [*((k, k) for k in everyone), *((0, k) for k in everyone[1:])]
-        accumulate(members, views, pairs, [*(m.scatter for m in members), *cross], list(everyone))
-        self.members, self.cross = members, cross
+        with self._lock:
+            if self.members and len(views) != len(self.members):
+                known = len(self.members) - 1
+                raise ValueError(
+                    f"{reference.where}{len(candidates)} candidates were given; expected {known} as before"
+                )
+            state = self._settled()
+            if not state.members:
+                members = [self._begin(view) for view in views]
+                state = State(members, [CrossMoments.zeros(members[0], m, self.norms) for m in members[1:]])
+            elif self._should_recentre(state.members[0], reference):
+                state = self._recentred(state, views)
+            everyone = range(len(views))
+            pairs = [*((k, k) for k in everyone), *((0, k) for k in everyone[1:])]
+            self._take(
+                state,
+                everyone,
+                lambda state: accumulate(
+                    state.members, views, pairs, [*(m.scatter for m in state.members), *state.cross], list(everyone)
+                ),
+            )
 
     def add_reference(self, view: View) -> None:
         """Add a batch of the reference alone; each candidate must follow with ``add_candidate`` and the same batch."""
-        reference = self.members[0] if self.members else self._begin(view)
-        self._past = None
-        if self.members and self._should_recentre(reference, view):
-            shift = estimate_mean(view)
-            pairs = zip(self.cross, self.members[1:], strict=True)
-            self.cross = [cross.moved(reference, m, shift, m.shift) for cross, m in pairs]
-            self.members[0] = reference = reference.moved_to(shift)
-            self._past = reference.copy()
-        accumulate([reference], [view], [(0, 0)], [reference.scatter], [0])
-        self.members[:1] = [reference]
+        with self._lock:
+            state = self._settled()
+            if not state.members:
+                state = State([self._begin(view)], [])
+            recentred = bool(self.members) and self._should_recentre(state.members[0], view)
+            if recentred:
+                exponent = state.members[0].exponent
+                state = state.moved({0: estimate_shift(view, exponent)})
+            self._past = None
+
+            def add(state: State) -> None:
+                past = state.members[0].copy() if recentred else None
+                accumulate(state.members[:1], [view], [(0, 0)], [state.members[0].scatter], [0])
+                self._past = past
+
+            self._take(state, [0], add)
 
     def add_candidate(self, index: int, reference: View, view: View) -> None:
         """Add a batch of one candidate beside the reference's batch of the same datapoints.
@@ -87,24 +109,27 @@ class CovarianceAccumulator:
             reference: what ``add_reference`` was last given.
             view: the candidate's activation.
         """
-        known = len(self.members) - 1
-        if not 0 <= index <= known:
-            before = f"candidate {index - 1}"
-            raise ValueError(f"{view.where}candidate {index} came before the reference or before {before}")
-        if index == known:
-            candidate = self._begin(view)
-            cross = CrossMoments.zeros(self.members[0], candidate, self.norms)
-        else:
-            candidate, cross = self.members[index + 1], self.cross[index]
-            if self._past is not None and self._should_recentre(candidate, view):
-                shift = estimate_mean(view)
-                cross = self.cross[index] = cross.moved(self._past, candidate, self._past.shift, shift)
-                candidate = self.members[index + 1] = candidate.moved_to(shift)
-        members = [self.members[0], candidate]
-        accumulate(members, [reference, view], [(1, 1), (0, 1)], [candidate.scatter, cross], [1])
-        if index == known:
-            self.members.append(candidate)
-            self.cross.append(cross)
+        with self._lock:
+            known = len(self.members) - 1
+            if not 0 <= index <= known:
+                before = f"candidate {index - 1}"
+                raise ValueError(f"{view.where}candidate {index} came before the reference or before {before}")
+            state = State(list(self.members), list(self.cross))
+            if index == known:
+                state.members.append(self._begin(view))
+                state.cross.append(CrossMoments.zeros(state.members[0], state.members[-1], self.norms))
+            elif self._past is not None and self._should_recentre(state.members[index + 1], view):
+                candidate, cross = state.members[index + 1], state.cross[index]
+                shift, wide = estimate_shift(view, candidate.exponent)
+                state.cross[index] = cross.moved(self._past, candidate, self._past.shift, shift)
+                state.members[index + 1] = candidate.moved_to(shift, wide)
+
+            def add(state: State) -> None:
+                members = [state.members[0], state.members[index + 1]]
+                cross = [members[1].scatter, state.cross[index]]
+                accumulate(members, [reference, view], [(1, 1), (0, 1)], cross, [1])
+
+            self._take(state, [0, index + 1], add)
 
     def merge(self, other: CovarianceAccumulator) -> None:
         """Add what ``other`` has seen, as if its batches had been given here; ``other`` is not changed.
@@ -112,23 +137,23 @@ class CovarianceAccumulator:
         With d the difference of the shifts: ``products' = products + s d^T + d s^T + n d d^T``, so merging is
         associative up to float64 rounding, and threads, devices and ranks can each accumulate their share.
         """
-        if not other.members:
-            return
-        if (self.precision, self.norms) != (other.precision, other.norms):
-            raise ValueError("only accumulators made with the same precision and norms can be merged")
-        check_members(other.members)
-        if not self.members:
-            self.members = [member.copy() for member in other.members]
-            self.cross = [cross.copy() for cross in other.cross]
-            return
-        if len(self.members) != len(other.members):
-            raise ValueError(f"cannot merge {len(other.cross)} candidates into {len(self.cross)}")
-        moved = [new.moved_to(own.shift) for new, own in zip(other.members, self.members, strict=True)]
-        for k, cross in enumerate(other.cross):
-            shifts = moved[0].shift, moved[k + 1].shift
-            self.cross[k].add(cross.moved(other.members[0], other.members[k + 1], *shifts))
-        for own, new in zip(self.members, moved, strict=True):
-            own.add(new)
+        first, second = sorted(
+            (self, other), key=id
+        )  # always in this order, so that two merges cannot wait for each other
+        with first._lock, second._lock:
+            if not other.members:
+                return
+            if (self.precision, self.norms) != (other.precision, other.norms):
+                raise ValueError("only accumulators made with the same precision and norms can be merged")
+            check_members(other.members)
+            if not self.members:
+                self.members = [member.copy() for member in other.members]
+                self.cross = [cross.copy() for cross in other.cross]
+                return
+            if len(self.members) != len(other.members):
+                raise ValueError(f"cannot merge {len(other.cross)} candidates into {len(self.cross)}")
+            merged = State(self.members, self.cross).plus(State(other.members, other.cross))
+            self.members, self.cross = merged.members, merged.cross
 
     def forget_rows(self) -> None:
         """Keep the shifts that the rows so far have set, but none of the rows.
@@ -141,36 +166,48 @@ class CovarianceAccumulator:
         for cross in self.cross:
             cross.clear()
 
-    def finalize(self) -> list[Covariance]:
+    def finalize(self, *, rescale: bool = False) -> list[Covariance]:
         """The covariance of the reference with each candidate so far; accumulation may go on.
 
-        Raises:
-            ValueError: fewer than two datapoints, or a candidate that lacks a batch.
-        """
-        self._check_count()
-        reference, *candidates = self.members
-        xx = reference.scatter.centred(reference, reference)
-        memo: Memo[Any] = Memo(xx)  # one for all, so that the reference is decomposed once
-        return [
-            self._covariance(candidate, xx, candidate.scatter.centred(candidate, candidate), cross, memo)
-            for candidate, cross in zip(candidates, self.cross, strict=True)
-        ]
+        Args:
+            rescale: where a covariance leaves the range of float64, give that of a power of two times the
+                representation: similarities are the same.
 
-    def alone(self) -> Covariance:
-        """The covariance of the reference with itself; raises as ``finalize``."""
-        self._check_count()
-        reference = self.members[0]
-        xx = reference.scatter.centred(reference, reference)
-        return self._covariance(reference, xx, xx, reference.scatter, Memo(xx))
+        Raises:
+            ValueError: fewer than two datapoints, a candidate that lacks a batch, or a covariance that leaves the range
+                of float64.
+        """
+        with self._lock:
+            self._check_count()
+            reference, *candidates = [self._in_units(member, rescale) for member in self.members]
+            xx = reference.scatter.centred(reference, reference)
+            memo = Memo(xx)  # one for all, so that the reference is decomposed once
+            covariances = []
+            for kept, candidate, cross in zip(self.members[1:], candidates, self.cross, strict=True):
+                units = cross.rescaled(self.members[0], kept, reference.exponent, candidate.exponent)
+                yy = candidate.scatter.centred(candidate, candidate)
+                covariances.append(self._covariance([reference, candidate], xx, yy, units, memo))
+            return covariances
+
+    def alone(self, *, rescale: bool = False) -> Covariance:
+        """The covariance of the reference with itself; as ``finalize``."""
+        with self._lock:
+            self._check_count()
+            reference = self._in_units(self.members[0], rescale)
+            xx = reference.scatter.centred(reference, reference)
+            return self._covariance([reference, reference], xx, xx, reference.scatter, Memo(xx))
 
     def save(self, path: str | Path, meta: dict[str, Any]) -> None:
         """Write the state and ``meta`` to a safetensors file."""
-        parts: list[Moments | CrossMoments] = [*self.members, *self.cross]
-        tensors = {f"{i}.{name}": t.contiguous() for i, part in enumerate(parts) for name, t in part.tensors().items()}
-        check_members(self.members)
-        counts, exact = [m.count for m in self.members], [m.exact for m in self.members]
-        state = {"precision": self.precision, "norms": self.norms, **meta, "counts": counts, "exact": exact}
-        write_tensors(path, tensors, {"kind": "StreamingCovariance", **state})
+        with self._lock:
+            parts: list[Moments | CrossMoments] = [*self.members, *self.cross]
+            tensors = {
+                f"{i}.{name}": t.contiguous() for i, part in enumerate(parts) for name, t in part.tensors().items()
+            }
+            check_members(self.members)
+            facts = {name: [getattr(m, fact) for m in self.members] for name, fact in _FACTS.items()}
+            state = {"precision": self.precision, "norms": self.norms, **meta, **facts}
+            write_tensors(path, tensors, {"kind": "StreamingCovariance", **state})
 
     @classmethod
     def load(cls, path: str | Path) -> tuple[CovarianceAccumulator, dict[str, Any]]:
@@ -182,10 +219,17 @@ class CovarianceAccumulator:
             {name.split(".", 1)[1]: t for name, t in tensors.items() if name.startswith(f"{i}.")}
             for i in range(2 * n - 1)
         ]
-        rows = zip(parts[:n], meta["counts"], meta["exact"], strict=True)
-        new.members = [Moments.from_tensors(part, count, exact, new.precision) for part, count, exact in rows]
+        for k, part in enumerate(parts[:n]):
+            facts = {fact: meta[name][k] for name, fact in _FACTS.items() if name in meta}
+            new.members.append(Moments.from_tensors(part, new.precision, facts))
         new.cross = [CrossMoments.from_tensors(part) for part in parts[n:]]
         return new, meta
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in vars(self).items() if name != "_lock"}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(state, _lock=threading.RLock())
 
     def _begin(self, view: View) -> Moments:
         return begin(view, self.precision, self.norms)
@@ -195,24 +239,58 @@ class CovarianceAccumulator:
         few_rows = member.exact and self.precision == "float32"
         return few_rows and view.channels == member.channels and view.rows > FEW_ROWS
 
-    def _recentred(self, views: list[View]) -> tuple[list[Moments], list[CrossMoments]]:
+    def _settled(self) -> State:
+        return State(self.members, self.cross).settled()
+
+    def _recentred(self, state: State, views: list[View]) -> State:
         """The state with the shifts of a new batch, or as it is where the batch does not fit."""
-        old = self.members
-        if any(v.channels != m.channels or not v.rows for v, m in zip(views, old, strict=True)):
-            return self.members, self.cross
-        shifts = [estimate_mean(view) for view in views]
-        cross = [c.moved(old[0], m, shifts[0], s) for c, m, s in zip(self.cross, old[1:], shifts[1:], strict=True)]
-        return [m.moved_to(s) for m, s in zip(old, shifts, strict=True)], cross
+        pairs = list(zip(views, state.members, strict=True))
+        if any(view.channels != member.channels or not view.rows for view, member in pairs):
+            return state
+        return state.moved({k: estimate_shift(view, member.exponent) for k, (view, member) in enumerate(pairs)})
+
+    def _take(self, state: State, positions: Sequence[int], add: Callable[[State], None]) -> None:
+        """Let ``add`` add a batch to a state, and make that the state of this accumulator.
+
+        Args:
+            state: to start from; rescaled where the squares of the batch do not fit float64.
+            positions: of the members that the views of the batch belong to.
+            add: calls ``accumulate``.
+        """
+        while True:
+            try:
+                add(state)
+            except OutOfRange as failure:
+                state = state.rescaled(positions[failure.position], failure.exponent)
+            else:
+                break
+        self.members, self.cross = state.members, state.cross
+
+    def _in_units(self, member: Moments, rescale: bool) -> Moments:
+        """The member as its activations are, not multiplied by any power of two; or as it is where that does not fit."""
+        if member.exponent == 0:
+            return member
+        plain = member.rescaled(0)
+        sizes = [
+            plain.scatter.products.diagonal().max(),
+            *([] if plain.scatter.norms is None else plain.scatter.norms[:1]),
+        ]
+        if all(_SMALLEST < float(size) < math.inf for size in sizes):
+            return plain
+        if rescale:
+            return member
+        raise ValueError(
+            f"the activations are about 2^{-member.exponent}, so that their covariance leaves the range of float64; "
+            "scale them, or give them to a metric directly"
+        )
 
     def _check_count(self) -> None:
         if self.count < 2:
             raise ValueError(f"a covariance needs at least 2 datapoints, but {self.count} were given")
         check_members(self.members)
 
-    def _covariance(
-        self, candidate: Moments, xx: Tensor, yy: Tensor, cross: CrossMoments, memo: Memo[Any]
-    ) -> Covariance:
-        x, y = self.members[0], candidate
+    def _covariance(self, sides: list[Moments], xx: Tensor, yy: Tensor, cross: CrossMoments, memo: Memo) -> Covariance:
+        x, y = sides
         if x.count != y.count:
             raise ValueError(
                 f"the reference has {x.count} datapoints but a candidate has {y.count}; each batch needs both"
@@ -229,5 +307,7 @@ class CovarianceAccumulator:
             xy=cross.centred(x, y),
             precision="float64" if x.exact and y.exact else "float32",
             norms=norms,
+            error_x=x.relative_error(),
+            error_y=y.relative_error(),
             memo_x=memo,
         )

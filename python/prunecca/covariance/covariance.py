@@ -31,6 +31,9 @@ class Covariance:
         precision: ``"float32"`` or ``"float64"``: of the products that were summed; sets default tolerances.
         norms: (..., 3) float64; sums over datapoints of ``|x|^4``, ``|y|^4`` and ``|x|^2 |y|^2`` of the centred rows,
             for debiased CKA; None unless asked for.
+        error_x: (..., Cx) float64; bound of the relative error that the products leave in the variance of each channel of
+            x; infinite for a channel without variance. None where it is not known.
+        error_y: (..., Cy) float64; the same of y.
         memo_x: what was computed from ``xx`` alone, so that several metrics, and several covariances that share that
             very tensor, compute it once; made anew when ``dataclasses.replace`` gives another tensor.
         memo_y: the same of ``yy``.
@@ -54,8 +57,10 @@ class Covariance:
     xy: Tensor
     precision: Precision = "float32"
     norms: Tensor | None = None
-    memo_x: Memo[Any] = field(default_factory=Memo, repr=False, compare=False, kw_only=True)
-    memo_y: Memo[Any] = field(default_factory=Memo, repr=False, compare=False, kw_only=True)
+    error_x: Tensor | None = None
+    error_y: Tensor | None = None
+    memo_x: Memo = field(default_factory=Memo, repr=False, compare=False, kw_only=True)
+    memo_y: Memo = field(default_factory=Memo, repr=False, compare=False, kw_only=True)
 
     def __post_init__(self) -> None:
         memo_x = self.memo_x.bound_to(self.xx)

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from .accumulator import CovarianceAccumulator
 from .moments import CrossMoments, Moments
+from .state import State
 
 
 def rank_and_size() -> tuple[int, int]:
@@ -32,35 +33,35 @@ def merge_over_ranks(accumulator: CovarianceAccumulator, device: torch.device) -
     Every rank moves its sums to the shifts of the first rank that has any, then the sums are all-reduced. A rank
     whose accumulator is empty takes part, with ``device`` for where its tensors shall be.
     """
-    members, cross = accumulator.members, accumulator.cross
-    described = gather(([m.channels for m in members], [m.exact for m in members], [m.count for m in members]))
-    source = next((rank for rank, (channels, _, _) in enumerate(described) if channels), None)
+    state = State(accumulator.members, accumulator.cross)
+    own = [(m.channels, m.count, m.exact, m.exponent, m.wide) for m in state.members]
+    described: list[list[tuple[int, int, bool, int, bool]]] = gather(own)
+    source = next((rank for rank, members in enumerate(described) if members), None)
     if source is None:
         return
-    channels = described[source][0]
-    if any(other and other != channels for other, _, _ in described):
-        raise ValueError(
-            f"ranks have different channels: {[other for other, _, _ in described]}; expected the same models"
-        )
-    if not members:
-        shifts = [torch.zeros(c, dtype=torch.float64, device=device) for c in channels]
+    channels = [[member[0] for member in members] for members in described]
+    if any(other and other != channels[source] for other in channels):
+        raise ValueError(f"ranks have different channels: {channels}; expected the same models")
+    if not state.members:
+        shifts = [torch.zeros(c, dtype=torch.float64, device=device) for c in channels[source]]
         members = [Moments.empty(shift, accumulator.precision, accumulator.norms) for shift in shifts]
-        cross = [CrossMoments.zeros(members[0], member, accumulator.norms) for member in members[1:]]
-    shifts = [_broadcast(member.shift, source) for member in members]
-    moved = [member.moved_to(shift) for member, shift in zip(members, shifts, strict=True)]
-    pairs = [
-        products.moved(members[0], member, shifts[0], shift)
-        for products, member, shift in zip(cross, members[1:], shifts[1:], strict=True)
-    ]
-    for k, member in enumerate(moved):
-        member.count = sum(counts[k] for _, _, counts in described if counts)
-        member.exact = all(exact[k] for _, exact, _ in described if exact)
+        state = State(members, [CrossMoments.zeros(members[0], member, accumulator.norms) for member in members[1:]])
+    ranks = [members for members in described if members]
+    for k in range(len(state.members)):
+        exponent = min(members[k][3] for members in ranks)  # of the largest values
+        if state.members[k].exponent != exponent:
+            state = state.rescaled(k, exponent)
+    wide = [member[4] for member in described[source]]
+    state = state.moved({k: (_broadcast(m.shift, source), wide[k]) for k, m in enumerate(state.members)})
+    for k, member in enumerate(state.members):
+        member.count = sum(members[k][1] for members in ranks)
+        member.exact = all(members[k][2] for members in ranks)
         dist.all_reduce(member.sum)
-    for products in (*(member.scatter for member in moved), *pairs):
+    for products in (*(member.scatter for member in state.members), *state.cross):
         dist.all_reduce(products.products)
         if products.norms is not None:
             dist.all_reduce(products.norms)
-    accumulator.members, accumulator.cross = moved, pairs
+    accumulator.members, accumulator.cross = state.members, state.cross
 
 
 def _broadcast(tensor: Tensor, source: int) -> Tensor:

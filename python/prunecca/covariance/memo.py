@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Generic, TypeVar
+from typing import Any
 
 from torch import Tensor
 
-Result = TypeVar("Result")
 
-
-class Memo(Generic[Result]):
-    """One result that depends on one tensor alone, computed when it is first asked for.
+class Memo:
+    """Results that depend on one tensor, by name.
 
     Args:
         matrix: the tensor; None for a memo that is to be bound to one later.
@@ -19,30 +16,26 @@ class Memo(Generic[Result]):
 
     def __init__(self, matrix: Tensor | None = None) -> None:
         self.matrix = matrix
-        self._result: Result | None = None
+        self._results: dict[str, Any] = {}
         self._version = -1
 
-    def bound_to(self, matrix: Tensor) -> Memo[Result]:
+    def bound_to(self, matrix: Tensor) -> Memo:
         """This memo when it belongs to that very tensor, otherwise a new one that does."""
         return self if self.matrix is matrix else Memo(matrix)
 
-    def recall(self) -> Result | None:
-        """The result, unless there is none yet or the tensor was written to since."""
+    def recall(self, name: str) -> Any:
+        """A result, or None if there is none yet or the tensor was written to since."""
         known = self.matrix is not None and self._version == _version(self.matrix)
-        return self._result if known else None
+        return self._results.get(name) if known else None
 
-    def keep(self, result: Result) -> Result:
-        """Remember the result of the tensor as it is now."""
-        if self.matrix is not None:
-            self._result, self._version = result, _version(self.matrix)
-        return result
-
-    def get(self, compute: Callable[[Tensor], Result]) -> Result:
-        """The result, computed only when it is not known."""
+    def keep(self, name: str, result: Any) -> None:
+        """Remember a result of the tensor as it is now."""
         if self.matrix is None:
-            raise ValueError("the memo belongs to no matrix; expected one that was bound to a matrix")
-        known = self.recall()
-        return self.keep(compute(self.matrix)) if known is None else known
+            return
+        version = _version(self.matrix)
+        if version != self._version:
+            self._results.clear()
+        self._results[name], self._version = result, version
 
 
 def _version(matrix: Tensor) -> int:

@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from . import cuda
 from .covariance import Precision
+
+# Bound of the relative error of an accumulated product, against exact arithmetic on the same data.
+PRODUCT_ERROR = {"float32": 1e-7, "float64": 1e-14}
+FAR = 4.0  # squared distance of the mean from the shift, in variances; as in the native code
 
 
 @dataclass
@@ -55,6 +60,15 @@ class CrossMoments:
         """The whole matrix; mirrors the upper triangle when ``x is y``."""
         return torch.triu(self.products) + torch.triu(self.products, 1).mT if x is y else self.products
 
+    def rescaled(self, x: Moments, y: Moments, exponent_x: int, exponent_y: int) -> CrossMoments:
+        """The same rows' products of other powers of two times the two representations."""
+        a, b = 2.0 ** (exponent_x - x.exponent), 2.0 ** (exponent_y - y.exponent)
+        products = self.products * a * b
+        if self.norms is None:
+            return CrossMoments(products)
+        ab, bx, ay = self.norms[:1], self.norms[1 : 1 + x.channels], self.norms[1 + x.channels :]
+        return CrossMoments(products, torch.cat([ab * a * b * a * b, bx * b * a * b, ay * a * b * a]))
+
     def moved(self, x: Moments, y: Moments, shift_x: Tensor, shift_y: Tensor) -> CrossMoments:
         """The same rows' products about other shifts: rows become ``x + d`` with ``d`` = old shift - new shift."""
         d, e, n = x.shift - shift_x, y.shift - shift_y, x.count
@@ -97,6 +111,9 @@ class Moments:
         scatter: their products with themselves.
         exact: all products so far were taken in float64.
         precision: what was asked for.
+        exponent: the rows were multiplied by 2 to this power, exactly, so that their squares fit float64.
+        wide: products must be taken in float64: float32 holds their squares, or the shift, with fewer digits.
+        far: the mean lies deviations away from the shift, so that float32 products about it lose digits.
         watch: on a CUDA device, where its kernels note values that are not finite.
     """
 
@@ -107,18 +124,21 @@ class Moments:
     exact: bool = True
     precision: Precision = "float32"
     watch: cuda.Watch | None = None
+    exponent: int = 0
+    wide: bool = False
+    far: bool = False
 
     @classmethod
-    def empty(cls, shift: Tensor, precision: Precision, norms: bool) -> Moments:
+    def empty(cls, shift: Tensor, precision: Precision, norms: bool, exponent: int = 0, wide: bool = False) -> Moments:
         """Of no rows, about a shift."""
-        new = cls(0, shift, torch.zeros_like(shift), CrossMoments(shift), precision=precision)
+        new = cls(0, shift, torch.zeros_like(shift), CrossMoments(shift), True, precision, None, exponent, wide)
         new.scatter = CrossMoments.zeros(new, new, norms)
         return new
 
     @classmethod
-    def from_tensors(cls, tensors: dict[str, Tensor], count: int, exact: bool, precision: Precision) -> Moments:
+    def from_tensors(cls, tensors: dict[str, Tensor], precision: Precision, facts: dict[str, Any]) -> Moments:
         scatter = CrossMoments.from_tensors(tensors)
-        return cls(count, tensors["shift"], tensors["sum"], scatter, exact, precision)
+        return cls(shift=tensors["shift"], sum=tensors["sum"], scatter=scatter, precision=precision, **facts)
 
     @property
     def channels(self) -> int:
@@ -133,21 +153,64 @@ class Moments:
     def clear(self) -> None:
         """As if there had been no rows; the shift stays."""
         self.count = 0
+        self.far = False
         self.sum.zero_()
         self.scatter.clear()
 
     def mean(self) -> Tensor:
         return self.shift + self.sum / self.count
 
-    def moved_to(self, shift: Tensor) -> Moments:
-        """The same rows about another shift."""
+    def variance(self) -> Tensor:
+        """Of each channel, divided by the count, (C,)."""
+        return (self.scatter.products.diagonal() - self.sum.square() / self.count).clamp_min(0.0) / self.count
+
+    def relative_error(self) -> Tensor:
+        """Bound of what the products leave as the relative error of each channel's variance, (C,); infinite without one.
+
+        Rounding is relative to the products about the shift, which are larger than those about the mean.
+        """
+        squares = self.scatter.products.diagonal() / self.count
+        error = PRODUCT_ERROR["float64" if self.exact else "float32"] * squares / self.variance()
+        return error.nan_to_num(nan=torch.inf, posinf=torch.inf)
+
+    def settled_shift(self) -> Tensor:
+        """A shift near the mean for every channel whose mean lies far from the present one, rounded as the first."""
+        mean, deviation = self.sum / self.count, self.variance().sqrt()
+        moved = self.shift + rounded_mean(mean, deviation)
+        shift = torch.where(mean.square() > FAR * deviation.square(), moved, self.shift)
+        return shift if self.wide else shift.float().double()
+
+    def moved_to(self, shift: Tensor, wide: bool | None = None) -> Moments:
+        """The same rows about another shift; ``wide`` where that differs."""
         if shift.shape != self.shift.shape:
             raise ValueError(f"cannot merge {self.channels} channels into {shift.shape[0]}")
         total = self.sum + self.count * (self.shift - shift)
-        return replace(self, shift=shift, sum=total, scatter=self.scatter.moved(self, self, shift, shift))
+        scatter = self.scatter.moved(self, self, shift, shift)
+        return replace(
+            self, shift=shift, sum=total, scatter=scatter, wide=self.wide if wide is None else wide, far=False
+        )
+
+    def rescaled(self, exponent: int) -> Moments:
+        """The same rows, multiplied by another power of two."""
+        factor = 2.0 ** (exponent - self.exponent)
+        scatter = self.scatter.rescaled(self, self, exponent, exponent)
+        return replace(
+            self, shift=self.shift * factor, sum=self.sum * factor, scatter=scatter, exponent=exponent, wide=True
+        )
 
     def add(self, other: Moments) -> None:
         self.count += other.count
         self.sum = self.sum + other.sum
         self.scatter.add(other.scatter)
         self.exact = self.exact and other.exact
+
+
+def rounded_mean(mean: Tensor, deviation: Tensor) -> Tensor:
+    """Means rounded to about an eighth of a deviation, (C,) float64.
+
+    Rounded because the many zeros of a rectified activation all become one value, minus the shift: unless its products
+    are short enough to add up exactly, every tile is rounded the same way and nothing averages out (measured on
+    rectified normal data: 9e-8 relative with the float32 mean, 8e-9 with a rounded one).
+    """
+    quantum = torch.exp2(deviation.log2().floor() - 2)
+    return torch.where(deviation > 0, (mean / quantum).round() * quantum, mean)

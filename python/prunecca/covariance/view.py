@@ -62,6 +62,10 @@ class View:
         """The same view of another tensor of the same form."""
         return View(tensor, self.channel_axis, self.name, self.where)
 
+    def rescaled(self, exponent: int) -> View:
+        """A copy in float64, multiplied by 2 to a power; the view itself for the power 0."""
+        return self.with_tensor(self.tensor.double() * 2.0**exponent) if exponent else self
+
 
 @dataclass
 class Call:
@@ -75,6 +79,7 @@ class Call:
         products: (Cx, Cy) per pair.
         norms: (1 + Cx + Cy,) per pair, or none at all.
         exact: products are taken in float64.
+        counts: rows so far, per view; none at all where no state is looked at.
     """
 
     views: list[View]
@@ -84,6 +89,7 @@ class Call:
     products: list[Tensor]
     norms: list[Tensor]
     exact: bool
+    counts: list[int] = field(default_factory=list)
 
     @property
     def channel_axes(self) -> list[int]:

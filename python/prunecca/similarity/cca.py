@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from ..covariance.covariance import Covariance, Layout, Precision
 from ..linalg.batched import eigh, eigvalsh, svdvals
-from .operands import dead_channels, paired_covariance, python_number
-from .spectrum import Spectrum, default_tolerance, spectra
-
-Side = Literal["x", "y"]
+from .operands import SIDES, Side, dead_channels, paired_covariance, python_number
+from .spectrum import (
+    Spectrum,
+    correlation_spectra,
+    correlation_spectrum,
+    covariance_spectra,
+    default_tolerance,
+)
 
 
 @dataclass(frozen=True)
@@ -74,7 +78,8 @@ def cca(
 ) -> CanonicalCorrelations:
     """Mean canonical correlation (Hotelling 1936; Raghu et al. 2017 without the truncation).
 
-    Invariant to invertible maps of either side. CCA gives the smallest directions as much weight as the largest ones: a
+    Invariant to invertible maps of either side. Directions are those of the correlations between the channels of a side, so
+    that the scale of a channel decides nothing. CCA gives the smallest directions as much weight as the largest ones: a
     direction with the fraction r of the largest eigenvalue has its correlation to about ``1e-8 * sqrt(channels) / r``
     with float32 products. Accumulate with ``precision="float64"`` where such directions matter.
 
@@ -82,8 +87,9 @@ def cca(
         x: a ``Covariance`` alone, or a (N, C), (N, C, L) or (N, C, H, W) array: torch, NumPy, a memory map. Arrays are
             read in tiles of rows.
         y: an array with the same rows.
-        tol: directions with an eigenvalue of ``tol`` times the largest or less are left out. Default: ``10 * error *
-            sqrt(channels)``, where error is 1e-7 for products accumulated in float32 and 1e-14 in float64.
+        tol: directions with an eigenvalue of the correlation matrix of ``tol`` times the largest or less are left out.
+            Default: ``10 * error * sqrt(channels)``, where error is 1e-7 for products accumulated in float32 and 1e-14 in
+            float64.
         trim: None averages all ``min(kept_x, kept_y)`` correlations. A number in (0, 1] averages the first k alone, k
             the smallest whose sum reaches ``trim`` of the sum of all; 0.98 is what the code published with SVCCA does.
         precision: of the products when arrays are given: ``"float32"``, ``"float64"``, or None (float64 for float64
@@ -120,14 +126,17 @@ def svcca(
 ) -> CanonicalCorrelations:
     """Singular vector CCA (Raghu et al. 2017): CCA of the leading principal directions of each side.
 
-    Invariant to orthogonal maps and to isotropic scaling of either side. Float32 products are all it needs.
+    Invariant to orthogonal maps and to isotropic scaling of either side, but not to the scale of single channels: the
+    truncation by variance keeps the directions of wide channels, and one channel that is 1000 times wider than the others
+    may be all that is kept. The CCA of what is kept does not depend on scales. Float32 products are all it needs.
 
     Args:
         x: a ``Covariance`` alone, or a (N, C), (N, C, L) or (N, C, H, W) array.
         y: an array with the same rows.
         variance: each side keeps the smallest number of directions whose eigenvalues of the covariance hold at least
-            this fraction of its trace.
-        tol: as in ``cca``.
+            this fraction of its trace; 1 keeps all, as ``cca`` does.
+        tol: directions with an eigenvalue of the covariance of ``tol`` times the largest or less are left out, unless the
+            fraction asks for more: then as in ``cca``.
         trim: as in ``cca``.
         precision: as in ``cca``.
         layout: as in ``cca``.
@@ -164,7 +173,8 @@ def pwcca(
     """Projection weighted CCA (Morcos et al. 2018, equation 2): correlations weighted by what they explain of one side.
 
     With h_i the canonical variates of ``side`` and z_j its channels, the weight of correlation i is proportional to
-    ``sum_j |<h_i, z_j>|``. The accuracy is that of ``cca``.
+    ``sum_j |<h_i, z_j>|``. The accuracy is that of ``cca``; as there, the correlations do not depend on the scale of any
+    channel, but by their definition the weights do on the scales of the channels of ``side``.
 
     This follows the paper. The code published with it (google/svcca) differs: it projects on the rotations that
     multiply the whitened data without whitening, adds the means back, orthogonalises again by QR, and takes the side
@@ -197,27 +207,28 @@ def pwcca(
         raise ValueError(f"side is {side!r}; expected 'x' or 'y'")
     cov = paired_covariance(x, y, precision=precision, layout=layout)
     both = _Sides.of(cov, tol)
+    spectra = correlation_spectra(cov)
     weighted = 0 if side == "x" else 1
     core = both.core() if side == "x" else both.core().mT
     directions, correlations = _left_singular(core, exact=cov.precision == "float64")
     inside = _first(both.used, correlations.shape[-1])
     correlations = torch.where(inside, correlations, 0.0)
-    projections = both.spectra[weighted].loadings(both.kept[weighted]) @ directions
+    projections = spectra[weighted].loadings(both.kept[weighted]) @ directions
     raw = torch.where(inside, projections.abs().sum(-2), 0.0)
     weights = raw / raw.sum(-1, keepdim=True)
-    mean = torch.where(both.used > 0, (weights * correlations).sum(-1), torch.nan)
+    mean = torch.where(both.used > 0, (weights * correlations).sum(-1).clamp(0.0, 1.0), torch.nan)
     result = replace(both.result(correlations, mean, both.used), side=side)
     return replace(result, weights=weights[..., : result.correlations.shape[-1]])
 
 
 @dataclass(frozen=True)
 class _Sides:
-    """Both sides of a covariance: their spectra and rank tolerances, and the directions of each that take part."""
+    """Both sides of a covariance: rank tolerances, the directions of each that take part, and what whitens them."""
 
     cov: Covariance
-    spectra: tuple[Spectrum, Spectrum]
     tols: tuple[float, float]
     kept: tuple[Tensor, Tensor]
+    whiteners: tuple[Tensor, Tensor]
     dead: tuple[Tensor, Tensor]
 
     @classmethod
@@ -225,16 +236,23 @@ class _Sides:
         """Of each side the directions above the tolerance, or those of them that hold a fraction of the variance."""
         if tol is not None and not 0.0 <= tol < 1.0:
             raise ValueError(f"tol is {tol}; expected a fraction of the largest eigenvalue, at least 0 and below 1")
-        both, dead = spectra(cov), dead_channels(cov)
-        tols, kept = [], []
-        for spectrum, constant in zip(both, dead, strict=True):
+        spectra = correlation_spectra(cov) if variance is None else covariance_spectra(cov)
+        dead = dead_channels(cov)
+        tols, kept, whiteners = [], [], []
+        for side, spectrum, constant in zip(SIDES, spectra, dead, strict=True):
             channels = spectrum.values.shape[-1]
             limit = default_tolerance(cov.precision, channels) if tol is None else float(tol)
-            rank = spectrum.rank(limit) if variance is None else spectrum.rank_of_variance(variance, limit)
-            # A side whose channels are all dead has rounding noise for eigenvalues, which the tolerance would keep.
-            kept.append(torch.where(constant == channels, 0, rank))
+            if variance is None:
+                rank = spectrum.rank(limit)
+                whitener = spectrum.whitener(rank)
+            else:
+                # A side whose channels are all dead has rounding noise for eigenvalues, which the tolerance would keep.
+                alive = constant < channels
+                rank, whitener = _truncated(cov, side, spectrum, variance, limit, alive)
+            kept.append(rank)
+            whiteners.append(whitener)
             tols.append(limit)
-        return cls(cov, both, (tols[0], tols[1]), (kept[0], kept[1]), dead)
+        return cls(cov, (tols[0], tols[1]), (kept[0], kept[1]), (whiteners[0], whiteners[1]), dead)
 
     @property
     def used(self) -> Tensor:
@@ -243,7 +261,7 @@ class _Sides:
 
     def core(self) -> Tensor:
         """The cross-covariance of the whitened directions, whose singular values are the correlations."""
-        return self.spectra[0].whitener(self.kept[0]).mT @ self.cov.xy @ self.spectra[1].whitener(self.kept[1])
+        return self.whiteners[0].mT @ self.cov.xy @ self.whiteners[1]
 
     def result(self, correlations: Tensor, mean: Tensor, averaged: Tensor) -> CanonicalCorrelations:
         return CanonicalCorrelations(
@@ -256,6 +274,33 @@ class _Sides:
             averaged=python_number(averaged),
             tol=self.tols,
         )
+
+
+def _truncated(
+    cov: Covariance, side: Side, spectrum: Spectrum, variance: float, limit: float, alive: Tensor
+) -> tuple[Tensor, Tensor]:
+    """How many principal directions hold a fraction of the variance, and what whitens them.
+
+    Returns:
+        The number, (...) int64, and the matrix, (..., C, largest number).
+    """
+    wanted, rank = spectrum.rank_of_variance(variance), spectrum.rank(limit)
+    if not bool((wanted > rank).any()):
+        kept = torch.where(alive, wanted, 0)
+        return kept, spectrum.whitener(kept)
+    # The tolerance cuts in, but a direction far below the largest may be a narrow channel beside a wide one: what is
+    # rounding is told by the correlations. Where they are all asked for, CCA of them all is invariant to the scales.
+    alike = correlation_spectrum(cov, side)
+    full = alike.rank(limit)
+    kept = torch.where(alive, torch.minimum(wanted, full), 0)
+    every = kept == full
+    some, whole = spectrum.whitener(torch.where(every, 0, kept)), alike.whitener(torch.where(every, kept, 0))
+    width = int(kept.max()) if kept.numel() else 0
+    return kept, _widened(some, width) + _widened(whole, width)
+
+
+def _widened(matrix: Tensor, width: int) -> Tensor:
+    return torch.nn.functional.pad(matrix, (0, width - matrix.shape[-1]))
 
 
 def _plain_mean(both: _Sides, trim: float | None) -> CanonicalCorrelations:

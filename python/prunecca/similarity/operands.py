@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any
+from dataclasses import replace
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -13,8 +14,15 @@ from ..covariance.covariance import Covariance, Layout, Precision
 from ..covariance.view import View
 from ..storage.memory_map import chunks
 
-# Standard deviation of a channel, relative to its mean, up to which it is constant within rounding.
-_RESOLUTION = {"float32": 1e-7, "float64": 1e-12}
+Side = Literal["x", "y"]
+SIDES: tuple[Side, Side] = ("x", "y")
+
+# Standard deviation of a channel, relative to its mean, up to which it is constant within rounding: that of the
+# activations themselves, and where somebody else made the covariance (its errors are not known) that of a mean of many.
+_RESOLUTION = {"float32": 1e-7, "float64": 4e-16}
+_RESOLUTION_OF_OTHERS = {"float32": 1e-7, "float64": 1e-12}
+# Exponent of two of a deviation up to which products of four variances are far from the ends of float64.
+_HALF_RANGE = 60
 
 _MANY_ROWS = 4096  # below, float64 products of a pair of 512 channels take less than a tenth of a second
 
@@ -42,7 +50,7 @@ def paired_covariance(
             raise TypeError("a Covariance was given with a second argument; expected a Covariance alone, or two arrays")
         if x.count < 2:
             raise ValueError(f"the covariance is of {x.count} datapoints; expected at least 2")
-        return x
+        return in_range(x)
     if y is None:
         raise TypeError(f"one {type(x).__name__} was given; expected a Covariance, or two arrays with the same rows")
     first = as_tensor(x, "x")
@@ -51,7 +59,7 @@ def paired_covariance(
     accumulator = CovarianceAccumulator(precision=precision or default_precision(rows), norms=norms)
     for part_x, part_y in chunks(x, y):
         accumulator.add(View.of(part_x, "x", layout), [View.of(part_y, "y", layout)])
-    return accumulator.finalize()[0]
+    return in_range(accumulator.finalize(rescale=True)[0])
 
 
 def default_precision(rows: int) -> Precision:
@@ -59,14 +67,50 @@ def default_precision(rows: int) -> Precision:
     return "float64" if rows < _MANY_ROWS else "float32"
 
 
+def in_range(cov: Covariance) -> Covariance:
+    """The covariance of representations multiplied by powers of two, where squares of its entries leave float64.
+
+    No metric depends on the scale of a whole representation, and powers of two are exact.
+    """
+    exponents = [_half_exponent(trace(matrix)) for matrix in (cov.xx, cov.yy)]
+    if all(int(exponent.abs().max()) <= _HALF_RANGE if exponent.numel() else True for exponent in exponents):
+        return cov
+    a, b = (torch.exp2(-exponent.double()) for exponent in exponents)
+    norms = cov.norms
+    if norms is not None:
+        norms = norms * torch.stack([a, b, a], -1) * torch.stack([a, b, b], -1)
+        norms = norms * torch.stack([a, b, a], -1) * torch.stack([a, b, b], -1)
+    return replace(
+        cov,
+        mean_x=cov.mean_x * a.unsqueeze(-1),
+        mean_y=cov.mean_y * b.unsqueeze(-1),
+        xx=cov.xx * _matrix(a) * _matrix(a),
+        yy=cov.yy * _matrix(b) * _matrix(b),
+        xy=cov.xy * _matrix(a) * _matrix(b),
+        norms=norms,
+    )
+
+
+def _half_exponent(variance: Tensor) -> Tensor:
+    """Of two, of the deviation: half that of a variance; 0 where it is 0 or not finite."""
+    return torch.frexp(variance.nan_to_num(0.0, 0.0, 0.0)).exponent.div(2, rounding_mode="floor")
+
+
+def _matrix(scale: Tensor) -> Tensor:
+    return scale.unsqueeze(-1).unsqueeze(-1)
+
+
 def dead_channels(cov: Covariance) -> tuple[Tensor, Tensor]:
     """How many channels of x and of y are constant to the resolution of the accumulation, (...) int64 each."""
-    resolution = _RESOLUTION[cov.precision]
-    return _count_constant(cov.xx, cov.mean_x, resolution), _count_constant(cov.yy, cov.mean_y, resolution)
+    return (live_deviations(cov, "x") == 0).sum(-1), (live_deviations(cov, "y") == 0).sum(-1)
 
 
-def _count_constant(matrix: Tensor, mean: Tensor, resolution: float) -> Tensor:
-    return (matrix.diagonal(dim1=-2, dim2=-1) <= (resolution * mean).square()).sum(-1)
+def live_deviations(cov: Covariance, side: Side) -> Tensor:
+    """Standard deviations of one side's channels, (..., C) float64; 0 for those constant to the resolution."""
+    matrix, mean, error = (cov.xx, cov.mean_x, cov.error_x) if side == "x" else (cov.yy, cov.mean_y, cov.error_y)
+    resolution = _RESOLUTION[cov.precision] if error is not None else _RESOLUTION_OF_OTHERS[cov.precision]
+    deviations = matrix.diagonal(dim1=-2, dim2=-1).clamp_min(0.0).sqrt()
+    return torch.where(deviations <= resolution * mean.abs(), 0.0, deviations)
 
 
 def squared_norm(matrix: Tensor) -> Tensor:

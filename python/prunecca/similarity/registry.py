@@ -21,14 +21,13 @@ from functools import partial
 from typing import Any
 
 from ..covariance.covariance import Covariance
-from .cca import cca, pwcca, svcca
+from .cca import CanonicalCorrelations, cca, pwcca, svcca
 from .cka import linear_cka
+from .operands import python_number
 from .procrustes import nbs, procrustes
-from .regression import linear_regression
+from .regression import linear_regression, regression_rank
 
 _OF_ARRAYS = {"x", "y", "precision", "layout", "debiased"}
-
-Score = Callable[[Covariance], Any]
 
 
 @dataclass(frozen=True)
@@ -38,15 +37,55 @@ class Metric:
     Attributes:
         function: of a ``Covariance`` and the options.
         words: what a picture or a page calls it.
+        predictor: of a fit, the directions of the predicting side that it uses, by the same arguments.
     """
 
     function: Callable[..., Any]
     words: str
+    predictor: Callable[..., Any] | None = None
 
     @property
     def options(self) -> list[str]:
         """The keyword arguments that a user may choose."""
         return [name for name in inspect.signature(self.function).parameters if name not in _OF_ARRAYS]
+
+
+@dataclass(frozen=True)
+class Score:
+    """A metric with its options.
+
+    Attributes:
+        metric: the metric.
+        options: by name.
+    """
+
+    metric: Metric
+    options: Mapping[str, Any]
+
+    def __call__(self, cov: Covariance) -> Scored:
+        """The metric of one pair, or of a batch."""
+        value = self.metric.function(cov, **self.options)
+        if isinstance(value, CanonicalCorrelations):
+            return Scored(value.mean, value.kept_x, value.kept_y)
+        if self.metric.predictor is None:
+            return Scored(value)
+        kept = python_number(self.metric.predictor(cov, **self.options))
+        return Scored(value, kept_y=kept) if self.options.get("target") == "x" else Scored(value, kept_x=kept)
+
+
+@dataclass(frozen=True)
+class Scored:
+    """What a table says of a metric: of one pair Python numbers, of a batch tensors of its leading shape.
+
+    Attributes:
+        value: of the metric.
+        kept_x: directions of x that took part; None for a metric that chooses none.
+        kept_y: directions of y that took part.
+    """
+
+    value: Any
+    kept_x: Any = None
+    kept_y: Any = None
 
 
 _REGISTRY = {
@@ -57,7 +96,7 @@ _REGISTRY = {
     "debiased_cka": Metric(partial(linear_cka, debiased=True), "debiased linear CKA"),
     "nbs": Metric(nbs, "normalised Bures similarity"),
     "procrustes": Metric(procrustes, "Procrustes similarity"),
-    "linear_regression": Metric(linear_regression, "linear regression R²"),
+    "linear_regression": Metric(linear_regression, "linear regression R²", regression_rank),
 }
 
 # Each is a function of a Covariance, and of two arrays.
@@ -72,7 +111,7 @@ def find_metrics(metrics: str | Iterable[str] | Mapping[str, Mapping[str, Any]])
         metrics: one name, names, or a mapping of names to options such as ``{"svcca": {"trim": 0.98}}``.
 
     Returns:
-        By name, functions of a ``Covariance``.
+        By name, what scores a ``Covariance``.
 
     Raises:
         ValueError: a metric or an option that does not exist.
@@ -97,5 +136,5 @@ def find_metrics(metrics: str | Iterable[str] | Mapping[str, Mapping[str, Any]])
         for option in given:
             if option not in known:
                 raise ValueError(f"metric {name!r} has no option {option!r}; expected {' or '.join(known) or 'none'}")
-        chosen[name] = partial(_REGISTRY[name].function, **given)
+        chosen[name] = Score(_REGISTRY[name], dict(given))
     return chosen

@@ -2,24 +2,48 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any
 
 from torch import Tensor
 
-from ..covariance.covariance import Layout, Precision
-from .operands import nan_if_dead, paired_covariance, squared_norm, trace
-from .spectrum import default_tolerance, spectrum_of_x, spectrum_of_y
+from ..covariance.covariance import Covariance, Layout, Precision
+from .operands import Side, nan_if_dead, paired_covariance, python_number, squared_norm, trace
+from .spectrum import Spectrum, correlation_spectrum, default_tolerance
+
+
+class ExplainedVariance(float):
+    """R squared, and how many directions of the predicting side it was fitted on.
+
+    Attributes:
+        kept: directions of the predicting side above the tolerance.
+        tol: rank tolerance used.
+
+    Example:
+        >>> import torch
+        >>> from prunecca import linear_regression
+        >>> x = torch.randn(200, 6)
+        >>> linear_regression(torch.cat([x, x[:, :1]], 1), x).kept
+        6
+    """
+
+    kept: int
+    tol: float
+
+    def __new__(cls, value: float, kept: int = 0, tol: float = 0.0) -> ExplainedVariance:
+        new = super().__new__(cls, value)
+        new.kept, new.tol = kept, tol
+        return new
 
 
 def linear_regression(
     x: Any,
     y: Any = None,
     *,
-    target: Literal["x", "y"] = "y",
+    target: Side = "y",
     tol: float | None = None,
     precision: Precision | None = None,
     layout: Layout = "auto",
-) -> float | Tensor:
+) -> ExplainedVariance | Tensor:
     """Fraction of the variance of ``target`` explained by a least-squares fit on the other side: R squared.
 
     ``tr(yx xx^+ xy) / tr yy`` for target y (Kornblith et al. 2019, table 1). Not symmetric; invariant to invertible
@@ -29,13 +53,14 @@ def linear_regression(
         x: a ``Covariance`` alone, or a (N, C), (N, C, L) or (N, C, H, W) array.
         y: an array with the same rows.
         target: the side that is predicted.
-        tol: directions of the predicting side with an eigenvalue of ``tol`` times the largest or less are not used;
-            default as for ``cca``.
+        tol: directions of the predicting side whose eigenvalue of the correlation matrix is ``tol`` times the largest or
+            less are not used; default as for ``cca``.
         precision: of the products when arrays are given, as in ``cca``.
         layout: as in ``cca``.
 
     Returns:
-        R squared, in [0, 1]; a (...) tensor of a batched covariance.
+        R squared, in [0, 1], a float that also tells ``kept``, the rank of the fit; a (...) tensor of a batched
+        covariance.
 
     Raises:
         ValueError: a target or a tolerance that does not exist.
@@ -48,15 +73,34 @@ def linear_regression(
         >>> round(linear_regression(x, y), 6), linear_regression(x, y, target="x") < 0.9
         (1.0, True)
     """
+    _check(target, tol)
+    cov = paired_covariance(x, y, precision=precision, layout=layout)
+    spectrum, kept = _predictor(cov, target, tol)
+    explained, cross = (cov.yy, cov.xy) if target == "y" else (cov.xx, cov.xy.mT)
+    fitted = spectrum.whitener(kept).mT @ cross
+    value = nan_if_dead(cov, (squared_norm(fitted) / trace(explained)).clamp(0.0, 1.0))
+    if isinstance(value, Tensor):
+        return value
+    return ExplainedVariance(value, python_number(kept), _tolerance(cov, spectrum, tol))
+
+
+def regression_rank(cov: Covariance, *, target: Side = "y", tol: float | None = None) -> Tensor:
+    """Directions of the predicting side that ``linear_regression`` uses, (...) int64."""
+    _check(target, tol)
+    return _predictor(cov, target, tol)[1]
+
+
+def _check(target: str, tol: float | None) -> None:
     if target not in ("x", "y"):
         raise ValueError(f"target is {target!r}; expected 'x' or 'y'")
     if tol is not None and not 0.0 <= tol < 1.0:
         raise ValueError(f"tol is {tol}; expected a fraction of the largest eigenvalue, at least 0 and below 1")
-    cov = paired_covariance(x, y, precision=precision, layout=layout)
-    if target == "y":
-        spectrum, explained, cross = spectrum_of_x(cov), cov.yy, cov.xy
-    else:
-        spectrum, explained, cross = spectrum_of_y(cov), cov.xx, cov.xy.mT
-    kept = spectrum.rank(default_tolerance(cov.precision, spectrum.values.shape[-1]) if tol is None else tol)
-    fitted = spectrum.whitener(kept).mT @ cross
-    return nan_if_dead(cov, (squared_norm(fitted) / trace(explained)).clamp(0.0, 1.0))
+
+
+def _predictor(cov: Covariance, target: Side, tol: float | None) -> tuple[Spectrum, Tensor]:
+    spectrum = correlation_spectrum(cov, "x" if target == "y" else "y")
+    return spectrum, spectrum.rank(_tolerance(cov, spectrum, tol))
+
+
+def _tolerance(cov: Covariance, spectrum: Spectrum, tol: float | None) -> float:
+    return default_tolerance(cov.precision, spectrum.values.shape[-1]) if tol is None else float(tol)

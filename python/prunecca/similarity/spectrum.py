@@ -10,10 +10,9 @@ from torch import Tensor
 
 from ..covariance.covariance import Covariance
 from ..covariance.memo import Memo
+from ..covariance.moments import PRODUCT_ERROR
 from ..linalg.batched import eigh
-
-# Relative error of one entry of the accumulated matrix, against exact arithmetic on the same data.
-_ACCUMULATION_ERROR = {"float32": 1e-7, "float64": 1e-14}
+from .operands import Side, live_deviations
 
 
 @dataclass(frozen=True)
@@ -25,35 +24,42 @@ class Spectrum:
     Attributes:
         values: (..., C) float64, never negative.
         vectors: (..., C, C) float64, one eigenvector per column.
+        deviations: (..., C) float64; standard deviations by which the channels were divided first, so that the matrix
+            is one of correlations, and 0 for channels that were left out. None where it is the covariance itself.
     """
 
     values: Tensor
     vectors: Tensor
+    deviations: Tensor | None = None
 
     def rank(self, tol: float) -> Tensor:
         """Number of directions with an eigenvalue above ``tol`` times the largest, (...) int64; 0 for a zero matrix."""
         return ((self.values > tol * self.values[..., :1]) & (self.values > 0)).sum(-1)
 
-    def rank_of_variance(self, variance: float, tol: float) -> Tensor:
-        """Smallest number of directions that hold the fraction ``variance`` of the trace, at most ``rank(tol)``."""
+    def rank_of_variance(self, variance: float) -> Tensor:
+        """Smallest number of directions that hold the fraction ``variance`` of the trace, (...) int64."""
         sums = self.values.cumsum(-1)
-        return torch.minimum((sums < variance * sums[..., -1:]).sum(-1) + 1, self.rank(tol))
+        return (sums < variance * sums[..., -1:]).sum(-1).add(1).clamp_max(self.values.shape[-1])
 
     def whitener(self, kept: Tensor) -> Tensor:
         """Matrix W, (..., C, max(kept)), for which ``W' cov W`` is the identity on the first ``kept`` directions.
 
         In a batch, columns beyond a member's own ``kept`` are zero.
         """
-        return self._scaled(kept, self.values.rsqrt())
+        return self._scaled(kept, self.values.rsqrt(), -1)
 
     def loadings(self, kept: Tensor) -> Tensor:
         """``cov @ W`` of the same directions, (..., C, max(kept)): covariance of each channel with each of them."""
-        return self._scaled(kept, self.values.sqrt())
+        return self._scaled(kept, self.values.sqrt(), 1)
 
-    def _scaled(self, kept: Tensor, scale: Tensor) -> Tensor:
+    def _scaled(self, kept: Tensor, scale: Tensor, power: int) -> Tensor:
         widest = int(kept.max()) if kept.numel() else 0
         inside = torch.arange(widest, device=scale.device) < kept.unsqueeze(-1)
-        return self.vectors[..., :widest] * torch.where(inside, scale[..., :widest], 0.0).unsqueeze(-2)
+        out = self.vectors[..., :widest] * torch.where(inside, scale[..., :widest], 0.0).unsqueeze(-2)
+        if self.deviations is None:
+            return out
+        live = self.deviations > 0
+        return out * torch.where(live, torch.where(live, self.deviations, 1.0).pow(power), 0.0).unsqueeze(-1)
 
 
 def default_tolerance(precision: str, channels: int) -> float:
@@ -61,51 +67,100 @@ def default_tolerance(precision: str, channels: int) -> float:
 
     ``10 * error * sqrt(channels)``, with 1e-7 ("float32") or 1e-14 ("float64") as the error of one entry: independent
     errors of that size disturb no eigenvalue by more than about ``2 * error * sqrt(channels)`` of the largest, so what
-    is kept is signal, and what is dropped could not be told from rounding.
+    is kept is signal, and what is dropped could not be told from rounding. The error of a product is relative to the
+    deviations of its two channels: for correlations it is the same whatever the scales of the channels.
     """
-    if precision not in _ACCUMULATION_ERROR:
+    if precision not in PRODUCT_ERROR:
         raise ValueError(f"the covariance has precision {precision!r}; expected 'float32' or 'float64'")
-    return 10.0 * _ACCUMULATION_ERROR[precision] * math.sqrt(max(channels, 1))
+    return 10.0 * PRODUCT_ERROR[precision] * math.sqrt(max(channels, 1))
 
 
-def spectrum_of_x(cov: Covariance) -> Spectrum:
-    """The ``Spectrum`` of ``cov.xx``, computed once for all metrics and all covariances that share that tensor.
+def covariance_spectra(cov: Covariance) -> tuple[Spectrum, Spectrum]:
+    """The spectra of ``cov.xx`` and ``cov.yy``, which depend on the scale of every channel.
 
-    It is remembered by the covariance, and computed anew once the tensor was written to.
+    Each is computed once for all metrics and all covariances that share the tensor, and computed anew once the tensor
+    was written to. Matrices of one width on the host are decomposed together, a thread each.
 
     Raises:
-        ValueError: the matrix holds NaN or infinity.
+        ValueError: a matrix holds NaN or infinity.
     """
-    return _known(cov.memo_x)
+    return _spectra(_Side(cov.memo_x, cov.xx), _Side(cov.memo_y, cov.yy))
 
 
-def spectrum_of_y(cov: Covariance) -> Spectrum:
-    """The ``Spectrum`` of ``cov.yy``; as ``spectrum_of_x``."""
-    return _known(cov.memo_y)
+def correlation_spectra(cov: Covariance) -> tuple[Spectrum, Spectrum]:
+    """The spectra of the correlations of both sides' channels, which do not depend on the scale of any channel.
+
+    Channels that are constant to the resolution of the accumulation are left out. Otherwise as ``covariance_spectra``.
+    """
+    return _spectra(_correlations(cov, "x"), _correlations(cov, "y"))
 
 
-def spectra(cov: Covariance) -> tuple[Spectrum, Spectrum]:
-    """The spectra of both sides; matrices of one width on the host are decomposed together, a thread each."""
-    xx, yy = cov.xx, cov.yy
+def correlation_spectrum(cov: Covariance, side: Side) -> Spectrum:
+    """One of ``correlation_spectra``, without the other."""
+    return _spectrum(_correlations(cov, side))
+
+
+@dataclass(frozen=True)
+class _Side:
+    """What is to be decomposed, and where its spectrum is kept.
+
+    Attributes:
+        memo: of the covariance matrix.
+        covariance: (..., C, C) float64.
+        deviations: (..., C) float64; what the channels are divided by, as in ``Spectrum``.
+    """
+
+    memo: Memo
+    covariance: Tensor
+    deviations: Tensor | None = None
+
+    def matrix(self) -> Tensor:
+        if self.deviations is None:
+            return self.covariance
+        live = self.deviations > 0
+        inverse = torch.where(live, torch.where(live, self.deviations, 1.0).reciprocal(), 0.0)
+        return self.covariance * inverse.unsqueeze(-1) * inverse.unsqueeze(-2)
+
+    def recall(self) -> Spectrum | None:
+        known: Spectrum | None = self.memo.recall(self._name())
+        if known is None or known.deviations is None or self.deviations is None:
+            return known
+        # The same matrix beside another mean may have other constant channels.
+        return known if torch.equal(known.deviations, self.deviations) else None
+
+    def keep(self, values: Tensor, vectors: Tensor) -> Spectrum:
+        spectrum = Spectrum(values, vectors, self.deviations)
+        self.memo.keep(self._name(), spectrum)
+        return spectrum
+
+    def _name(self) -> str:
+        return "covariance" if self.deviations is None else "correlation"
+
+
+def _correlations(cov: Covariance, side: Side) -> _Side:
+    deviations = live_deviations(cov, side)
+    return _Side(cov.memo_x, cov.xx, deviations) if side == "x" else _Side(cov.memo_y, cov.yy, deviations)
+
+
+def _spectra(x: _Side, y: _Side) -> tuple[Spectrum, Spectrum]:
+    xx, yy = x.covariance, y.covariance
     alike = xx.ndim == 2 and xx.shape == yy.shape[-2:] and xx.dtype == yy.dtype and not xx.is_cuda
-    if cov.memo_x is cov.memo_y or not alike or cov.memo_x.recall() or cov.memo_y.recall():
-        return spectrum_of_x(cov), spectrum_of_y(cov)
-    both = _decompose(torch.cat([xx.unsqueeze(0), yy.reshape(-1, *xx.shape)]))
-    first = Spectrum(both.values[0], both.vectors[0])
-    others = Spectrum(both.values[1:].reshape(yy.shape[:-1]), both.vectors[1:].reshape(yy.shape))
-    return cov.memo_x.keep(first), cov.memo_y.keep(others)
+    if x.memo is y.memo or not alike or x.recall() or y.recall():
+        return _spectrum(x), _spectrum(y)
+    values, vectors = _decompose(torch.cat([x.matrix().unsqueeze(0), y.matrix().reshape(-1, *xx.shape)]))
+    return x.keep(values[0], vectors[0]), y.keep(values[1:].reshape(yy.shape[:-1]), vectors[1:].reshape(yy.shape))
 
 
-def _known(memo: Memo[Spectrum]) -> Spectrum:
-    return memo.get(_decompose)
+def _spectrum(side: _Side) -> Spectrum:
+    return side.recall() or side.keep(*_decompose(side.matrix()))
 
 
-def _decompose(matrix: Tensor) -> Spectrum:
+def _decompose(matrix: Tensor) -> tuple[Tensor, Tensor]:
     message = f"a covariance matrix of shape {tuple(matrix.shape)} has no eigendecomposition; expected finite numbers"
     try:
         values, vectors = eigh(matrix)
     except RuntimeError as failure:  # torch.linalg.LinAlgError, which torch does not export to type checkers
         raise ValueError(message) from failure
-    if matrix.is_cuda and not torch.isfinite(values).all():  # where torch would have raised
+    if not torch.isfinite(values).all():  # torch does not always raise
         raise ValueError(message)
-    return Spectrum(values.flip(-1).clamp_min(0.0), vectors.flip(-1))
+    return values.flip(-1).clamp_min(0.0), vectors.flip(-1)
