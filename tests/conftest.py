@@ -11,12 +11,15 @@ from pathlib import Path
 import pytest
 import torch
 
+import prunecca as pc
+
 _NEEDS = {
     "cuda": ("a CUDA device", "PRUNECCA_REQUIRE_CUDA"),
     "nvcc": ("the CUDA compiler nvcc", "PRUNECCA_REQUIRE_NVCC"),
     "chromium": ("the browser Chromium (Debian's package chromium)", "PRUNECCA_REQUIRE_CHROMIUM"),
     "cifar10": ("CIFAR-10 in the folder named by PRUNECCA_DATA", "PRUNECCA_REQUIRE_DATA"),
 }
+_LEVELS = ["baseline", "avx2", "avx512"]
 _not_run: Counter[str] = Counter()
 
 
@@ -51,6 +54,15 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
         terminalreporter.write_line(
             f"NOT RUN: {count} tests marked '{need}' need {what} ({promise}=1 makes them fail instead)"
         )
+
+
+@pytest.fixture(params=_LEVELS[: _LEVELS.index(str(pc.build_info()["cpu_level_best"])) + 1])
+def level(request: pytest.FixtureRequest) -> Iterator[str]:
+    """Every SIMD level that this machine has, in turns."""
+    before = pc.cpu_level()
+    pc.set_cpu_level(request.param)
+    yield request.param
+    pc.set_cpu_level(before)
 
 
 @pytest.fixture

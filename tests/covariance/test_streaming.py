@@ -9,17 +9,6 @@ from streams import DTYPES, correlated, covariance, error, rows_of
 
 import prunecca as pc
 
-LEVELS = ["baseline", "avx2", "avx512"]
-LEVELS = LEVELS[: LEVELS.index(pc.build_info()["cpu_level_best"]) + 1]
-
-
-@pytest.fixture(params=LEVELS)
-def level(request):
-    before = pc.cpu_level()
-    pc.set_cpu_level(request.param)
-    yield request.param
-    pc.set_cpu_level(before)
-
 
 @pytest.fixture(params=[1, 2])
 def threads(request):

@@ -10,8 +10,6 @@ from torch import Tensor
 import prunecca as pc
 
 P = pc.pruning
-LEVELS = ["baseline", "avx2", "avx512"]
-LEVELS = LEVELS[: LEVELS.index(str(pc.build_info()["cpu_level_best"])) + 1]
 Make = Callable[[list[tuple[str, Tensor]], dict[str, Tensor]], torch.optim.Optimizer]
 SHAPES = {"a": (7, 5, 3, 3), "b": (), "c": (65,), "d": (129, 257), "e": (0, 4)}
 # Ours, and the optimizer of torch that it must equal on the entries that are kept.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -12,21 +11,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-import prunecca as pc
 from prunecca import _native
 from prunecca._arrays import native
 
-LEVELS = ["baseline", "avx2", "avx512"]
-LEVELS = LEVELS[: LEVELS.index(str(pc.build_info()["cpu_level_best"])) + 1]
+pytestmark = pytest.mark.usefixtures("level")
 DTYPES = [torch.float32, torch.float64, torch.float16, torch.bfloat16]
-
-
-@pytest.fixture(params=LEVELS, autouse=True)
-def level(request: pytest.FixtureRequest) -> Iterator[str]:
-    before = pc.cpu_level()
-    pc.set_cpu_level(request.param)
-    yield request.param
-    pc.set_cpu_level(before)
 
 
 def select(

@@ -90,8 +90,7 @@ class CovarianceAccumulator:
                 state = State([self._begin(view)], [])
             recentred = bool(self.members) and self._should_recentre(state.members[0], view)
             if recentred:
-                exponent = state.members[0].exponent
-                state = state.moved({0: estimate_shift(view, exponent)})
+                state = state.moved({0: estimate_shift(view)})
             self._past = None
 
             def add(state: State) -> None:
@@ -120,7 +119,7 @@ class CovarianceAccumulator:
                 state.cross.append(CrossMoments.zeros(state.members[0], state.members[-1], self.norms))
             elif self._past is not None and self._should_recentre(state.members[index + 1], view):
                 candidate, cross = state.members[index + 1], state.cross[index]
-                shift, wide = estimate_shift(view, candidate.exponent)
+                shift, wide = estimate_shift(view)
                 state.cross[index] = cross.moved(self._past, candidate, self._past.shift, shift)
                 state.members[index + 1] = candidate.moved_to(shift, wide)
 
@@ -236,8 +235,9 @@ class CovarianceAccumulator:
 
     def _should_recentre(self, member: Moments, view: View) -> bool:
         """Whether this is the first batch to be taken in float32, after none or some few rows, whose mean may lie far away."""
-        few_rows = member.exact and self.precision == "float32"
-        return few_rows and view.channels == member.channels and view.rows > FEW_ROWS
+        if self.precision == "float64" or view.tensor.dtype == torch.float64 or member.exponent:
+            return False
+        return member.exact and view.channels == member.channels and view.rows > FEW_ROWS
 
     def _settled(self) -> State:
         return State(self.members, self.cross).settled()
@@ -247,7 +247,8 @@ class CovarianceAccumulator:
         pairs = list(zip(views, state.members, strict=True))
         if any(view.channels != member.channels or not view.rows for view, member in pairs):
             return state
-        return state.moved({k: estimate_shift(view, member.exponent) for k, (view, member) in enumerate(pairs)})
+        far = [k for k, (view, member) in enumerate(pairs) if self._should_recentre(member, view)]
+        return state.moved({k: estimate_shift(views[k]) for k in far})
 
     def _take(self, state: State, positions: Sequence[int], add: Callable[[State], None]) -> None:
         """Let ``add`` add a batch to a state, and make that the state of this accumulator.

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from .accumulator import CovarianceAccumulator
 from .moments import CrossMoments, Moments
-from .state import State
+from .state import State, common_exponent
 
 
 def rank_and_size() -> tuple[int, int]:
@@ -34,8 +34,8 @@ def merge_over_ranks(accumulator: CovarianceAccumulator, device: torch.device) -
     whose accumulator is empty takes part, with ``device`` for where its tensors shall be.
     """
     state = State(accumulator.members, accumulator.cross)
-    own = [(m.channels, m.count, m.exact, m.exponent, m.wide) for m in state.members]
-    described: list[list[tuple[int, int, bool, int, bool]]] = gather(own)
+    own = [(m.channels, m.count, m.exact, m.fitting_exponent(), m.wide) for m in state.members]
+    described: list[list[tuple[int, int, bool, int | None, bool]]] = gather(own)
     source = next((rank for rank, members in enumerate(described) if members), None)
     if source is None:
         return
@@ -48,7 +48,7 @@ def merge_over_ranks(accumulator: CovarianceAccumulator, device: torch.device) -
         state = State(members, [CrossMoments.zeros(members[0], member, accumulator.norms) for member in members[1:]])
     ranks = [members for members in described if members]
     for k in range(len(state.members)):
-        exponent = min(members[k][3] for members in ranks)  # of the largest values
+        exponent = common_exponent([members[k][3] for members in ranks])
         if state.members[k].exponent != exponent:
             state = state.rescaled(k, exponent)
     wide = [member[4] for member in described[source]]

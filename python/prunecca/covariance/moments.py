@@ -147,6 +147,10 @@ class Moments:
     def tensors(self) -> dict[str, Tensor]:
         return {"shift": self.shift, "sum": self.sum} | self.scatter.tensors()
 
+    def fitting_exponent(self) -> int | None:
+        """The exponent that the rows need; None where they are all zero and any will do."""
+        return self.exponent if bool(self.shift.any() | self.sum.any()) else None
+
     def copy(self) -> Moments:
         return replace(self, shift=self.shift.clone(), sum=self.sum.clone(), scatter=self.scatter.copy(), watch=None)
 

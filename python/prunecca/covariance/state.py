@@ -59,7 +59,7 @@ class State:
         """The rows of both, about the shifts of the one that has more: moving rows far costs float64 digits."""
         a, b = self, other
         for k in range(len(a.members)):
-            exponent = min(a.members[k].exponent, b.members[k].exponent)  # of the larger values
+            exponent = common_exponent([a.members[k].fitting_exponent(), b.members[k].fitting_exponent()])
             a, b = (s if s.members[k].exponent == exponent else s.rescaled(k, exponent) for s in (a, b))
         larger = a if a.members[0].count >= b.members[0].count else b
         shifts = {k: (m.shift, m.wide) for k, m in enumerate(larger.members)}
@@ -69,3 +69,8 @@ class State:
         for products, others in zip(a.cross, b.cross, strict=True):
             products.add(others)
         return a
+
+
+def common_exponent(exponents: list[int | None]) -> int:
+    """The power of two for the rows of several members: that of the largest values."""
+    return min((exponent for exponent in exponents if exponent is not None), default=0)
