@@ -285,11 +285,11 @@ def _truncated(
         The number, (...) int64, and the matrix, (..., C, largest number).
     """
     wanted, rank = spectrum.rank_of_variance(variance), spectrum.rank(limit)
-    if not bool((wanted > rank).any()):
+    if not bool(((wanted > rank) | (wanted == spectrum.values.shape[-1])).any()):
         kept = torch.where(alive, wanted, 0)
         return kept, spectrum.whitener(kept)
-    # The tolerance cuts in, but a direction far below the largest may be a narrow channel beside a wide one: what is
-    # rounding is told by the correlations. Where they are all asked for, CCA of them all is invariant to the scales.
+    # A direction below the tolerance may be a narrow channel beside a wide one: what is rounding is told by the
+    # correlations. Where all directions are asked for, CCA of them is invariant to the scales, and is taken so.
     alike = correlation_spectrum(cov, side)
     full = alike.rank(limit)
     kept = torch.where(alive, torch.minimum(wanted, full), 0)

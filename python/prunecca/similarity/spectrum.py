@@ -39,7 +39,9 @@ class Spectrum:
     def rank_of_variance(self, variance: float) -> Tensor:
         """Smallest number of directions that hold the fraction ``variance`` of the trace, (...) int64."""
         sums = self.values.cumsum(-1)
-        return (sums < variance * sums[..., -1:]).sum(-1).add(1).clamp_max(self.values.shape[-1])
+        if variance >= 1.0:  # all, although the sum may not feel the last of them
+            return torch.full_like(sums[..., -1], sums.shape[-1], dtype=torch.int64)
+        return (sums < variance * sums[..., -1:]).sum(-1).add(1).clamp_max(sums.shape[-1])
 
     def whitener(self, kept: Tensor) -> Tensor:
         """Matrix W, (..., C, max(kept)), for which ``W' cov W`` is the identity on the first ``kept`` directions.
