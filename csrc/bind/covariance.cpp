@@ -27,7 +27,16 @@ size_t workspace(const std::vector<Array>& views, const std::vector<int>& channe
   return cpu::workspace_bytes(request.problem, threads) + 64;
 }
 
-using Outcome = std::tuple<cpu::Reason, int, int64_t, std::vector<int>>;
+using Outcome = std::tuple<const char*, int, int64_t, std::vector<int>>;
+
+const char* words(cpu::Reason reason) {
+  switch (reason) {
+    case cpu::Reason::not_finite: return "not finite";
+    case cpu::Reason::underflow: return "underflow";
+    case cpu::Reason::off_centre: return "off centre";
+    default: return "";
+  }
+}
 
 Outcome update(const std::vector<Array>& views, const std::vector<int>& channel_axes, const Pairs& pairs,
                const std::vector<Array>& shifts, const std::vector<std::optional<Array>>& sums,
@@ -50,7 +59,7 @@ Outcome update(const std::vector<Array>& views, const std::vector<int>& channel_
   std::vector<int> far;
   for (int v = 0; !refusal && !counts.empty() && v < request.problem.n_views; ++v)
     if (cpu::off_centre(request.problem, v)) far.push_back(v);
-  return {refusal.reason, refusal.view, refusal.channel, far};
+  return {words(refusal.reason), refusal.view, refusal.channel, far};
 }
 
 }  // namespace
@@ -59,17 +68,13 @@ void register_covariance(py::module_& m) {
   m.attr("MOST_VIEWS") = kMostViews;
   m.def("covariance_workspace", &workspace, py::arg("views"), py::arg("channel_axes"), py::arg("pairs"),
         py::arg("norms"), py::arg("float64"), py::arg("threads"));
-  py::enum_<cpu::Reason>(m, "Reason", "Why covariance_update has not added a batch.")
-      .value("none", cpu::Reason::none)
-      .value("not_finite", cpu::Reason::not_finite)
-      .value("underflow", cpu::Reason::underflow)
-      .value("off_centre", cpu::Reason::off_centre);
   m.def("covariance_update", &update, py::arg("views"), py::arg("channel_axes"), py::arg("pairs"), py::arg("shifts"),
         py::arg("sums"), py::arg("grams"), py::arg("norms"), py::arg("float64"), py::arg("threads"),
         py::arg("workspace"), py::arg("counts") = std::vector<int64_t>{}, py::arg("any_range") = true,
         "Adds the rows of all views to sums, grams (upper triangle where a view meets itself) and norms, or nothing. "
-        "Returns (reason, view, channel, far): why nothing was added and where, and which views' means lie far from "
-        "their shifts (looked at where counts, the rows so far of each view, are given).");
+        "Returns (reason, view, channel, far): why nothing was added (empty: it was; or not finite, underflow, off "
+        "centre) and where, and which views' means lie far from their shifts (looked at where counts, the rows so far "
+        "of each view, are given).");
 }
 
 }  // namespace prunecca

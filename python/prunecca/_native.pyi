@@ -1,5 +1,4 @@
-from enum import Enum
-from typing import Any
+from typing import Any, Literal
 
 Array = tuple[int, tuple[int, ...], tuple[int, ...], int, int]
 
@@ -109,12 +108,6 @@ def sgd_step_scheduled(
 # covariance
 MOST_VIEWS: int  # of one call on a CUDA device
 
-class Reason(Enum):
-    none = ...
-    not_finite = ...
-    underflow = ...
-    off_centre = ...
-
 def covariance_workspace(
     views: list[Array], channel_axes: list[int], pairs: list[tuple[int, int]], norms: bool, float64: bool, threads: int
 ) -> int: ...
@@ -131,7 +124,7 @@ def covariance_update(
     workspace: Array,
     counts: list[int] = ...,
     any_range: bool = ...,
-) -> tuple[Reason, int, int, list[int]]: ...
+) -> tuple[Literal["", "not finite", "underflow", "off centre"], int, int, list[int]]: ...
 
 # covariance, on a CUDA device; absent from a build without CUDA
 def covariance_workspace_cuda(

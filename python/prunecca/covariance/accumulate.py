@@ -82,10 +82,10 @@ def estimate_shift(view: View, exponent: int = 0) -> tuple[Tensor, bool]:
     call = Call([sample], [], [zeros], [total], [], [], exact=x.dtype == torch.float64)
     if x.is_cuda:
         cuda.update(call, cuda.Watch(x.device))
-    elif _run(call).reason != _native.Reason.none:  # sums that float32 does not hold
-        refusal = _run(replace(call, exact=True))
-        if refusal.reason != _native.Reason.none:
-            raise ValueError(refusal.sentence(sample))
+    elif _run(call).reason:  # sums that float32 does not hold
+        outcome = _run(replace(call, exact=True))
+        if outcome.reason:
+            raise ValueError(outcome.sentence(sample))
     mean = total / sample.rows
     axes = [d for d in range(x.ndim) if d != view.channel_axis]
     if x.dtype == torch.float64:
@@ -153,39 +153,30 @@ def accumulate(
     exact = exact or any(m.wide for m in members) or any(view.tensor.dtype == torch.float64 for view in views)
     if first.is_cuda:
         members[-1].watch = members[-1].watch or cuda.Watch(first.device)
-    sums = [m.sum if i in counted else None for i, m in enumerate(members)]
-    products, norms = [c.products for c in cross], [c.norms for c in cross if c.norms is not None]
-    step = max(1, _CALL_BYTES * first.shape[0] // sum(v.tensor.numel() * v.tensor.element_size() for v in views))
-    in_parts = step < first.shape[0]
-    states = [*sums, *products, *norms]
-    # Of a batch in parts, a refusal must leave the states as they are.
-    targets = [t.clone() if in_parts and t is not None else t for t in states]
     call = Call(
         views=views,
         pairs=pairs,
         shifts=[m.shift for m in members],
-        sums=targets[: len(sums)],
-        products=[t for t in targets[len(sums) : len(sums) + len(products)] if t is not None],
-        norms=[t for t in targets[len(sums) + len(products) :] if t is not None],
+        sums=[m.sum if i in counted else None for i, m in enumerate(members)],
+        products=[c.products for c in cross],
+        norms=[c.norms for c in cross if c.norms is not None],
         exact=exact,
         counts=[m.count for m in members],
     )
     added = _Added()
-    for start in range(0, first.shape[0], step):
-        part = [v.with_tensor(v.tensor[start : start + step]) for v in views] if in_parts else views
-        _add(replace(call, views=part), members, added)
-        call.counts = [count + view.rows for count, view in zip(call.counts, part, strict=True)]
-    for state, new in zip(states, targets, strict=True):
-        if state is not None and new is not None and new is not state:
-            state.copy_(new)
+    step = max(1, _CALL_BYTES * first.shape[0] // sum(v.tensor.numel() * v.tensor.element_size() for v in views))
+    if step >= first.shape[0]:
+        _add(call, members, added)
+    else:
+        _add_in_parts(call, members, added, step)
     for i in counted:
         member = members[i]
-        member.count = call.counts[i]
+        member.count += views[i].rows
         member.exact = member.exact and added.exact
         member.wide, member.far = member.wide or i in added.wide, member.far or i in added.far
 
 
-@dataclass
+@dataclass(slots=True)
 class _Added:
     """What became of a batch: whether all products were taken in float64, and which views are to change.
 
@@ -196,36 +187,52 @@ class _Added:
     """
 
     exact: bool = True
-    wide: set[int] = field(default_factory=set)
-    far: set[int] = field(default_factory=set)
+    wide: list[int] = field(default_factory=list)
+    far: list[int] = field(default_factory=list)
+
+
+def _add_in_parts(call: Call, members: list[Moments], added: _Added, step: int) -> None:
+    """Native calls of ``step`` entries of the first dimension each, on copies of the states until all are done."""
+    views = call.views
+    sums = [t if t is None else t.clone() for t in call.sums]
+    products, norms = [t.clone() for t in call.products], [t.clone() for t in call.norms]
+    counts = list(call.counts)
+    for start in range(0, views[0].tensor.shape[0], step):
+        part = [v.with_tensor(v.tensor[start : start + step]) for v in views]
+        exact = call.exact or bool(added.wide)
+        _add(Call(part, call.pairs, call.shifts, sums, products, norms, exact, counts), members, added)
+        counts = [count + view.rows for count, view in zip(counts, part, strict=True)]
+    for state, new in zip((*call.sums, *call.products, *call.norms), (*sums, *products, *norms), strict=True):
+        if state is not None and new is not None:
+            state.copy_(new)
 
 
 def _add(call: Call, members: list[Moments], added: _Added) -> None:
     """One native call; on the host again in float64 where float32 products would lose digits."""
-    call.exact = call.exact or bool(added.wide)
     given = call.views
-    call = replace(call, views=[view.rescaled(m.exponent) for view, m in zip(given, members, strict=True)])
+    if any(m.exponent for m in members):
+        call = replace(call, views=[view.rescaled(m.exponent) for view, m in zip(given, members, strict=True)])
     watch = members[-1].watch
     if watch is not None:
         cuda.update(call, watch)
         added.exact = added.exact and call.exact
         return
-    refusal = _run(call)
-    if refusal.reason != _native.Reason.none and not call.exact:
-        if refusal.reason != _native.Reason.off_centre:
-            added.wide.add(refusal.view)
+    outcome = _run(call)
+    if outcome.reason and not call.exact:
+        if outcome.reason != "off centre":
+            added.wide.append(outcome.view)
         call = replace(call, exact=True)
-        refusal = _run(call)
-    if refusal.reason != _native.Reason.none:
-        view, member = given[refusal.view], members[refusal.view]
+        outcome = _run(call)
+    if outcome.reason:
+        view, member = given[outcome.view], members[outcome.view]
         exponent = _exponent_of(view.tensor)
         if exponent is not None and abs(exponent - member.exponent) > _NEAR:
-            raise OutOfRange(refusal.view, exponent)
-        if refusal.reason != _native.Reason.underflow:
-            raise ValueError(refusal.sentence(view))
-        refusal = _run(call, any_range=True)  # of channels too far apart for any one power of two
+            raise OutOfRange(outcome.view, exponent)
+        if outcome.reason != "underflow":
+            raise ValueError(outcome.sentence(view))
+        outcome = _run(call, any_range=True)  # of channels too far apart for any one power of two
     added.exact = added.exact and call.exact
-    added.far.update(refusal.far)
+    added.far += outcome.far
 
 
 def _check(members: list[Moments], views: list[View]) -> None:
@@ -241,11 +248,11 @@ def _check(members: list[Moments], views: list[View]) -> None:
             raise ValueError(f"{where}{view.name} is on {device}, but its first batch was on {expected}")
 
 
-@dataclass
+@dataclass(slots=True)
 class _Outcome:
     """Of a native call on the host: why nothing was added, and where; or which views' means lie far from their shifts."""
 
-    reason: _native.Reason
+    reason: str
     view: int
     channel: int
     far: list[int]

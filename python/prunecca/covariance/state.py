@@ -12,7 +12,7 @@ from .moments import CrossMoments, Moments
 
 @dataclass
 class State:
-    """What an accumulator has seen. Every method makes a new one and leaves this as it is.
+    """What an accumulator has seen. Every method that changes it makes a new one and leaves this as it is.
 
     Attributes:
         members: the moments of the reference, then those of each candidate.
@@ -50,9 +50,9 @@ class State:
 
     def settled(self) -> State:
         """The same with shifts near the means of all rows, where the means have drifted away from them."""
-        far = {k for k, m in enumerate(self.members) if m.far and m.count}
+        far = [k for k, m in enumerate(self.members) if m.far and m.count]
         if not far or len({m.count for m in self.members}) > 1:
-            return State(list(self.members), list(self.cross))
+            return self
         return self.moved({k: (self.members[k].settled_shift(), self.members[k].wide) for k in far})
 
     def plus(self, other: State) -> State:

@@ -20,8 +20,9 @@ class StreamingCovariance:
 
     Products are taken in float32 over tiles of rows, shifted by the channel means of the first batch, and summed in
     float64: about 1e-8 relative error at float32 speed, whatever the means. Float64 input, or ``precision="float64"``,
-    is accumulated in float64 throughout. Float16 and bfloat16 are widened exactly. Equal input, thread count
-    (``torch.set_num_threads``) and device give equal bits.
+    is accumulated in float64 throughout, and so are activations whose squares float32 does not hold. Float16 and bfloat16
+    are widened exactly. Equal input, thread count (``torch.set_num_threads``) and device give equal bits. Threads may
+    share an accumulator; the last digits then depend on the order in which they come.
 
     Args:
         precision: ``"float32"`` or ``"float64"`` products.
@@ -70,7 +71,8 @@ class StreamingCovariance:
         Raises:
             ValueError: on NaN or infinity, on shapes that do not match each other or the earlier batches; the state
                 is then as it was before the call. On a CUDA device nothing waits for the values: there, those that are
-                not finite are reported by ``finalize``, ``merge`` and ``save``.
+                not finite, and squares too large for float32 after the first batch, are reported by ``finalize``,
+                ``merge`` and ``save``.
         """
         as_list = isinstance(y, list | tuple)
         if as_list:
@@ -133,7 +135,8 @@ class StreamingCovariance:
             were given as a list or one by one.
 
         Raises:
-            ValueError: fewer than two datapoints.
+            ValueError: fewer than two datapoints, or activations so large or small that float64 does not hold their
+                squares.
         """
         if self._as_list:
             return self._accumulator.finalize()
