@@ -14,9 +14,12 @@ import torch
 from streams import correlated
 
 import prunecca as pc
+from prunecca.covariance import cuda
 from prunecca.covariance.accumulator import CovarianceAccumulator
+from prunecca.covariance.view import View
 
 ROWS = 3000
+as_view = View.of
 
 
 def truth(x: torch.Tensor, y: torch.Tensor, scale: float = 1.0) -> tuple[Any, Any]:
@@ -136,7 +139,7 @@ def test_float64_batches_of_other_sizes(sizes: tuple[float, float], merged: bool
     for k, size in enumerate(sizes):
         rows = slice(k * ROWS, (k + 1) * ROWS)
         target = acc[k if merged else 0]
-        target.add(pc_view(x[rows] * size, "x"), [pc_view(y[rows] * size, "y")])
+        target.add(as_view(x[rows] * size, "x"), [as_view(y[rows] * size, "y")])
     if merged:
         acc[0].merge(acc[1])
     cov = acc[0].finalize(rescale=True)[0]
@@ -147,12 +150,6 @@ def test_float64_batches_of_other_sizes(sizes: tuple[float, float], merged: bool
         assert float(metric(cov)) == pytest.approx(float(metric(*scaled)), abs=1e-12)
     debiased = pc.linear_cka(*scaled, debiased=True)
     assert pc.linear_cka(cov, debiased=True) == pytest.approx(debiased, abs=1e-12)
-
-
-def pc_view(x: torch.Tensor, name: str) -> Any:
-    from prunecca.covariance.view import View
-
-    return View.of(x, name)
 
 
 @pytest.mark.parametrize(
@@ -224,3 +221,15 @@ def test_nothing_is_said_on_the_way() -> None:
         warnings.simplefilter("error")
         for factor in (1e-40, 1e-25, 1e25):
             pc.cca((x.double() * factor).float(), y)
+
+
+def test_squares_that_a_device_has_lost_are_an_error() -> None:
+    """Nothing waits for a device between batches: what the host would have taken again is found at the end."""
+    x, y = correlated(ROWS, 3, 2)
+    acc = CovarianceAccumulator()
+    acc.add(as_view(x, "x"), [as_view(y, "y")])
+    acc.members[0].watch = cuda.Watch(torch.device("cpu"))
+    assert acc.finalize()[0].count == ROWS
+    acc.members[0].scatter.products[1, 1] = 1e-38
+    with pytest.raises(ValueError, match=r"channel 1 are so small after the first batch .* precision='float64'"):
+        acc.finalize()

@@ -21,12 +21,9 @@ _SHIFT_ROWS = 4096  # rows from which the shift is estimated; it only has to lie
 # A call with no more rows is taken in float64: it costs little, and so few float32 errors do not average out (measured:
 # up to 1.2e-7 relative with 300 rows of a few channels, 8e-8 with 500).
 FEW_ROWS = 448
-_WIDEST = (
-    2.0**55
-)  # deviations up to this, and from its inverse on, have squares and fourth powers that float32 sums hold
-_FITTING = (
-    200  # float64 activations up to 2 to this power, and from its inverse on, have fourth powers that float64 holds
-)
+_WIDEST = 2.0**55  # deviations from its inverse up to this have squares whose sums float32 holds
+_LEAST = 2.0**-119  # mean square below which float32 products have lost digits; as in the native code
+_FITTING = 200  # powers of two up to which, and down to minus which, fourth powers of activations fit float64
 _NEAR = 8  # powers of two that make no difference
 _CALL_BYTES = 1 << 28  # input bytes per native call, so that Ctrl-C is heard between calls
 _scratch = threading.local()
@@ -59,9 +56,21 @@ def begin(view: View, precision: Precision, norms: bool) -> Moments:
 
 
 def check_members(members: Iterable[Moments]) -> None:
-    """``ValueError`` when a batch on a CUDA device held a value that is not finite; waits for the device, once."""
-    watches = [member.watch for member in members if member.watch is not None]
-    cuda.Watch.check_all(list(dict.fromkeys(watches)))
+    """What the host sees of every batch, for members on a CUDA device; waits for the device, once.
+
+    Raises:
+        ValueError: a batch held a value that is not finite, or squares that float32 does not hold.
+    """
+    on_device = [member for member in members if member.watch is not None]
+    cuda.Watch.check_all(list(dict.fromkeys(m.watch for m in on_device if m.watch is not None)))
+    for member in on_device:
+        squares = member.scatter.products.diagonal()
+        lost = (squares < member.count * _LEAST) & ((squares > 0) | (member.sum != 0))
+        if not member.exact and bool(lost.any()):
+            raise ValueError(
+                f"the activations of channel {int(lost.nonzero()[0])} are so small after the first batch that float32 "
+                "products do not hold their squares; accumulate with precision='float64'"
+            )
 
 
 def estimate_shift(view: View, exponent: int = 0) -> tuple[Tensor, bool]:
