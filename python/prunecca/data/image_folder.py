@@ -61,7 +61,7 @@ def read_image_folder(
             chunks = torch.split(torch.arange(len(files)), 256)
             for chunk, decoded in zip(chunks, files.stream(chunks), strict=True):
                 images[chunk] = decoded
-        halves.append(Labelled(images, torch.tensor([label for _, label in listing.samples])))
+        halves.append(Labelled(images, torch.tensor([label for _, label in listing.samples]), files))
     return halves[0], halves[1], tuple(found[0].classes)
 
 

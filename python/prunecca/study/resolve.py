@@ -16,7 +16,7 @@ from torch import nn
 
 from ..activations.layers import find_layers
 from ..data.loading import load
-from ..data.splits import Splits
+from ..data.splits import Splits, same_data
 from ..errors import ConfigurationError, CorruptFile
 from ..models import build
 from ..problems import Problem, find_problem
@@ -60,7 +60,7 @@ class ResolvedProblem:
             ConfigurationError: they are not those the run directory was made with.
         """
         splits = _load(self.problem, _place(data), self.image_size, self.train_images)
-        if splits.digest != self.data:
+        if not same_data(self.data, splits.digest):
             raise ConfigurationError(
                 f"the images of {self.problem.name} are not those this run directory was made with; "
                 "give the same --data, or another --out"
