@@ -24,8 +24,8 @@ def compare(
     files: Annotated[
         list[Path],
         typer.Argument(
-            help="A reference and one or more candidates: state.safetensors of a run directory, or state_dicts "
-            "saved by torch; with --activations, .npy files.",
+            help="A reference and one or more candidates: state.safetensors of a run directory, or checkpoints of torch "
+            "or safetensors, FILE:KEY for one of several networks in it; with --activations, .npy files.",
             show_default=False,
         ),
     ],
