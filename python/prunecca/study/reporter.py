@@ -70,7 +70,7 @@ class Bars(Reporter):
             TextColumn("{task.fields[note]}", markup=False),
             console=console,
         )
-        self._all = self._progress.add_task("networks", total=None, unit="", note="")
+        self._all = self._progress.add_task("networks", total=0, visible=False, unit="", note="")
         self._tasks: dict[str, TaskID] = {}
         self._epochs: dict[str, int] = {}
 
@@ -84,7 +84,7 @@ class Bars(Reporter):
         self._progress.stop()
 
     def start(self, run: str, done: int, total: int) -> None:
-        self._progress.update(self._all, completed=done, total=total)
+        self._progress.update(self._all, completed=done, total=total, visible=True)
         if done:
             self.message(f"{run}: {done} of {total} networks are finished already")
 
