@@ -95,3 +95,13 @@ def test_the_digest_is_the_same_in_memory_and_streamed_and_sees_images_that_chan
     assert digest(10**9) == changed
     assert changed != whole
     assert changed.partition("-")[0] == whole.partition("-")[0]
+
+
+@pytest.mark.timeout(20)
+def test_links_in_a_circle_are_named(image_folder):
+    for name in ("again", "round"):
+        (image_folder / "train" / "red" / name).symlink_to("..", target_is_directory=True)
+    with pytest.raises(ValueError) as caught:
+        read_image_folder(image_folder, 12)
+    place = image_folder / "train" / "red" / "again"
+    assert str(caught.value) == f"{place} is a link to a folder that it lies in; remove the link"
