@@ -43,7 +43,12 @@ def test_masks_of_a_run_directory_and_of_bits(tmp_path):
     assert torch.equal(masks["0.weight"], EXPECTED)
     with pytest.raises(ValueError, match="holds masks as bits, which have no shape; give the network too"):
         pc.pruning.masks_from(tmp_path / "masks.safetensors")
-    assert torch.equal(pc.pruning.masks_from({"0.weight": EXPECTED})["0.weight"], EXPECTED)
+    for there in (None, network()):
+        assert torch.equal(pc.pruning.masks_from({"0.weight": EXPECTED}, there)["0.weight"], EXPECTED)
+    with pytest.raises(ValueError, match=r"mask '1.gain' has no parameter of that name; expected one of 0.weight, "):
+        pc.pruning.masks_from({"1.gain": EXPECTED}, network())
+    with pytest.raises(ValueError, match=r"mask '0.bias' has shape \(2, 3\); expected that of its parameter, \(2,\)"):
+        pc.pruning.masks_from({"0.bias": EXPECTED}, network())
 
 
 def test_zeros_are_no_masks():

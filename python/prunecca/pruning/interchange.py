@@ -12,7 +12,7 @@ from torch import nn
 from ..storage.reparametrised import plain_weights
 from ..storage.state_dicts import find_state
 from ..storage.weights import read_checkpoint
-from .masks import Masks
+from .masks import Masks, fitting_mask, some
 from .packing import unpack
 
 
@@ -58,7 +58,7 @@ def masks_from(
             raise ValueError(f"{where} holds masks as bits, which have no shape; give the network too")
         return unpack(content, network)
     if isinstance(content, Mapping) and _are(torch.bool, content):
-        return dict(content)
+        return dict(content) if network is None else _fitting(content, network)
     state = find_state(content, where, shapes) if checkpoint is None else checkpoint.state(shapes)
     if not state.masks:
         raise ValueError(
@@ -66,6 +66,14 @@ def masks_from(
             "before prune.remove"
         )
     return state.masks
+
+
+def _fitting(masks: Mapping[str, torch.Tensor], network: nn.Module) -> Masks:
+    parameters = dict(network.named_parameters())
+    for name in masks:
+        if name not in parameters:
+            raise ValueError(f"mask '{name}' has no parameter of that name; expected one of {some(parameters)}")
+    return {name: fitting_mask(name, mask, parameters[name]) for name, mask in masks.items()}
 
 
 def _are(dtype: torch.dtype, content: Mapping[str, Any]) -> bool:
