@@ -63,13 +63,16 @@ class ImageFiles:
         pending: deque[list[Future[Tensor]]] = deque()
         try:
             for chunk in chunks:
-                pending.append([pool.submit(decode, self.paths[i], self.side) for i in chunk.tolist()])
+                pending.append([pool.submit(self._decode, self.paths[i]) for i in chunk.tolist()])
                 if len(pending) > ahead:
                     yield torch.stack([image.result() for image in pending.popleft()])
             while pending:
                 yield torch.stack([image.result() for image in pending.popleft()])
         finally:
             pool.shutdown(wait=True, cancel_futures=True)
+
+    def _decode(self, path: str) -> Tensor:
+        return decode(path, self.side)
 
     def digests(self) -> Iterator[bytes]:
         """SHA-256 of the content of each file, in order; a few threads read ahead.
