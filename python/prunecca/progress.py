@@ -6,6 +6,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Literal
 
+from .text import console
+
 Progress = bool | Callable[[int, int | None], None]
 
 
@@ -15,14 +17,13 @@ def reporting(
 ) -> Iterator[Callable[[int], None]]:
     """A function to call with what is done: of a bar on standard error (True), the caller's own, or of nothing (False)."""
     if progress is True:
-        from rich.console import Console
         from rich.progress import BarColumn, DownloadColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
         from rich.progress import Progress as Bar
 
-        console = Console(stderr=True)
+        terminal = console(stderr=True)
         count = DownloadColumn() if unit == "bytes" else MofNCompleteColumn()
-        columns = (TextColumn("{task.description}"), BarColumn(), count, TimeRemainingColumn())
-        with Bar(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
+        columns = (TextColumn("{task.description}", markup=False), BarColumn(), count, TimeRemainingColumn())
+        with Bar(*columns, console=terminal, transient=True, disable=not terminal.is_terminal) as bar:
             task = bar.add_task("comparing", total=total)
             yield lambda done: bar.update(task, completed=done)
     elif callable(progress):

@@ -13,7 +13,7 @@ from prunecca import models
 from prunecca.data.augmentation import Augmentation
 from prunecca.data.image_folder import read_image_folder
 from prunecca.data.loading import load
-from prunecca.data.splits import Split
+from prunecca.data.splits import Split, Splits
 
 
 @pytest.fixture
@@ -77,3 +77,31 @@ def test_wrong_image_folders_are_one_sentence(image_folder):
     (image_folder / "val" / "green").mkdir(parents=True)
     with pytest.raises(ValueError, match=r"val/green holds no images; expected files that end in .jpg, "):
         read_image_folder(image_folder, 12)
+
+
+def test_the_digest_is_the_same_in_memory_and_streamed_and_sees_images_that_changed_places(image_folder):
+    def digest(limit):
+        train, test, names = read_image_folder(image_folder, 12, memory_limit=limit)
+        halves = (Split(half.images, half.labels, (0.4,) * 3, (0.2,) * 3, half.files) for half in (train, test))
+        return Splits("folder", names, *halves).hold_out(0.5).digest
+
+    whole = digest(0)
+    assert digest(10**9) == whole
+    blue, red = (image_folder / "train" / name / "0.png" for name in ("blue", "red"))
+    content = blue.read_bytes()
+    blue.write_bytes(red.read_bytes())
+    red.write_bytes(content)
+    changed = digest(0)
+    assert digest(10**9) == changed
+    assert changed != whole
+    assert changed.partition("-")[0] == whole.partition("-")[0]
+
+
+@pytest.mark.timeout(20)
+def test_links_in_a_circle_are_named(image_folder):
+    for name in ("again", "round"):
+        (image_folder / "train" / "red" / name).symlink_to("..", target_is_directory=True)
+    with pytest.raises(ValueError) as caught:
+        read_image_folder(image_folder, 12)
+    place = image_folder / "train" / "red" / "again"
+    assert str(caught.value) == f"{place} is a link to a folder that it lies in; remove the link"

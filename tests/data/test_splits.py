@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 from splits import gather, toy
 
-from prunecca.data import loading
 from prunecca.data.augmentation import Augmentation, normalise
-from prunecca.data.splits import Split, Splits
+from prunecca.data.splits import Split, Splits, same_data
 
 
 def test_without_a_seed_batches_are_the_normalised_images_in_order():
@@ -89,9 +90,44 @@ def test_validation_is_stratified_disjoint_and_fixed_by_its_seed():
 
 def test_the_digest_sees_the_pixels():
     splits = Splits("toy", ("a",), train=toy(), test=toy(10))
-    mean, std = loading._statistics(toy().images.clone().fill_(3))
-    changed = Splits("toy", ("a",), train=Split(toy().images, toy().labels, mean, std), test=toy(10))
-    assert changed.digest != splits.digest
+    assert Splits("toy", ("a",), train=toy(), test=toy(10)).digest == splits.digest
+    for half, there in (("train", (3, 1, 5, 5)), ("test", (9, 2, 0, 0))):
+        images = getattr(splits, half).images.clone()
+        images[there] ^= 1
+        changed = replace(splits, **{half: replace(getattr(splits, half), images=images)})
+        assert changed.digest != splits.digest
+        assert not same_data(changed.digest, splits.digest)
+
+
+def test_the_digest_sees_images_that_changed_places():
+    splits = Splits("toy", ("a",), train=toy(), test=toy(10))
+    order = torch.arange(len(splits.train))
+    order[[0, 1]] = order[[1, 0]]
+    assert splits.train.labels[0] != splits.train.labels[1]
+    swapped = replace(splits, train=replace(splits.train, images=splits.train.images[order]))
+    assert swapped.train.labels.equal(splits.train.labels)
+    assert not same_data(swapped.digest, splits.digest)
+
+
+def test_a_digest_without_images_is_compared_as_far_as_it_goes():
+    digest = Splits("toy", ("a",), train=toy(), test=toy(10)).digest
+    older, _, images = digest.partition("-")
+    assert (len(older), len(images)) == (64, 64)
+    assert same_data(older, digest)
+    assert same_data(digest, older)
+    assert not same_data(images, digest)
+
+
+def test_a_class_with_one_image_cannot_validate():
+    train = replace(toy(6), labels=torch.tensor([0, 0, 0, 0, 0, 1]))
+    splits = Splits("toy", ("cat", "dog"), train=train, test=toy(6))
+    with pytest.raises(ValueError) as caught:
+        splits.hold_out(0.1)
+    assert str(caught.value) == (
+        "class 'dog' of toy has one training image, and a part of each class validates; give every class at least 2"
+    )
+    two = replace(splits, train=replace(train, labels=torch.tensor([0, 0, 0, 0, 1, 1])))
+    assert torch.bincount(two.hold_out(0.9).train.labels).tolist() == [1, 1]
 
 
 @pytest.mark.cuda

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,9 +14,12 @@ from typer.testing import CliRunner
 
 from prunecca.cli.main import app
 from prunecca.errors import ConfigurationError
+from prunecca.storage.states import write_json
+from prunecca.study import resolve as resolve_module
 from prunecca.study import tables
-from prunecca.study.options import Options
+from prunecca.study.options import Options, Size
 from prunecca.study.resolve import resolve
+from prunecca.study.study import prepare
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -72,6 +77,32 @@ def test_batch_and_image_size_are_kept_with_the_study(pictures: Path) -> None:
     other = resolve("resnet18", Options(epochs=4, image_size=16), pictures)
     assert (other.image_size, other.problem.batch) == (16, 128)
     assert other.data != setting.data, "the same files at another size are other data"
+
+
+def test_images_that_changed_classes_are_other_data(pictures: Path, tmp_path: Path) -> None:
+    folder, out, options = tmp_path / "pictures", tmp_path / "run", Options(epochs=4, image_size=16)
+    shutil.copytree(pictures, folder)
+
+    def configure() -> dict[str, Any]:
+        resolve_module._load.cache_clear()  # as another process would find the folder
+        return prepare(["resnet18"], options, Size(levels=1), out, data=folder).configuration()
+
+    settings = configure()["problems"]["resnet18"]["settings"]
+    older = json.loads((out / "config.json").read_text())  # as earlier versions wrote it: nothing of the pixels
+    older["problems"]["resnet18"]["settings"]["data"] = settings["data"].partition("-")[0]
+    write_json(out / "config.json", older)
+    assert configure()["problems"]["resnet18"]["settings"] == settings, (
+        "it is continued, and knows the images from now on"
+    )
+    cat, dog = folder / "train" / "cat" / "0.png", folder / "train" / "dog" / "0.png"
+    cat.rename(folder / "0.png")
+    dog.rename(cat)
+    (folder / "0.png").rename(dog)
+    with pytest.raises(ConfigurationError) as caught:
+        configure()
+    assert str(caught.value) == (
+        f"the images for resnet18 are not those that {out} was made with; give the same --data, or another --out"
+    )
 
 
 def test_images_too_small_for_a_network_are_found_before_training(pictures: Path) -> None:

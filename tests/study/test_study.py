@@ -243,7 +243,7 @@ def test_other_data_is_refused(finished, tmp_path, monkeypatch):
     )
     resolve._load.cache_clear()
     try:
-        with pytest.raises(ConfigurationError, match="data = "):
+        with pytest.raises(ConfigurationError, match=r"the images for digits2 are not those that .*run was made with"):
             start(tmp_path / "run")
         grown = RunDirectory(tmp_path / "run")
         (tmp_path / "run" / "digits2" / "replicate-00" / "level-02" / "piece.json").unlink()

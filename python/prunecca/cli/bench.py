@@ -8,6 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
+from ..text import console
 from .interruption import interruptible
 
 
@@ -24,7 +25,6 @@ def bench(
     """
     contests: dict[str, Any] = {}
     with interruptible(lambda: f"interrupted after {len(contests)} contests"):
-        from rich.console import Console
         from rich.progress import Progress
 
         from ..bench.roofline import draw_roofline
@@ -32,7 +32,7 @@ def bench(
         from ..storage.atomic import write_atomic
 
         chosen = selection()
-        with Progress(console=Console(stderr=True), transient=True) as progress:
+        with Progress(console=console(stderr=True), transient=True) as progress:
             task = progress.add_task("peaks of the machine", total=len(chosen) + 1)
             results = {**machine_and_peaks(), "contests": contests}
             for title, make in chosen:

@@ -9,7 +9,9 @@ import typer
 
 from ..errors import ConfigurationError
 from ..study.options import Options
+from ..text import console, printable
 from .interruption import interruptible
+from .outputs import check_file
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -22,8 +24,8 @@ def compare(
     files: Annotated[
         list[Path],
         typer.Argument(
-            help="A reference and one or more candidates: state.safetensors of a run directory, or state_dicts "
-            "saved by torch; with --activations, .npy files.",
+            help="A reference and one or more candidates: state.safetensors of a run directory, or checkpoints of torch "
+            "or safetensors, FILE:KEY for one of several networks in it; with --activations, .npy files.",
             show_default=False,
         ),
     ],
@@ -61,6 +63,8 @@ def compare(
         raise ConfigurationError(f"one file was given, {files[0]}; expected a reference and at least one candidate")
     if out is not None and out.suffix not in (".csv", ".parquet"):
         raise ConfigurationError(f"{out} ends in {out.suffix!r}; expected a file name ending in .csv or .parquet")
+    if out is not None:
+        check_file(out)
     names = tuple(name.strip() for name in metrics.split(",") if name.strip())
     options = Options(metrics=names, variance=variance, trim=trim, images=images, seed=seed)
     with interruptible(lambda: "interrupted; nothing was compared to the end, and nothing was written"):
@@ -76,7 +80,7 @@ def compare(
         from ..storage.tables import write_table
 
         write_table(out, table)
-        typer.echo(f"table  {out}")
+        typer.echo(f"table  {printable(out)}")
 
 
 def _compare_states(
@@ -89,7 +93,7 @@ def _compare_states(
 
     chosen = choose_device(device)
     setting, reference = load_network(paths[0], problem, data)
-    candidates = {str(path): load_network(path, setting.problem.name, data)[1] for path in paths[1:]}
+    candidates = {printable(path): load_network(path, setting.problem.name, data)[1] for path in paths[1:]}
     images = representation_subset(setting.splits(data).train.to(chosen), options.images, options.seed)
     result = compare_models(
         reference,
@@ -106,13 +110,12 @@ def _compare_states(
 
 def _print(table: pd.DataFrame) -> None:
     """Layers down, metrics across, one block per candidate."""
-    from rich.console import Console
     from rich.table import Table
 
-    console = Console()
+    terminal = console()
     for candidate, rows in table.groupby("candidate", sort=False):
         metrics = list(rows["metric"].unique())
-        console.print(str(candidate), style="bold", highlight=False, markup=False, soft_wrap=True)
+        terminal.print(printable(candidate), style="bold", soft_wrap=True)
         shown = Table()
         if "layer" in rows:
             shown.add_column("layer")
@@ -122,5 +125,5 @@ def _print(table: pd.DataFrame) -> None:
         for layer, own in by_layer:
             values = own.set_index("metric")["value"]
             cells = [f"{values[metric]:.4f}" for metric in metrics]
-            shown.add_row(*([str(layer)] if "layer" in rows else []), *cells)
-        console.print(shown)
+            shown.add_row(*([printable(layer)] if "layer" in rows else []), *cells)
+        terminal.print(shown)

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 import typer
 
 from .. import _interrupt
+from ..text import printable
 
 
 @contextlib.contextmanager
@@ -23,7 +24,7 @@ def interruptible(sentence: Callable[[], str]) -> Iterator[None]:
     try:
         yield
     except KeyboardInterrupt:
-        typer.echo(f"\n{sentence()}", err=True)
+        typer.echo(f"\n{printable(sentence())}", err=True)
         raise typer.Exit(130) from None
     finally:
         signal.signal(signal.SIGTERM, before)

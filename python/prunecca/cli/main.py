@@ -9,6 +9,7 @@ from typing import Annotated
 
 import typer
 
+from ..text import printable, take_any_terminal
 from .bench import bench
 from .compare import compare
 from .report import report
@@ -46,6 +47,7 @@ def info(as_json: Annotated[bool, typer.Option("--json", help="Print JSON instea
 
 def main() -> None:
     """Entry point of the ``prunecca`` command: an error is one sentence, with PRUNECCA_DEBUG=1 also its traceback."""
+    take_any_terminal()
     try:
         app(prog_name="prunecca")
     except BrokenPipeError:  # the reader of our output went away, as `head` does
@@ -56,5 +58,5 @@ def main() -> None:
 
         if os.environ.get("PRUNECCA_DEBUG", "0") not in ("", "0"):
             raise
-        typer.echo(f"prunecca: {sentence(error)}", err=True)
+        typer.echo(f"prunecca: {printable(sentence(error))}", err=True)
         sys.exit(1)

@@ -7,7 +7,9 @@ from typing import Annotated
 
 import typer
 
+from ..text import console, printable
 from .interruption import interruptible
+from .outputs import check_folder
 
 
 def report(
@@ -32,9 +34,9 @@ def report(
 ) -> None:
     """Write one HTML page about a study: figures, tables, and a verdict on each of the paper's claims."""
     with interruptible(lambda: "interrupted; what was written so far is whole, and the same command writes the rest"):
-        from rich.console import Console
         from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
+        check_folder(out if out is not None else run_directories[0])
         from ..report.claims import FAILS, HOLDS, UNDECIDED
         from ..report.report import write
 
@@ -42,8 +44,8 @@ def report(
             TextColumn("figures"),
             BarColumn(),
             MofNCompleteColumn(),
-            TextColumn("{task.description}"),
-            console=Console(stderr=True),
+            TextColumn("{task.description}", markup=False),
+            console=console(stderr=True),
             transient=True,
         )
         with bar:
@@ -53,11 +55,11 @@ def report(
                 out,
                 metric=metric,
                 margin=margin,
-                message=lambda text: typer.echo(text, err=True),
+                message=lambda text: typer.echo(printable(text), err=True),
                 progress=lambda done, total, name: bar.update(task, completed=done, total=total, description=name),
             )
     verdicts = [claim.verdict for claim in written.claims]
     counts = ", ".join(f"{verdicts.count(verdict)} {verdict}" for verdict in (HOLDS, FAILS, UNDECIDED))
-    typer.echo(f"page     {written.page}")
-    typer.echo(f"figures  {written.page.parent / 'figures'}")
-    typer.echo(f"claims   {written.table} ({counts})")
+    typer.echo(f"page     {printable(written.page)}")
+    typer.echo(f"figures  {printable(written.page.parent / 'figures')}")
+    typer.echo(f"claims   {printable(written.table)} ({counts})")

@@ -14,7 +14,9 @@ import typer
 
 from ..errors import ConfigurationError
 from ..study.options import PAPER_LEVELS, SHORT_EPOCHS, SHORT_LEVELS, Options, Size
+from ..text import console, printable
 from .interruption import interruptible
+from .outputs import check_folder
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -219,6 +221,7 @@ def reproduce(
         from ..study.study import Workers, execute, prepare
 
         choose_device(device)  # before anything is written
+        check_folder(folder)
         run = prepare(names, options, size, folder, data=data, short=not paper, message=_say)
         place = Workers(engine, workers, threads, device, address, gpus_per_network)
         with _reporter() as reporter:
@@ -227,7 +230,7 @@ def reproduce(
 
 
 def _say(text: str) -> None:
-    typer.echo(text, err=True)
+    typer.echo(printable(text), err=True)
 
 
 def _names(text: str) -> tuple[str, ...]:
@@ -254,25 +257,21 @@ def _replicates(text: str) -> tuple[int, int]:
 
 @contextlib.contextmanager
 def _reporter() -> Iterator[Reporter]:
-    from rich.console import Console
-
     from ..study.reporter import Bars, Lines
 
-    console = Console(stderr=True)
-    if console.is_terminal:
-        with Bars(console) as bars:
+    terminal = console(stderr=True)
+    if terminal.is_terminal:
+        with Bars(terminal) as bars:
             yield bars
     else:
-        yield Lines(console)
+        yield Lines(terminal)
 
 
 def _conclude(root: Path, tables: dict[str, pd.DataFrame]) -> None:
-    from rich.console import Console
-
     from .summary import level_tables
 
-    console = Console()
+    terminal = console()
     for table in level_tables(tables):
-        console.print(table)
+        terminal.print(table)
     for what, where in (("figures", "figures"), ("tables", "tables"), ("configuration", "config.json")):
-        console.print(f"{what:<14}{root / where}", highlight=False, soft_wrap=True)
+        terminal.print(f"{what:<14}{printable(root / where)}", soft_wrap=True)

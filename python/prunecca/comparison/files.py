@@ -25,6 +25,7 @@ from ..similarity.operands import default_precision
 from ..similarity.registry import find_metrics
 from ..storage.array_files import StoredActivations, stored_activations
 from ..storage.read_ahead import Chunk, Piece, read_ahead
+from ..text import printable
 from .scores import score
 
 if TYPE_CHECKING:
@@ -83,7 +84,7 @@ def compare_files(
         files, precision=precision, norms="debiased_cka" in chosen, layout=layout, progress=progress
     )
     rows = [
-        {"candidate": str(name), **scored, "count": cov.count, "channels": cov.xx.shape[-1]}
+        {"candidate": printable(name), **scored, "count": cov.count, "channels": cov.xx.shape[-1]}
         for name, cov, scores in zip(candidates, covariances, score(covariances, chosen), strict=True)
         for scored in scores
     ]

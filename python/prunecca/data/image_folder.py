@@ -27,7 +27,7 @@ def read_image_folder(
 
     Raises:
         FileNotFoundError: a half is missing.
-        ValueError: an image cannot be read, or the halves do not fit together.
+        ValueError: an image cannot be read, a link leads in a circle, or the halves do not fit together.
     """
     from torchvision.datasets import ImageFolder
 
@@ -40,6 +40,7 @@ def read_image_folder(
             raise FileNotFoundError(
                 f"{root} has no folder {half.name}; expected train/CLASS/image and val/CLASS/image in it"
             )
+        _check_links(half, ())
         try:
             found.append(ImageFolder(half))
         except FileNotFoundError as error:
@@ -61,8 +62,19 @@ def read_image_folder(
             chunks = torch.split(torch.arange(len(files)), 256)
             for chunk, decoded in zip(chunks, files.stream(chunks), strict=True):
                 images[chunk] = decoded
-        halves.append(Labelled(images, torch.tensor([label for _, label in listing.samples])))
+        halves.append(Labelled(images, torch.tensor([label for _, label in listing.samples]), files))
     return halves[0], halves[1], tuple(found[0].classes)
+
+
+def _check_links(folder: str | os.PathLike[str], above: tuple[tuple[int, int], ...]) -> None:
+    """Refuse a link to a folder that it lies in: torchvision follows it without end."""
+    found = os.stat(folder)
+    here = (found.st_dev, found.st_ino)
+    if here in above:
+        raise ValueError(f"{os.fspath(folder)} is a link to a folder that it lies in; remove the link")
+    with os.scandir(folder) as entries:
+        for name in sorted(entry.path for entry in entries if entry.is_dir()):
+            _check_links(name, (*above, here))
 
 
 def _explain_image_folder(half: Path) -> str:

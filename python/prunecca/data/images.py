@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 
-import numpy as np
 import torch
 from torch import Tensor
+
+from .decoding import decode, opened
 
 
 @dataclass(frozen=True, eq=False)
@@ -20,10 +22,12 @@ class Labelled:
     Args:
         images: (N, 3, H, W) uint8 in memory, or files.
         labels: (N,) int64, indices into the class names.
+        files: those that images in memory were decoded from, if they were.
     """
 
     images: Tensor | ImageFiles
     labels: Tensor
+    files: ImageFiles | None = None
 
 
 class ImageFiles:
@@ -68,16 +72,30 @@ class ImageFiles:
             pool.shutdown(wait=True, cancel_futures=True)
 
     def _decode(self, path: str) -> Tensor:
-        from PIL import Image, ImageOps
+        return decode(path, self.side)
 
+    def digests(self) -> Iterator[bytes]:
+        """SHA-256 of the content of each file, in order; a few threads read ahead.
+
+        Raises:
+            ValueError: a file is not there, or is a pipe, socket, device or folder.
+        """
+        threads = min(16, os.cpu_count() or 1)
+        pool, pending = ThreadPoolExecutor(threads), deque[Future[bytes]]()
         try:
-            with Image.open(path) as image:
-                fitted = ImageOps.fit(image.convert("RGB"), (self.side, self.side), Image.Resampling.BILINEAR)
-        except MemoryError:
-            raise
-        except Exception as error:  # Pillow's decoders raise many kinds for a file that is not what it seems
-            raise ValueError(f"{path} cannot be read as an image: {error}; replace or remove it") from error
-        return torch.from_numpy(np.array(fitted)).permute(2, 0, 1)
+            for path in self.paths:
+                pending.append(pool.submit(_file_digest, path))
+                if len(pending) > 8 * threads:
+                    yield pending.popleft().result()
+            while pending:
+                yield pending.popleft().result()
+        finally:
+            pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _file_digest(path: str) -> bytes:
+    with opened(path) as stream:
+        return hashlib.file_digest(stream, "sha256").digest()
 
 
 def stratified(labels: Tensor, fraction: float, generator: torch.Generator) -> Tensor:
@@ -85,12 +103,12 @@ def stratified(labels: Tensor, fraction: float, generator: torch.Generator) -> T
 
     Args:
         labels: (N,) int64.
-        fraction: of each class, rounded, at least one.
+        fraction: of each class, rounded, at least one, and not all where there are several.
         generator: draws them.
     """
     chosen = []
     for label in torch.unique(labels).tolist():
         members = torch.nonzero(labels == label).flatten()
-        count = max(1, round(fraction * len(members)))
+        count = max(1, min(round(fraction * len(members)), len(members) - 1))
         chosen.append(members[torch.randperm(len(members), generator=generator)[:count]])
     return torch.cat(chosen).sort().values

@@ -56,8 +56,8 @@ def load(
     splits = Splits(
         name=chosen.name,
         class_names=names,
-        train=Split(train.images, train.labels, mean, std),
-        test=Split(test.images, test.labels, mean, std),
+        train=Split(train.images, train.labels, mean, std, train.files),
+        test=Split(test.images, test.labels, mean, std, test.files),
     )
     return splits.hold_out(chosen.validation, validation_seed) if chosen.validation else splits
 

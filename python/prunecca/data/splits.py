@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
@@ -13,6 +15,8 @@ from ..storage import states
 from .augmentation import Augmentation, normalise, warp
 from .images import ImageFiles, stratified
 
+_HASHED_BYTES = 4 << 20  # at once: a contiguous copy of a whole data set would double its memory
+
 
 @dataclass(frozen=True, eq=False)
 class Split:
@@ -22,6 +26,7 @@ class Split:
         images: (N, 3, H, W) uint8 in memory, or files.
         labels: (N,) int64.
         mean, std: per channel, of the whole training set with values scaled to [0, 1].
+        files: those that images in memory were decoded from, if they were.
 
     Example:
         >>> import torch
@@ -38,6 +43,7 @@ class Split:
     labels: Tensor
     mean: tuple[float, ...]
     std: tuple[float, ...]
+    files: ImageFiles | None = None
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -51,7 +57,8 @@ class Split:
         """The images at ``index`` (n,), in that order."""
         index = index.to(self.labels.device)
         images = self.images.subset(index) if isinstance(self.images, ImageFiles) else self.images[index]
-        return replace(self, images=images, labels=self.labels[index])
+        files = None if self.files is None else self.files.subset(index)
+        return replace(self, images=images, labels=self.labels[index], files=files)
 
     def to(self, device: torch.device | str) -> Split:
         """The same images on another device; files stay files, and their batches come on the device of the labels."""
@@ -110,9 +117,20 @@ class Splits:
     validation: Split | None = None
     held_out: Tensor | None = None
 
-    @property
+    @functools.cached_property
     def digest(self) -> str:
-        """Identifies images, classes and which of them validate."""
+        """Identifies labels, statistics and which images validate, then (after a dash) every image in its order.
+
+        Images in memory count by their pixels, files by their content, wherever there is memory to decode them into.
+        """
+        total = hashlib.sha256()
+        for split in (self.train, self.validation, self.test):
+            if split is not None:
+                total.update(_content(split).digest())
+        return f"{self._labels_digest()}-{total.hexdigest()}"
+
+    def _labels_digest(self) -> str:
+        """All that run directories of earlier versions know of their images."""
         statistics = torch.tensor([self.train.mean, self.train.std], dtype=torch.float64)
         tensors = {"train": self.train.labels, "test": self.test.labels, "statistics": statistics}
         if self.held_out is not None:
@@ -127,13 +145,19 @@ class Splits:
             seed: chooses the images alone.
 
         Raises:
-            ValueError: there is a validation split already, or the fraction is impossible.
+            ValueError: there is a validation split already, the fraction is impossible, or a class has one image only.
         """
         if self.validation is not None:
             raise ValueError(f"{self.name} has a validation split already; hold out from the splits without one")
         if not 0 < fraction < 1:
             raise ValueError(f"fraction is {fraction}; expected a number between 0 and 1")
         labels = self.train.labels.cpu()
+        alone = torch.bincount(labels, minlength=len(self.class_names)).eq(1).nonzero().flatten().tolist()
+        if alone:
+            raise ValueError(
+                f"class '{self.class_names[alone[0]]}' of {self.name} has one training image, and a part of each class "
+                "validates; give every class at least 2"
+            )
         held_out = stratified(labels, fraction, seeds.generator(seed, "validation"))
         kept = torch.ones(len(labels), dtype=torch.bool).index_fill_(0, held_out, False).nonzero().flatten()
         return replace(self, train=self.train.subset(kept), validation=self.train.subset(held_out), held_out=held_out)
@@ -142,6 +166,25 @@ class Splits:
         """The same images on another device."""
         validation = self.validation.to(device) if self.validation is not None else None
         return replace(self, train=self.train.to(device), validation=validation, test=self.test.to(device))
+
+
+def same_data(one: str, other: str) -> bool:
+    """Whether two digests of ``Splits`` are of the same data, as far as both tell: older ones say nothing of the images."""
+    return all(a == b for a, b in zip(one.split("-"), other.split("-"), strict=False))
+
+
+def _content(split: Split) -> hashlib._Hash:
+    """A hash of the images in their order, a few megabytes at a time."""
+    source = split.files or split.images
+    if isinstance(source, ImageFiles):
+        total = hashlib.sha256(f"files\0{source.side}\0{len(source)}\0".encode())
+        for each in source.digests():
+            total.update(each)
+        return total
+    total = hashlib.sha256(f"pixels\0{tuple(source.shape)}\0".encode())
+    for part in torch.split(source, max(1, _HASHED_BYTES // max(1, source[:1].numel()))):
+        total.update(part.cpu().contiguous().numpy().data)
+    return total
 
 
 class Batches:

@@ -13,13 +13,27 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 
 from ..similarity.registry import METRIC_NAMES
-from .style import GREY, LINES, Shades, layer_names, layer_ticks, level_bar, level_lines, require, tidy, unit_axis
+from .style import (
+    GREY,
+    LINES,
+    Shades,
+    layer_names,
+    layer_ticks,
+    level_bar,
+    level_lines,
+    literal,
+    named,
+    require,
+    tidy,
+    unit_axis,
+)
 
 _WIDTH = 6.0  # inches, for every picture that may stand beside another
 _NUMBERED = 12  # levels up to which the cells of the heat map are wide enough for numbers
 _ROOM = 6  # names of layers that fit beside each other in it
 
 
+@literal
 def heat_map(similarity: pd.DataFrame, metric: str = "svcca") -> Figure:
     """Median similarity with the unpruned network: layers down, levels across, the control at the right.
 
@@ -52,14 +66,15 @@ def heat_map(similarity: pd.DataFrame, metric: str = "svcca") -> Figure:
         axes.spines[:].set_visible(False)
         if columns <= _NUMBERED:
             _numbers(axes, part)
-    panels[0].set_yticks(np.arange(len(layers)) + 0.5, layers)
+    panels[0].set_yticks(np.arange(len(layers)) + 0.5, [named(name) for name in layers])
     panels[0].set_ylim(len(layers), 0)
     panels[0].set_xlabel("pruning iteration")
     bar = figure.colorbar(image, ax=list(panels), pad=0.02)
-    bar.set_label(METRIC_NAMES.get(metric, metric), size="small")
+    bar.set_label(METRIC_NAMES.get(metric, named(metric)), size="small")
     return figure
 
 
+@literal
 def dimension_figure(similarity: pd.DataFrame, dimension: pd.DataFrame, metric: str = "svcca") -> Figure:
     """Similarity, and under it the intrinsic dimension of the same layers; one line per level.
 
@@ -77,7 +92,7 @@ def dimension_figure(similarity: pd.DataFrame, dimension: pd.DataFrame, metric: 
     shades = Shades(int(max(dimension["level"].max(), similarity["level"].max())))
     level_lines(above, similarity, "value", shades, room=_ROOM)
     unit_axis(above, similarity["value"])
-    above.set_ylabel(METRIC_NAMES.get(metric, metric))
+    above.set_ylabel(METRIC_NAMES.get(metric, named(metric)))
     level_lines(below, dimension, "dimension", shades, room=_ROOM)
     layers = layer_names(dimension)
     pruned = dimension[~dimension["control"]]
@@ -101,6 +116,7 @@ def pruned_modules(layers: pd.DataFrame) -> list[str]:
     return [str(name) for name in least.index[least < 1]]
 
 
+@literal
 def density_figure(layers: pd.DataFrame) -> Figure:
     """The part of its parameters that each pruned module still has, one line per level.
 
@@ -137,6 +153,7 @@ def density_figure(layers: pd.DataFrame) -> Figure:
     return figure
 
 
+@literal
 def control_figure(similarity: pd.DataFrame, metric: str = "svcca") -> Figure:
     """Networks retrained without pruning beside the last level of the pruned ones, layer by layer.
 
@@ -182,11 +199,12 @@ def control_figure(similarity: pd.DataFrame, metric: str = "svcca") -> Figure:
     axes.set_xlim(-0.5, len(layers) - 0.5)
     tidy(axes)
     unit_axis(axes, similarity["value"])
-    axes.set_ylabel(METRIC_NAMES.get(metric, metric))
+    axes.set_ylabel(METRIC_NAMES.get(metric, named(metric)))
     axes.legend(frameon=False, fontsize="small", loc="lower left")
     return figure
 
 
+@literal
 def metrics_figure(similarity: pd.DataFrame) -> Figure:
     """Similarity per layer in small panels, one for every metric of the table; one line per level.
 
@@ -202,7 +220,7 @@ def metrics_figure(similarity: pd.DataFrame) -> Figure:
     shades = Shades(int(similarity["level"].max()))
     for number, (axes, metric) in enumerate(zip(panels, metrics, strict=False)):
         level_lines(axes, similarity[similarity["metric"] == metric], "value", shades, room=4, size=2.5)
-        axes.set_title(METRIC_NAMES.get(str(metric), str(metric)), fontsize="medium")
+        axes.set_title(METRIC_NAMES.get(str(metric), named(metric)), fontsize="medium")
         axes.tick_params(axis="x", labelbottom=number + columns >= len(metrics))
     unit_axis(panels[0], similarity["value"])
     for axes in panels[len(metrics) :]:

@@ -14,9 +14,10 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator, NullFormatter
 
 from ..similarity.registry import METRIC_NAMES
-from .style import DASHED, LINES, Shades, level_bar, level_lines, require, tidy, unit_axis
+from .style import DASHED, LINES, Shades, level_bar, level_lines, literal, named, require, tidy, unit_axis
 
 
+@literal
 def accuracy_figure(levels: pd.DataFrame) -> Figure:
     """Test accuracy against the fraction of parameters left: the paper's figure 1.
 
@@ -33,7 +34,7 @@ def accuracy_figure(levels: pd.DataFrame) -> Figure:
         pruned = table[~table["control"]].groupby("level")
         accuracy, density = pruned["test_accuracy"], pruned["density"].median()
         replicates = table.loc[~table["control"], "replicate"].nunique()
-        name = f"{problem} (median of {replicates} replicates)" if replicates > 1 else str(problem)
+        name = f"{named(problem)} (median of {replicates} replicates)" if replicates > 1 else named(problem)
         axes.plot(density, accuracy.median(), marker="o", markersize=4, color=colour, label=name)
         if replicates > 1:
             axes.fill_between(density, accuracy.min(), accuracy.max(), color=colour, alpha=0.18, linewidth=0)
@@ -44,7 +45,7 @@ def accuracy_figure(levels: pd.DataFrame) -> Figure:
                 color=colour,
                 linestyle=DASHED,
                 linewidth=1.1,
-                label=f"{problem}, retrained without pruning",
+                label=f"{named(problem)}, retrained without pruning",
             )
     axes.set_xscale("log")
     axes.invert_xaxis()
@@ -59,6 +60,7 @@ def accuracy_figure(levels: pd.DataFrame) -> Figure:
     return figure
 
 
+@literal
 def similarity_figure(similarity: pd.DataFrame, metric: str = "svcca") -> Figure:
     """Similarity of every layer with its unpruned counterpart, one line per level: the paper's figure 2.
 
@@ -88,8 +90,8 @@ def similarity_figure(similarity: pd.DataFrame, metric: str = "svcca") -> Figure
         if table["control"].any():
             axes.legend(frameon=False, fontsize="small", loc="lower left")
         unit_axis(axes, table["value"])
-        axes.set_title(str(problem), fontsize="medium")
-        axes.set_ylabel(METRIC_NAMES.get(metric, metric))
+        axes.set_title(named(problem), fontsize="medium")
+        axes.set_ylabel(METRIC_NAMES.get(metric, named(metric)))
     for axes in panels[len(problems) :]:
         axes.remove()
     level_bar(figure, list(panels[: len(problems)]), shades)

@@ -18,12 +18,24 @@ from matplotlib.colors import BoundaryNorm, Colormap, ListedColormap
 from matplotlib.figure import Figure
 
 from ..storage.atomic import write_atomic
+from ..text import printable
 
 MARKERS = {"conv": "o", "pool": "s", "fc": "D"}
 # Colour-blind eyes see these as different.
 LINES = ["#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000"]
 GREY = "#666666"
 DASHED = (0, (4, 3))
+
+
+# A decorator: the function draws text as it is, whatever the user's matplotlibrc says, and "$" begins no mathematics. A
+# Text decides when it is made, and the labels of ticks are made as late as when the figure is written.
+literal = rc_context({"text.parse_math": False, "text.usetex": False})
+
+
+def named(text: object) -> str:
+    """The name of a layer, network or metric as a picture can show it, in a legend too."""
+    shown = printable(text)
+    return f" {shown}" if shown.startswith("_") else shown  # matplotlib hides what begins with an underscore
 
 
 @dataclass(frozen=True)
@@ -93,12 +105,12 @@ def level_bar(figure: Figure, panels: Sequence[Axes], shades: Shades) -> None:
 
 def layer_ticks(axes: Axes, layers: Sequence[str], room: int = 9) -> None:
     """The names of the layers along the x axis: slanted where there are more than ``room``, upright where far more."""
-    crowd = len(layers) / room
+    crowd, names = len(layers) / room, [named(name) for name in layers]
     if crowd <= 1:
-        axes.set_xticks(range(len(layers)), list(layers))
+        axes.set_xticks(range(len(layers)), names)
     else:
         slant = 60 if crowd <= 2.2 else 90
-        axes.set_xticks(range(len(layers)), list(layers), rotation=slant, ha="right" if slant == 60 else "center")
+        axes.set_xticks(range(len(layers)), names, rotation=slant, ha="right" if slant == 60 else "center")
     if 1 < crowd <= 2.2:
         for label in axes.get_xticklabels():
             label.set_rotation_mode("anchor")
@@ -140,6 +152,7 @@ def require(table: pd.DataFrame, *columns: str) -> None:
         raise ValueError(f"the table {what}; expected one of the tables of a run directory")
 
 
+@literal
 def as_svg(figure: Figure) -> bytes:
     """The figure as one SVG file that needs no font; the same figure gives the same bytes."""
     stream = io.BytesIO()
@@ -148,6 +161,7 @@ def as_svg(figure: Figure) -> bytes:
     return stream.getvalue()
 
 
+@literal
 def save(figure: Figure, path: str | os.PathLike[str], *, kinds: Sequence[str] = ("png", "pdf")) -> list[Path]:
     """Write the figure as ``path``.png (200 dots per inch) and ``path``.pdf, each whole or not at all.
 

@@ -2,6 +2,7 @@
 
 from .criteria import CRITERIA
 from .imp import Level, imp, next_masks, next_weights
+from .interchange import masks_from
 from .masks import (
     LayerCollapseWarning,
     apply_masks,
@@ -30,6 +31,7 @@ __all__ = [
     "density_per_layer",
     "full_masks",
     "imp",
+    "masks_from",
     "next_masks",
     "next_weights",
     "pack",

@@ -94,7 +94,7 @@ def compose(
     """
     sections = [_section(run, problem, metric, drawn) for problem in run.problems]
     verdicts = [claim.verdict for claim in claims]
-    return _template().render(
+    page = _template().render(
         run=run,
         style=resources.files("prunecca.report").joinpath("report.css").read_text("utf-8"),
         version=build_info()["version"],
@@ -111,6 +111,7 @@ def compose(
         options=_options(run),
         configuration=json.dumps(run.configuration, indent=1),
     )
+    return page.encode(errors="backslashreplace").decode()  # a folder may have a name that is no UTF-8
 
 
 def _section(run: ReportedRun, problem: str, metric: str, drawn: Sequence[DrawnPicture]) -> _ProblemSection:

@@ -7,6 +7,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from ..data.splits import same_data
 from ..errors import ConfigurationError
 from ..pruning.criteria import CRITERIA
 from ..pruning.masks import SCOPES
@@ -239,7 +240,12 @@ def _compare_options(old: Options, new: Options, where: str) -> None:
 
 def _compare(old: Mapping[str, Any], new: Mapping[str, Any], where: str, whose: str) -> None:
     for key in [*new, *(key for key in old if key not in new)]:
-        if old.get(key) != new.get(key):
+        if key == "data" and key in old and key in new:
+            if not same_data(str(old[key]), str(new[key])):
+                raise ConfigurationError(
+                    f"the images{whose} are not those that {where} was made with; give the same --data, or another --out"
+                )
+        elif old.get(key) != new.get(key):
             option = key.replace("_", "-")
             raise ConfigurationError(
                 f"{where} was made with {option} = {_show(old.get(key))}{whose}, and now {option} = {_show(new.get(key))} is asked for; "

@@ -62,15 +62,15 @@ class Bars(Reporter):
 
     def __init__(self, console: Console) -> None:
         self._progress = Progress(
-            TextColumn("{task.description}"),
+            TextColumn("{task.description}", markup=False),
             BarColumn(),
-            TextColumn("{task.completed:.0f}/{task.total:.0f} {task.fields[unit]}"),
+            TextColumn("{task.completed:.0f}/{task.total:.0f} {task.fields[unit]}", markup=False),
             TimeElapsedColumn(),
             TimeRemainingColumn(),
-            TextColumn("{task.fields[note]}"),
+            TextColumn("{task.fields[note]}", markup=False),
             console=console,
         )
-        self._all = self._progress.add_task("networks", total=None, unit="", note="")
+        self._all = self._progress.add_task("networks", total=0, visible=False, unit="", note="")
         self._tasks: dict[str, TaskID] = {}
         self._epochs: dict[str, int] = {}
 
@@ -84,7 +84,7 @@ class Bars(Reporter):
         self._progress.stop()
 
     def start(self, run: str, done: int, total: int) -> None:
-        self._progress.update(self._all, completed=done, total=total)
+        self._progress.update(self._all, completed=done, total=total, visible=True)
         if done:
             self.message(f"{run}: {done} of {total} networks are finished already")
 
@@ -106,7 +106,7 @@ class Bars(Reporter):
         if name in self._tasks:
             self._progress.remove_task(self._tasks.pop(name))
         self._progress.advance(self._all)
-        self._progress.console.print(f"{name}: {describe(summary)}", highlight=False)
+        self._progress.console.print(f"{name}: {describe(summary)}", highlight=False, markup=False)
 
     def message(self, text: str) -> None:
         self._progress.console.print(text, highlight=False, markup=False, soft_wrap=True)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import functools
 import os
-import pickle
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,14 +15,15 @@ from torch import nn
 
 from ..activations.layers import find_layers
 from ..data.loading import load
-from ..data.splits import Splits
-from ..errors import ConfigurationError, CorruptFile
+from ..data.splits import Splits, same_data
+from ..errors import ConfigurationError
 from ..models import build
 from ..problems import Problem, find_problem
 from ..pruning.recipe import Recipe
 from ..seeds import seed_for
 from ..similarity.registry import find_metrics
-from ..storage.states import load_state
+from ..storage.state_dicts import Misfit
+from ..storage.weights import read_checkpoint
 from .options import SHORT_EPOCHS, Options
 
 
@@ -60,7 +60,7 @@ class ResolvedProblem:
             ConfigurationError: they are not those the run directory was made with.
         """
         splits = _load(self.problem, _place(data), self.image_size, self.train_images)
-        if splits.digest != self.data:
+        if not same_data(self.data, splits.digest):
             raise ConfigurationError(
                 f"the images of {self.problem.name} are not those this run directory was made with; "
                 "give the same --data, or another --out"
@@ -117,10 +117,10 @@ def resolve(
 def load_network(
     path: Path, problem: str | None = None, data: str | os.PathLike[str] | None = None
 ) -> tuple[ResolvedProblem, nn.Module]:
-    """The problem and network of a state of a run directory, or of a state_dict saved by torch.
+    """The problem and network of a state of a run directory, or of any file of weights that people have.
 
     Args:
-        path: a file of weights; nothing in it is unpickled but tensors.
+        path: see ``storage.weights.read_checkpoint``; nothing in it is unpickled but tensors and plain values.
         problem: what the network was trained for; None where the file says it.
         data: folder of the images, where the file does not say what they were.
 
@@ -128,17 +128,10 @@ def load_network(
         FileNotFoundError: there is no such file.
         CorruptFile: it is no file of weights, or damaged.
         ConfigurationError: it does not say whose network it is, or is not that of ``problem``.
+        ValueError: it holds no weights, or several networks; the sentence lists them.
     """
-    if not path.is_file():
-        raise FileNotFoundError(f"{path} does not exist; expected a file of weights")
-    metadata: dict[str, Any] = {}
-    try:
-        state, metadata = load_state(path)
-    except CorruptFile as error:
-        try:
-            state = torch.load(path, map_location="cpu", weights_only=True)
-        except (RuntimeError, pickle.UnpicklingError, EOFError, KeyError):
-            raise error from None
+    checkpoint = read_checkpoint(path)
+    metadata = checkpoint.metadata
     name = problem or metadata.get("problem")
     if name is None:
         raise ConfigurationError(f"{path} does not say whose network it is; give --problem, such as cifar2")
@@ -147,10 +140,14 @@ def load_network(
     else:
         resolved = resolve(name, Options(), data)
     model = resolved.build(Options())
+    shapes = {
+        key: value.shape if isinstance(value, torch.Tensor) else None for key, value in model.state_dict().items()
+    }
     try:
-        model.load_state_dict(state)
-    except (RuntimeError, TypeError, AttributeError):
-        raise ConfigurationError(f"{path} does not fit the network of {name}; give the right --problem") from None
+        state = checkpoint.state(shapes, f"the network of {name}")
+    except Misfit as error:
+        raise ConfigurationError(f"{error}; give the right --problem") from None
+    model.load_state_dict(state.tensors, strict=False)  # it was checked; only what older files lack may be missing
     return resolved, model
 
 

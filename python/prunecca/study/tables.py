@@ -13,6 +13,7 @@ replicate is a whole curve. In the rows of a control, level n is its number: it 
 
 from __future__ import annotations
 
+import io
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -44,7 +45,7 @@ def build(run: RunDirectory, plan: Plan, records: Mapping[Network, Record]) -> d
                 rows["timing"].append({**key, "epoch": epoch["epoch"], "seconds": epoch["seconds"]})
             for name, file in (("similarity", SIMILARITY), ("dimension", DIMENSION)):
                 if file in record["files"]:
-                    table = pd.read_parquet(run.path(network, file))
+                    table = _read(run.path(network, file))
                     stored[name].append(table.assign(**key)[[*KEY, *table.columns]])
     tables = {name: pd.DataFrame(rows[name]) for name in NAMES}
     for name, parts in stored.items():
@@ -71,7 +72,12 @@ def load(run_directory: str | os.PathLike[str]) -> dict[str, pd.DataFrame]:
     folder = Path(run_directory) / "tables"
     if not (folder / "levels.parquet").exists():
         raise FileNotFoundError(f"{run_directory} has no tables; run `prunecca reproduce --out {run_directory}` first")
-    return {name: pd.read_parquet(folder / f"{name}.parquet") for name in NAMES}
+    return {name: _read(folder / f"{name}.parquet") for name in NAMES}
+
+
+def _read(path: Path) -> pd.DataFrame:
+    # Not by its name: Arrow takes only those that are UTF-8, and some for addresses on the network.
+    return pd.read_parquet(io.BytesIO(path.read_bytes()))
 
 
 def _keys(network: Network, size: Size) -> list[dict[str, Any]]:

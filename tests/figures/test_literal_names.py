@@ -1,0 +1,69 @@
+"""Names in pictures are drawn as they are written, and never read as mathematics or TeX."""
+
+from __future__ import annotations
+
+import matplotlib
+import pandas as pd
+import pytest
+from matplotlib.text import Text
+
+from prunecca.figures.comparison import save_comparison
+from prunecca.figures.problem import control_figure, density_figure, dimension_figure, heat_map, metrics_figure
+from prunecca.figures.study import accuracy_figure, similarity_figure
+from prunecca.figures.style import as_svg, save
+
+NAMES = [r"$\frac{$", "$x^2$", r"a\_b", "_hidden", "100%", "a\x1bb", "{[/x]}", "<b>&amp;"]
+SHOWN = [r"$\frac{$", "$x^2$", r"a\_b", " _hidden", "100%", r"a\x1bb", "{[/x]}", "<b>&amp;"]
+
+
+def table(**columns):
+    rows = []
+    for level in (0, 1):
+        for control in (False, True)[: 1 + level]:
+            rows += [
+                {"replicate": 0, "level": level, "control": control, "layer": name, "kind": "fc", "depth": depth}
+                for depth, name in enumerate(NAMES)
+            ]
+    return pd.DataFrame(rows).assign(problem="$p_1$", metric=r"$\m$", value=0.5, density=0.5, **columns)
+
+
+@pytest.fixture(autouse=True)
+def careless_settings():
+    """A matplotlibrc that has every text set by TeX."""
+    with matplotlib.rc_context({"text.usetex": True}):
+        yield
+
+
+def texts(figure):
+    return {text.get_text() for text in figure.findobj(Text)}
+
+
+@pytest.mark.parametrize(
+    ("draw", "shown"),
+    [
+        (lambda: heat_map(table(), r"$\m$"), SHOWN),
+        (lambda: dimension_figure(table(), table(dimension=2.0, error=0.1), r"$\m$"), SHOWN),
+        (lambda: density_figure(table()), SHOWN),
+        (lambda: control_figure(table(), r"$\m$"), SHOWN),
+        (lambda: metrics_figure(table()), [*SHOWN, r"$\m$"]),
+        (lambda: similarity_figure(table(), r"$\m$"), [*SHOWN, "$p_1$", r"$\m$"]),
+        (lambda: accuracy_figure(table(test_accuracy=0.9)), ["$p_1$"]),
+    ],
+)
+def test_every_picture_draws_names_as_they_are(tmp_path, draw, shown):
+    figure = draw()
+    assert as_svg(figure).startswith(b"<?xml")
+    assert set(shown) <= texts(figure)
+    save(figure, tmp_path / "x", kinds=["png"])
+
+
+def test_layers_and_candidates_of_a_comparison_are_drawn_as_they_are(tmp_path):
+    rows = [
+        {"candidate": name, "depth": depth, "metric": "$m", "value": 0.5} for name in NAMES[:7] for depth in range(9)
+    ]
+    save_comparison(pd.DataFrame(rows), NAMES, tmp_path / "x.svg")
+    source = (tmp_path / "x.svg").read_text()
+    for name in (r"$\frac{$", "$x^2$", r"a\_b", " _hidden", "100%", "$m"):
+        assert f"<!-- {name} -->" in source
+    for few in (1, 2):
+        save_comparison(pd.DataFrame(rows[: 9 * few]), NAMES, tmp_path / "x.pdf")
