@@ -6,7 +6,7 @@ import difflib
 import fnmatch
 from collections import Counter
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from torch import Tensor, nn
@@ -84,7 +84,13 @@ def find_layers(
         >>> [layer.name for layer in pc.find_layers(model, torch.randn(2, 3, 32, 32), ["conv1", "fc?"])]
         ['conv1', 'fc1']
     """
-    events = trace(model, inputs[:2])
+    return choose_layers(model, trace(model, inputs[:2]), layers)
+
+
+def choose_layers(
+    model: nn.Module, events: list[Event], layers: Iterable[LayerChoice] | LayerChoice | None = None
+) -> list[Layer]:
+    """The chosen layers among the events of a forward pass; as ``find_layers``."""
     if layers is None:
         layers = getattr(model, "representation_layers", None)
     if layers is None:
@@ -118,6 +124,21 @@ def find_layers(
         )
         for depth, event in enumerate(ordered)
     ]
+
+
+def counterpart(layer: Layer, events: list[Event]) -> Layer:
+    """The same layer of another model, as that model's forward pass has it; unchanged where it has none of that name."""
+    event = next((event for event in events if (event.name, event.call) == (layer.module, layer.call)), None)
+    if event is None:
+        return layer
+    return replace(
+        layer,
+        overwritten=event.overwritten,
+        function=event.function,
+        ordinal=event.ordinal,
+        layout=event.layout,
+        ndim=event.ndim,
+    )
 
 
 def _match(model: nn.Module, events: list[Event], choice: Any) -> list[Event]:

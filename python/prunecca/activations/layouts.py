@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import fnmatch
 import math
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
@@ -180,6 +181,41 @@ class ChannelAxes:
         if channels - set(letters):  # summed over: the weights' own letters are the new channels
             channels |= {letter for term in weights for letter in term if letter not in others}
         self._set(output, {axis for axis, letter in enumerate(letters) if letter in channels})
+
+
+def chosen_layout(layout: str | Mapping[str, str], name: str, ndim: int, inferred: str | None) -> str:
+    """The layout of a layer's output, by what the user says, or else by what the forward pass tells.
+
+    Args:
+        layout: ``"infer"``; a word, which holds for outputs of as many dimensions; or words by the names or globs of layers.
+        name: of the layer.
+        ndim: dimensions of its output.
+        inferred: what the trace found.
+
+    Raises:
+        ValueError: nothing is known, or a word that does not fit.
+    """
+    if isinstance(layout, Mapping):
+        pattern = next((p for p in layout if fnmatch.fnmatchcase(name, p)), None)
+        word = "infer" if pattern is None else layout[pattern]
+        if word not in ("infer", "auto") and len(word) != ndim:
+            raise ValueError(
+                f"layer {name!r} gives {ndim} dimensions, but layout {word!r} was given for {pattern!r}; expected a letter "
+                "for each dimension, such as 'nlc'"
+            )
+    else:
+        word = layout if layout in ("infer", "auto") or len(layout) == ndim else "infer"
+    if word == "auto":
+        return layout_word(ndim, 1)
+    if word != "infer":
+        return word
+    if inferred is not None:
+        return inferred
+    first, last = layout_word(ndim, 1), layout_word(ndim, ndim - 1)
+    raise ValueError(
+        f"layer {name!r} gives {ndim} dimensions, and its forward pass does not tell which holds the channels: dimension 1 "
+        f"({first!r}) or the last ({last!r}); say which, such as layout={{{name!r}: {last!r}}}"
+    )
 
 
 def layout_word(ndim: int, axis: int) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Literal
 
@@ -14,6 +15,7 @@ from ..activations.inputs import input_batches, total_inputs
 from ..activations.layers import Layer, LayerChoice
 from ..covariance.covariance import Covariance, Layout, Precision
 from ..covariance.distributed import gather, merge_over_ranks, rank_and_size
+from ..errors import FewRows
 from ..machine.memory import keeping_freed_memory
 from ..progress import Progress, reporting
 from ..similarity.registry import Score, find_metrics
@@ -24,6 +26,8 @@ from .scores import score
 Distributed = Literal["shard", "sharded", "off"]
 
 _COLUMNS = ["candidate", "layer", "kind", "depth", "metric", "value", "count", "channels", "kept_x", "kept_y"]
+_COLUMNS += ["layout", "channels_x", "channels_y"]
+_ROWS_PER_DIRECTION = 10  # below, correlations between noise alone are still far from 0
 
 
 def compare(
@@ -35,7 +39,7 @@ def compare(
     *,
     max_datapoints: int | None = None,
     precision: Precision = "float32",
-    layout: Layout = "auto",
+    layout: Layout | Mapping[str, str] = "infer",
     device: torch.device | str | None = None,
     distributed: Distributed = "shard",
     keep_covariances: bool = False,
@@ -57,7 +61,10 @@ def compare(
             mapping of names to options, such as ``{"svcca": {"variance": 0.99, "trim": 0.98}}``.
         max_datapoints: stop after that many inputs.
         precision: of the products; "float64" for the smallest directions of cca, pwcca and linear_regression.
-        layout: "nlc" where activations of three dimensions are (N, L, C).
+        layout: which dimension of an activation holds the channels. "infer" follows every layer's output from what fixes it
+            (convolutions, normalisations, linear layers, attention) through everything that moves it. Where that does not
+            tell, or to overrule it: a word such as "nlc" or "nchw" for all outputs of as many dimensions, or words by
+            names or globs of layers, ``{"blocks.*": "nlc", "features.*": "nhwc"}``.
         device: where the models are moved for the comparison; None takes the device they are on.
         distributed: where torch.distributed is in use, "shard" lets every rank take its share of the batches of a loader
             that gives all of them the same, "sharded" takes each rank's loader as its share (``max_datapoints`` is then
@@ -123,16 +130,46 @@ def _result(run: ForwardPasses, metrics: Mapping[str, Score], keep: bool) -> Com
             shown = accumulator.finalize() if keep else covariances
         except ValueError as error:
             raise ValueError(f"layer {layer.name!r}: {error}") from error
-        fixed = {"layer": layer.name, "kind": layer.kind, "depth": layer.depth}
+        fixed = {"layer": layer.name, "kind": layer.kind, "depth": layer.depth, "layout": run.layouts[layer.name]}
         for name, cov, scores in zip(run.candidates, shown, score(covariances, metrics), strict=True):
-            sizes = {"count": cov.count, "channels": cov.xx.shape[-1]}
+            channels = {"channels": cov.xx.shape[-1], "channels_x": cov.xx.shape[-1], "channels_y": cov.yy.shape[-1]}
+            sizes = {"count": cov.count, **channels}
             rows += [{"candidate": name, **fixed, **scored, **sizes} for scored in scores]
             if keep:
                 kept[name, layer.name] = cov
     table = pd.DataFrame(rows, columns=_COLUMNS).astype({"kept_x": "Int64", "kept_y": "Int64"})
     order = {name: position for position, name in enumerate(run.candidates)}
+    table["reliable"] = _reliable(table)
+    _warn_of_few_rows(table)
     table = table.sort_values("candidate", key=lambda names: names.map(order), kind="stable", ignore_index=True)
     return Comparison(table, tuple(run.layers), kept)
+
+
+def _reliable(table: pd.DataFrame) -> pd.Series:
+    """Whether there are more rows than directions took part: otherwise any two representations correlate perfectly."""
+    directions = table["kept_x"].fillna(0) + table["kept_y"].fillna(0)
+    return (table["count"] > directions).astype(bool)
+
+
+def _warn_of_few_rows(table: pd.DataFrame) -> None:
+    directions = table["kept_x"].fillna(0) + table["kept_y"].fillna(0)
+    meaningless, few = table[~table["reliable"]], table[table["count"] < _ROWS_PER_DIRECTION * directions]
+    for rows, words in (
+        (meaningless, "no more rows than directions, so that the value means nothing (any two networks get about 1)"),
+        (few, f"fewer than {_ROWS_PER_DIRECTION} rows a direction, so that part of the value is chance"),
+    ):
+        if len(rows):
+            layers = list(dict.fromkeys(rows["layer"]))
+            shown = ", ".join(map(repr, layers[:3])) + (f" and {len(layers) - 3} more" if len(layers) > 3 else "")
+            first = rows.iloc[0]
+            kept = " + ".join(f"{first[side]}" for side in ("kept_x", "kept_y") if first[side] is not pd.NA)
+            warnings.warn(
+                f"{', '.join(dict.fromkeys(rows['metric']))} of {shown}: {words}; {first['layer']!r} has {first['count']} "
+                f"rows for {kept} directions. Give more datapoints, or use a metric that keeps no directions (linear_cka)",
+                FewRows,
+                stacklevel=4,
+            )
+            return
 
 
 def _bring_together(run: ForwardPasses, failure: Exception | None, rank: int, device: torch.device) -> None:

@@ -10,7 +10,9 @@ import torch
 from torch import Tensor, nn
 
 from ..activations.hooks import capturing
-from ..activations.layers import Layer, find_layers
+from ..activations.layers import Layer, choose_layers, counterpart
+from ..activations.layouts import chosen_layout
+from ..activations.trace import trace
 from ..covariance.accumulator import CovarianceAccumulator
 from ..covariance.covariance import Layout, Precision
 from ..covariance.view import View
@@ -26,10 +28,11 @@ class ForwardPasses:
         choice: Any,
         precision: Precision,
         norms: bool,
-        layout: Layout,
+        layout: Layout | Mapping[str, str],
     ) -> None:
         self.reference, self.candidates, self.layout = reference, candidates, layout
         self.layers: list[Layer] = []
+        self.layouts: dict[str, str] = {}  # of the reference
         self.accumulators: dict[str, CovarianceAccumulator] = {}
         self._choice, self._precision, self._norms = choice, precision, norms
         self._counterparts: dict[str, list[Layer]] = {}
@@ -40,6 +43,9 @@ class ForwardPasses:
 
     def expect(self, layers: list[Layer]) -> None:
         self.layers = layers
+        self.layouts = {
+            layer.name: chosen_layout(self.layout, layer.name, layer.ndim, layer.layout) for layer in layers
+        }
         self.accumulators = {
             layer.name: CovarianceAccumulator(precision=self._precision, norms=self._norms) for layer in layers
         }
@@ -52,7 +58,7 @@ class ForwardPasses:
 
         def consume_reference(layer: Layer, x: Tensor) -> None:
             where = f"layer {layer.name!r} of the reference, batch {number}"
-            view = View.of(x, "the reference", self.layout, where)
+            view = View.of(x, "the reference", self.layouts[layer.name], where)
             self.accumulators[layer.name].add_reference(view)
             views[layer.name] = view.with_tensor(view.tensor.clone()) if layer.overwritten else view
             versions[layer.name] = views[layer.name].tensor._version
@@ -85,28 +91,33 @@ class ForwardPasses:
     ) -> Callable[[Layer, Tensor], None]:
         def consume(layer: Layer, y: Tensor) -> None:
             reference = references[layer.name]
-            shape = tuple(reference.tensor.shape)
-            if positions(reference.tensor, self.layout) != positions(y, self.layout):
-                raise ValueError(
-                    f"layer {layer.name!r} has shape {shape} in the reference and {tuple(y.shape)} in candidate "
-                    f"{name!r}; expected the same datapoints and positions, with any number of channels"
-                )
             where = f"layer {layer.name!r} of candidate {name!r}, batch {number}"
-            view = View.of(y, f"candidate {index}", self.layout, where)
+            word = chosen_layout(self.layout, layer.name, y.ndim, layer.layout)
+            view = View.of(y, f"candidate {index}", word, where)
+            if reference.positions() != view.positions():
+                raise ValueError(
+                    f"layer {layer.name!r} has shape {tuple(reference.tensor.shape)} in the reference and "
+                    f"{tuple(y.shape)} in candidate {name!r}; expected the same datapoints and positions, with any number "
+                    "of channels"
+                )
             self.accumulators[layer.name].add_candidate(index, reference, view)
 
         return consume
 
     def _choose(self, inputs: Tensor) -> None:
         self._channels_last = {model: takes_channels_last(model, inputs[:2]) for model in self.models().values()}
+        events = {name: trace(model, inputs[:2]) for name, model in self.candidates.items()}
+        own = trace(self.reference, inputs[:2])
         if not isinstance(self._choice, Mapping):
-            found = find_layers(self.reference, inputs, self._choice)
-            self._counterparts = dict.fromkeys(self.candidates, found)
+            found = choose_layers(self.reference, own, self._choice)
+            self._counterparts = {
+                name: [counterpart(layer, theirs) for layer in found] for name, theirs in events.items()
+            }
         else:
-            found = find_layers(self.reference, inputs, list(self._choice))
-            asked = {key: find_layers(self.reference, inputs, key)[0].name for key in self._choice}
+            found = choose_layers(self.reference, own, list(self._choice))
+            asked = {key: choose_layers(self.reference, own, key)[0].name for key in self._choice}
             for name, model in self.candidates.items():
-                named = {asked[key]: find_layers(model, inputs, value)[0] for key, value in self._choice.items()}
+                named = {asked[k]: choose_layers(model, events[name], v)[0] for k, v in self._choice.items()}
                 self._counterparts[name] = [replace(named[layer.name], name=layer.name) for layer in found]
         self.expect(found)
 
@@ -120,7 +131,3 @@ def takes_channels_last(model: nn.Module, inputs: Tensor) -> bool:
     except RuntimeError:
         return False
     return True
-
-
-def positions(x: Tensor, layout: Layout) -> tuple[int, ...]:
-    return tuple(x.shape[:2] if layout == "nlc" else (*x.shape[:1], *x.shape[2:]))

@@ -11,7 +11,7 @@ from torch import Tensor
 from ..storage.states import read_tensors, write_tensors
 from .memo import Memo
 
-Layout = Literal["auto", "nlc"]
+Layout = str  # "infer", or a word such as "nchw" or "nlc": see covariance.view
 Precision = Literal["float32", "float64"]
 
 

@@ -36,6 +36,7 @@ INITIAL = "initial.safetensors"
 MASKS = "masks.safetensors"
 SIMILARITY = "similarity.parquet"
 DIMENSION = "dimension.parquet"
+_SIMILARITY_COLUMNS = ["layer", "kind", "depth", "metric", "value", "count", "channels", "kept_x", "kept_y"]
 FILES = (STATE, REWIND, INITIAL, MASKS, SIMILARITY, DIMENSION)
 
 LAST_RATE = 0.1  # Han et al. 2015 fine-tune at a tenth; Adam's rate is constant here, so that no schedule ends there
@@ -266,7 +267,7 @@ class _Level:
         result = compare(
             reference, {"pruned": model}, images, options.layers, options.metric_options(), distributed="off"
         )
-        self.files[SIMILARITY] = parquet(result.table.drop(columns="candidate"))
+        self.files[SIMILARITY] = parquet(result.table[_SIMILARITY_COLUMNS])
         if options.dimension_images:
             found = intrinsic_dimensions(model, images, options.layers, max_datapoints=options.dimension_images)
             self.files[DIMENSION] = parquet(found)
