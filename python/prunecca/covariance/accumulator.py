@@ -9,11 +9,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..storage.states import read_tensors, write_tensors
+from ..storage.states import read_tensors, with_checksum, write_tensors
 from .accumulate import FEW_ROWS, accumulate, begin, check_members, estimate_mean
 from .covariance import Covariance, Precision
 from .memo import Memo
 from .moments import CrossMoments, Moments
+from .stored import check_accumulator
 from .view import View
 
 
@@ -164,24 +165,25 @@ class CovarianceAccumulator:
         return self._covariance(reference, xx, xx, reference.scatter, Memo(xx))
 
     def save(self, path: str | Path, meta: dict[str, Any]) -> None:
-        """Write the state and ``meta`` to a safetensors file."""
+        """Write the state and ``meta`` to a safetensors file, with a checksum of all that it holds."""
         parts: list[Moments | CrossMoments] = [*self.members, *self.cross]
         tensors = {f"{i}.{name}": t.contiguous() for i, part in enumerate(parts) for name, t in part.tensors().items()}
         check_members(self.members)
         counts, exact = [m.count for m in self.members], [m.exact for m in self.members]
         state = {"precision": self.precision, "norms": self.norms, **meta, "counts": counts, "exact": exact}
-        write_tensors(path, tensors, {"kind": "StreamingCovariance", **state})
+        write_tensors(path, tensors, with_checksum(tensors, {"kind": "StreamingCovariance", **state}))
 
     @classmethod
     def load(cls, path: str | Path) -> tuple[CovarianceAccumulator, dict[str, Any]]:
-        """What ``save`` wrote: the state, and everything else."""
+        """What ``save`` wrote: the state, and everything else; checked against the checksum and against each other."""
         tensors, meta = read_tensors(path, "StreamingCovariance")
+        check_accumulator(path, tensors, meta)
         new = cls(precision=meta["precision"], norms=meta["norms"])
         n = len(meta["counts"])
-        parts = [
-            {name.split(".", 1)[1]: t for name, t in tensors.items() if name.startswith(f"{i}.")}
-            for i in range(2 * n - 1)
-        ]
+        parts: list[dict[str, Tensor]] = [{} for _ in range(2 * n - 1)]
+        for full_name, tensor in tensors.items():
+            number, _, name = full_name.partition(".")
+            parts[int(number)][name] = tensor
         rows = zip(parts[:n], meta["counts"], meta["exact"], strict=True)
         new.members = [Moments.from_tensors(part, count, exact, new.precision) for part, count, exact in rows]
         new.cross = [CrossMoments.from_tensors(part) for part in parts[n:]]

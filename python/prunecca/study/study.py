@@ -126,9 +126,9 @@ def execute(
         job = Job(plan, None if data is None else Path(data), workers.device, threads, here.root, owner)
         here.note_environment(_environment(workers, threads))
         records = make_networks(here, plan, lambda: _executor(job, workers, reporter), reporter)
-        remove_partial(here.root / "tables")
+        remove_partial(here.root / "tables", within=here.root)
         made = tables.write(here, plan, records)
-        _draw(made, here.root / "figures")
+        _draw(made, here.root)
     return made
 
 
@@ -192,9 +192,11 @@ def _environment(workers: Workers, threads: int) -> dict[str, Any]:
     }
 
 
-def _draw(made: dict[str, pd.DataFrame], folder: Path) -> None:
+def _draw(made: dict[str, pd.DataFrame], root: Path) -> None:
     if made["levels"].empty:
         return
-    style.save(accuracy_figure(made["levels"]), folder / "accuracy")
+    folder = root / "figures"
+    style.save(accuracy_figure(made["levels"]), folder / "accuracy", within=root)
     for metric in made["similarity"]["metric"].unique():
-        style.save(similarity_figure(made["similarity"], metric), folder / f"similarity-{metric}")
+        figure = similarity_figure(made["similarity"], metric)
+        style.save(figure, folder / f"similarity-{metric}", within=root)
