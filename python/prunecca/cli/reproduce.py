@@ -46,7 +46,14 @@ def reproduce(
     ] = None,
     workers: Annotated[
         int | None,
-        _option("--workers", "Networks at the same time.", _RUN, min=1, show_default="1, on Ray all that have room"),
+        _option(
+            "--workers",
+            "Networks at the same time.",
+            _RUN,
+            min=1,
+            max=4096,
+            show_default="1, on Ray all that have room",
+        ),
     ] = None,
     engine: Annotated[
         str, _option("--engine", "local: processes on this machine. ray: a Ray cluster (extra prunecca\\[ray]).", _RUN)
@@ -55,7 +62,7 @@ def reproduce(
         str | None, _option("--address", "Of a Ray cluster, such as auto.", _RUN, show_default="a local one is started")
     ] = None,
     gpus_per_network: Annotated[
-        float, _option("--gpus-per-network", "On Ray: 0.25 makes four networks on each GPU.", _RUN, min=0.0)
+        float, _option("--gpus-per-network", "On Ray: 0.25 makes four networks on each GPU.", _RUN, min=0.0, max=1024.0)
     ] = 0.0,
     threads: Annotated[
         int | None,
@@ -202,7 +209,7 @@ def reproduce(
         variance=variance,
         trim=trim,
         dimension_images=dimension_images,
-        layers=_names(layers) if layers else None,
+        layers=None if layers is None else _names(layers),
     )
     first, count = _replicates(replicates)
     size = Size(levels if levels is not None else PAPER_LEVELS if paper else SHORT_LEVELS, count, controls, first)

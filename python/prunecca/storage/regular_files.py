@@ -11,6 +11,7 @@ import contextlib
 import errno
 import os
 import stat
+import zipfile
 from collections.abc import Iterator
 from io import BufferedReader
 from pathlib import Path
@@ -115,6 +116,29 @@ def remove(path: Path, within: Path | None = None) -> None:
         pass
     except IsADirectoryError:
         raise StorageError(f"{path} is a folder, where a file is expected; remove it and run again") from None
+
+
+def check_archive(path: str | os.PathLike[str]) -> None:
+    """Refuse a zip archive that is larger in memory than on the disk, before torch unpacks it.
+
+    ``torch.save`` compresses nothing.
+
+    Args:
+        path: of the file; what is no zip archive is left to whoever reads it.
+
+    Raises:
+        CorruptFile: a member is compressed, members share their bytes, or the archive cannot be read.
+    """
+    with open_regular(path, LARGEST_STATE) as stream:
+        if not zipfile.is_zipfile(stream):
+            return
+        try:
+            members = zipfile.ZipFile(stream).infolist()
+        except (zipfile.BadZipFile, ValueError, EOFError, NotImplementedError, UnicodeDecodeError):
+            raise CorruptFile(f"{path} is a damaged archive; expected what torch.save writes") from None
+        packed = any(member.compress_type != zipfile.ZIP_STORED for member in members)
+        if packed or sum(member.file_size for member in members) > os.fstat(stream.fileno()).st_size:
+            raise CorruptFile(f"{path} is a compressed archive, which torch.save does not write; save the weights anew")
 
 
 def kind_of(mode: int) -> str:

@@ -23,6 +23,7 @@ from ..problems import Problem, find_problem
 from ..pruning.recipe import Recipe
 from ..seeds import seed_for
 from ..similarity.registry import find_metrics
+from ..storage.regular_files import check_archive
 from ..storage.states import load_state
 from .options import SHORT_EPOCHS, Options
 from .schema import check_settings
@@ -153,12 +154,13 @@ def load_network(
     try:
         state, metadata = load_state(path)
     except CorruptFile as error:
+        check_archive(path)
         try:
             state = torch.load(path, map_location="cpu", weights_only=True)
         except (RuntimeError, pickle.UnpicklingError, EOFError, KeyError):
             raise error from None
     name = problem or metadata.get("problem")
-    if name is None:
+    if not isinstance(name, str):
         raise ConfigurationError(f"{path} does not say whose network it is; give --problem, such as cifar2")
     if "setting" in metadata and metadata["problem"] == name:
         resolved = ResolvedProblem.from_json(metadata["setting"])
@@ -174,7 +176,7 @@ def load_network(
 
 def _expect_same(problem: str, name: str, given: object, known: object) -> None:
     if given != known:
-        raise ConfigurationError(f"{name} of {problem} is {str(given)[:60]!a}; expected {known!r}")
+        raise ConfigurationError(f"{name} of {problem} is {given!a:.60}; expected {known!r}")
 
 
 def _try_out(resolved: ResolvedProblem, options: Options) -> None:

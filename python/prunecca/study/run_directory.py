@@ -120,7 +120,7 @@ class RunDirectory:
             raise ConfigurationError(f"{self.root} is not empty and not a run directory; choose another --out")
         merged = configuration
         with contextlib.suppress(FileNotFoundError, CorruptFile):  # a folder that is refused is left as it is
-            before = self._checked(read_json(path, self.root), path)
+            before = schema.check_configuration(read_json(path, self.root), path)
             merged = merge_configuration(before, configuration, str(self.root))
         self._check_folders(merged)
         with self.own():
@@ -139,7 +139,7 @@ class RunDirectory:
         """
         path = self.root / CONFIGURATION
         try:
-            return self._checked(read_json(path, self.root), path)
+            return schema.check_configuration(read_json(path, self.root), path)
         except (FileNotFoundError, NotADirectoryError):
             raise ConfigurationError(
                 f"{self.root} is not a run directory: it has no config.json; expected a folder made by `prunecca reproduce`"
@@ -244,14 +244,14 @@ class RunDirectory:
         """The configuration so far, None for a new directory, and whether it is that of a whole ``config.json``."""
         path = self.root / CONFIGURATION
         try:
-            return self._checked(read_json(path, self.root), path), True
+            return schema.check_configuration(read_json(path, self.root), path), True
         except FileNotFoundError:
             finding = f"{path} is missing"
         except CorruptFile as error:
             finding = error.finding
         try:
             kept = self.root / ENVIRONMENT
-            copy = self._checked(read_json(kept, self.root)["configuration"], kept)
+            copy = schema.check_configuration(read_json(kept, self.root)["configuration"], kept)
         except (FileNotFoundError, CorruptFile, KeyError):
             # Without it, networks of other options could pass for those of this study.
             if self._holds_networks():
@@ -284,19 +284,6 @@ class RunDirectory:
                 self.say(f"{finding}: {network} is made again")
                 return None
         return record
-
-    def _checked(self, configuration: dict[str, Any], path: Path) -> dict[str, Any]:
-        """A configuration that may come from someone else."""
-        checked = schema.check_configuration(configuration, path)
-        if "recipe" in checked["options"]:
-            schema.check_options(Options, checked["options"], f"{path}: options")
-        try:
-            Options.from_json(checked["options"])
-            for problem in checked["problems"].values():
-                Size(**problem["size"])
-        except (TypeError, AttributeError, ValueError) as error:
-            raise ConfigurationError(f"{path} cannot be used: {error}") from None
-        return checked
 
     def _check_folders(self, configuration: dict[str, Any]) -> None:
         """Refuse links, and files in the place of folders, before hours are spent on what could not be written."""

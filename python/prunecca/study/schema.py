@@ -11,7 +11,7 @@ from typing import Annotated, Any, TypeVar
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, TypeAdapter, ValidationError
 
 from ..errors import ConfigurationError, CorruptFile
-from .options import MOST
+from .options import MOST, Options, Size
 
 MOST_PROBLEMS = 128
 MOST_OF_ALL = 50_000  # networks
@@ -107,10 +107,17 @@ class _Network(_Strict):
     parents: Annotated[dict[_Text, _Text], Field(max_length=2)]
 
 
-class _Environment(BaseModel):
-    model_config = ConfigDict(strict=True, allow_inf_nan=False)
+class _Start(_Strict):
+    model_config = ConfigDict(extra="allow")
+    __pydantic_extra__: dict[str, _Plain | list[_Plain]]
 
-    starts: Annotated[list[dict[Name, _Plain | list[_Plain]]], Field(max_length=10_000)]
+    gpus: list[_Text] | None = None
+
+
+class _Environment(_Strict):
+    model_config = ConfigDict(extra="ignore")  # the copy of the configuration is checked where it is used
+
+    starts: Annotated[list[_Start], Field(max_length=10_000)]
 
 
 class _Owner(_Strict):
@@ -140,6 +147,14 @@ def check_configuration(value: Mapping[str, Any], path: Path) -> dict[str, Any]:
             raise ConfigurationError(
                 f"{path} cannot be used: problems.{name}.settings.name is {problem.settings.name!r}; expected {name!r}"
             )
+    if "recipe" in value["options"]:
+        check_options(Options, value["options"], f"{path}: options")
+    try:
+        Options.from_json(value["options"])
+        for problem in value["problems"].values():
+            Size(**problem["size"])
+    except (TypeError, AttributeError, ValueError) as error:
+        raise ConfigurationError(f"{path} cannot be used: {error}") from None
     return dict(value)
 
 
@@ -174,7 +189,8 @@ def check_environment(value: Mapping[str, Any], path: Path) -> list[dict[str, An
     Raises:
         CorruptFile: it holds something else; the sentence names the field.
     """
-    return list(_checked(_Environment, value, path).starts)
+    _checked(_Environment, value, path)
+    return list(value["starts"])
 
 
 def check_owner(text: bytes) -> dict[str, Any]:
