@@ -225,9 +225,9 @@ def reproduce(
         from ..machine.info import choose_device
         from ..study.study import Workers, execute, prepare
 
-        choose_device(device)  # before anything is written
-        run = prepare(names, options, size, folder, data=data, short=not paper, message=_say)
+        choose_device(device)  # before anything is written, as is what follows
         place = Workers(engine, workers, threads, device, address, gpus_per_network)
+        run = prepare(names, options, size, folder, data=data, short=not paper, message=_say)
         with _reporter() as reporter:
             tables = execute(run, place, data=data, reporter=reporter)
         _conclude(run.root, tables)

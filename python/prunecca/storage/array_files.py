@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import os
+import tokenize
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,6 +21,8 @@ from .states import read_header
 
 _NPY_DTYPES = {"float16": torch.float16, "float32": torch.float32, "float64": torch.float64}
 _SAFETENSORS_DTYPES = {"F16": torch.float16, "BF16": torch.bfloat16, "F32": torch.float32, "F64": torch.float64}
+# NumPy reads a header as a Python literal.
+_BAD_HEADER = (ValueError, TypeError, SyntaxError, RecursionError, MemoryError, tokenize.TokenError)
 _EXPECTED = "expected float16, bfloat16, float32 or float64"
 
 
@@ -97,8 +100,8 @@ def _npy(path: Path) -> StoredActivations:
                 np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
             )
             shape, fortran, dtype = read_header(stream)
-        except (ValueError, RecursionError, MemoryError) as error:
-            raise ValueError(f"{path} is not a .npy file of numbers: {error}") from error
+        except _BAD_HEADER as error:
+            raise ValueError(f"{path} is not a .npy file of numbers: {error!s:.200}") from error
         offset = stream.tell()
     if dtype.hasobject:
         raise ValueError(f"{path} holds Python objects, which are never loaded; {_EXPECTED}")

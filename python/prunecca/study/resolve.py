@@ -149,7 +149,8 @@ def load_network(
         ConfigurationError: it does not say whose network it is, or is not that of ``problem``.
     """
     if not path.is_file():
-        raise FileNotFoundError(f"{path} does not exist; expected a file of weights")
+        what = "is not a file" if path.exists() else "does not exist"
+        raise FileNotFoundError(f"{path} {what}; expected a file of weights")
     metadata: dict[str, Any] = {}
     try:
         state, metadata = load_state(path)
