@@ -1,9 +1,11 @@
 """A run directory from someone else is continued: nothing outside is read, written or removed, and nothing waits."""
 
 import contextlib
+import json
 import os
 import shutil
 
+import numpy as np
 import pytest
 from hostile import PLANTS, fingerprint, plant, soon
 from making import configuration, work
@@ -157,3 +159,43 @@ def test_a_large_file_in_the_place_of_a_network_is_not_read(place):
         stream.truncate(10 << 40)
     with soon():
         assert go_on(place / "run") == [PRUNED]
+
+
+def test_mutations_of_every_file_touch_nothing_outside(place, finished, monkeypatch):
+    monkeypatch.setattr(os, "fsync", lambda descriptor: None)  # most of the time of so many writes
+    generator = np.random.default_rng(11)
+    outside = fingerprint(place / "outside")
+    names = [path.relative_to(finished) for path in finished.rglob("*") if path.is_file() and path.name != ".lock"]
+    for number in range(300):
+        name = names[generator.integers(len(names))]
+        path = place / "run" / name
+        mutate(path, generator)
+        with soon(), contextlib.suppress(*REFUSALS):
+            assert len(RunDirectory(place / "run").finished()) <= 2
+        if number % 20 == 0:
+            with soon(), contextlib.suppress(*REFUSALS):
+                go_on(place / "run")
+                assert len(RunDirectory(place / "run").finished()) == 2
+            shutil.rmtree(place / "run")
+            shutil.copytree(finished, place / "run")
+        shutil.copyfile(finished / name, path)
+    assert fingerprint(place / "outside") == outside
+    assert sorted(path.name for path in place.iterdir()) == ["outside", "run"]
+
+
+def mutate(path, generator):
+    """Flip, cut or repeat some bytes; a record gets a digest that fits again where it still can be parsed."""
+    data = bytearray(path.read_bytes())
+    for _ in range(generator.integers(1, 4)):
+        place, length = int(generator.integers(len(data))), int(generator.integers(1, 30))
+        match generator.integers(3):
+            case 0:
+                data[place] = int(generator.integers(256))
+            case 1 if len(data) > 60:
+                del data[place : place + length]
+            case _:
+                data[place:place] = data[place : place + length]
+    path.write_bytes(data)
+    if path.suffix == ".json":
+        with contextlib.suppress(ValueError, AttributeError, TypeError):
+            states.write_json(path, json.loads(bytes(data)))
