@@ -133,6 +133,12 @@ def test_an_out_that_the_user_reaches_through_a_link_is_fine(place, quick):
     assert (place / "elsewhere" / "index.html").exists()
 
 
+@pytest.mark.parametrize("out", [None, "report", "../out", "./a/../b"])
+def test_paths_may_be_relative(place, quick, monkeypatch, out):
+    monkeypatch.chdir(place / "run")
+    assert write(".", out).page.exists()
+
+
 @pytest.mark.parametrize(
     ("name", "column", "value", "words"),
     [
@@ -186,6 +192,7 @@ def test_tables_that_would_fill_the_memory_are_refused(place, quick):
         ("problem,other\nx,y\n", "has a column 'other'; expected only problem"),
         ("problem\n" + "x" * 1000, "has 1000 characters in a text of problem"),
         ("problem\n\xff\xfe", "cannot be read as a table"),
+        ("problem,replicate\nx,0,1\n", "cannot be read as a table"),
         ('problem\n"x', "cannot be read as a table"),
         ("\0" * 1000, "cannot be read as a table|has a column"),
     ],

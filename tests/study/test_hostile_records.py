@@ -107,6 +107,7 @@ def test_an_unknown_problem_is_refused(tmp_path):
 
 RECORDS = [
     (("files",), {"../../outside/mine": "0" * 64}, "files"),
+    (("files",), {}, "does not list state.safetensors, which every network has"),
     (("files",), {"other": "0" * 64}, "lists the file 'other'; expected only state.safetensors"),
     (("files", "state.safetensors"), "x", "files.state.safetensors is 'x'; expected"),
     (("summary", "problem"), "../../x", "summary.problem is '../../x'; expected"),

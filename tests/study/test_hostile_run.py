@@ -6,12 +6,15 @@ import os
 import shutil
 
 import numpy as np
+import pandas as pd
 import pytest
 from hostile import PLANTS, fingerprint, plant, soon
 from making import configuration, work
 
 from prunecca.errors import ConfigurationError, CorruptFile, StorageError
 from prunecca.storage import states
+from prunecca.storage.atomic import file_digest, write_atomic
+from prunecca.storage.tables import parquet
 from prunecca.study import tables
 from prunecca.study.checkpoint import TRAINING
 from prunecca.study.level import MASKS, REWIND, SIMILARITY, STATE
@@ -199,3 +202,29 @@ def mutate(path, generator):
     if path.suffix == ".json":
         with contextlib.suppress(ValueError, AttributeError, TypeError):
             states.write_json(path, json.loads(bytes(data)))
+
+
+@pytest.mark.parametrize(
+    ("table", "words"),
+    [
+        (pd.DataFrame(), "lacks the columns layer, kind, depth, metric, value"),
+        (pd.DataFrame({"layer": ["a"], "problem": ["../../x"]}), "has a column 'problem'; expected only layer"),
+        (pd.DataFrame({"layer": ["a"], "kind": ["conv"], "depth": [0], "metric": ["../x"], "value": [1.0]}), "metric"),
+    ],
+)
+def test_a_table_of_a_network_that_cannot_be_is_one_sentence(place, table, words):
+    run, path = RunDirectory(place / "run"), place / "run" / PRUNED.folder / SIMILARITY
+    write_atomic(path, parquet(table))
+    record = states.read_json(run.path(PRUNED, "piece.json"))
+    record["files"][SIMILARITY] = file_digest(path)
+    states.write_json(run.path(PRUNED, "piece.json"), record)
+    with pytest.raises(CorruptFile, match=words):
+        go_on(place / "run")
+
+
+@pytest.mark.parametrize("root", [".", "../run", "sub/../../run"])
+def test_the_path_of_a_run_directory_may_be_relative(place, monkeypatch, root):
+    (place / "run" / "sub").mkdir()
+    monkeypatch.chdir(place / "run")
+    (place / "run" / PRUNED.folder / STATE).unlink()
+    assert go_on(root) == [PRUNED]

@@ -93,8 +93,7 @@ def write(
     run = read(folders[0], message) if len(folders) == 1 else read_all(folders, message)
     metric = run.choose_metric(metric)
     folder = Path(folders[0]) / "report" if out is None else Path(out)
-    # What lies in a run directory may be someone else's; what leads to it, and to --out, is the user's own.
-    within = next((Path(root) for root in folders if folder.is_relative_to(root)), folder)
+    within = next((Path(root) for root in folders if _lies_in(folder, Path(root))), folder)
     claims = judge(run.tables, _subjects(run), metric=metric, margin=margin)
     chosen = pictures.choose(run, metric)
     figures: list[Path] = []
@@ -109,6 +108,11 @@ def write(
     write_atomic(page, compose(run, claims, drawn, metric, margin).encode(), within)
     write_table(table, pd.DataFrame([dataclasses.asdict(claim) for claim in claims]), within)
     return Report(page, table, figures, claims)
+
+
+def _lies_in(folder: Path, root: Path) -> bool:
+    """Whether a folder is one of a run directory, which may be someone else's; what leads elsewhere is the user's own."""
+    return folder.is_relative_to(root) and ".." not in folder.relative_to(root).parts
 
 
 def _subjects(run: ReportedRun) -> list[Subject]:

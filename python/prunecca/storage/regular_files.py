@@ -60,10 +60,10 @@ def open_regular(path: str | os.PathLike[str], most: int | None = None, within: 
 def read_regular(path: str | os.PathLike[str], most: int, within: Path | None = None) -> bytes:
     """The content of a file; raises as ``open_regular``."""
     with open_regular(path, most, within) as stream:
-        try:
-            return stream.read(os.fstat(stream.fileno()).st_size)
-        except MemoryError:
-            raise CorruptFile(f"{path} is larger than the memory that is left") from None
+        size = os.fstat(stream.fileno()).st_size
+        if size > os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2:
+            raise CorruptFile(f"{path} has {size} bytes, more than half of this machine's memory; use a larger machine")
+        return stream.read(size)
 
 
 def exists(path: Path, within: Path | None = None) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import os
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,8 @@ MOST_ROWS = 1_000_000
 _MOST_COLUMNS = 64
 _LONGEST_TEXT = 500  # characters
 _MOST_BYTES = 1 << 30  # of a Parquet file's columns, unpacked
+# What parsers raise of content that nobody wrote on purpose.
+_UNREADABLE = (ValueError, OSError, TypeError, KeyError, RuntimeError, MemoryError, OverflowError, Warning, csv.Error)
 _LARGEST = 1e15  # of a number
 _KINDS = {
     "text": "text",
@@ -80,7 +83,7 @@ def read_table(path: Path, columns: Mapping[str, str], within: Path | None = Non
         return pd.DataFrame()
     except _TooLarge as error:
         raise CorruptFile(f"{path} has {error}") from None
-    except (ValueError, OSError, TypeError, KeyError, RuntimeError, MemoryError, OverflowError, csv.Error) as error:
+    except _UNREADABLE as error:
         raise CorruptFile(f"{path} is damaged: it cannot be read as a table; restore it") from error
     for column in table.columns:
         if column not in columns:
@@ -131,7 +134,9 @@ def _csv(data: bytes, columns: Mapping[str, str]) -> pd.DataFrame:
     header = data[: 1 << 16].split(b"\n", 1)[0].decode()
     _limit(header.count(",") + 1, _MOST_COLUMNS, "columns")
     texts = {name: str for name, kind in columns.items() if kind == "text"}  # a layer may be called "0"
-    table = pd.read_csv(io.BytesIO(data), dtype=texts, nrows=MOST_ROWS + 1, index_col=False)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # such as one of rows that are longer than the header
+        table = pd.read_csv(io.BytesIO(data), dtype=texts, nrows=MOST_ROWS + 1, index_col=False)
     _limit(len(table), MOST_ROWS, "rows")
     for name in texts:
         if name in table and len(table):

@@ -38,7 +38,7 @@ from ..storage.states import read_json, write_json
 from . import schema
 from .checkpoint import REWIND, TRAINING
 from .executors import OWNED
-from .level import FILES, INITIAL, MASKS, STATE, NetworkResult, Parent
+from .level import FILES, INITIAL, MASKS, SIMILARITY, STATE, NetworkResult, Parent
 from .options import FORMAT, Options, Size, merge_configuration
 from .plan import Network, Plan
 from .resolve import ResolvedProblem
@@ -266,7 +266,7 @@ class RunDirectory:
         """The record of a network whose files are all whole."""
         path = self.path(network, RECORD)
         try:
-            record = schema.check_network(read_json(path, self.root), path, FILES)
+            record = schema.check_network(read_json(path, self.root), path, FILES, (STATE, SIMILARITY))
         except (FileNotFoundError, NotADirectoryError):
             return None
         except CorruptFile as error:

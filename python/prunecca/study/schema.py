@@ -170,8 +170,19 @@ def check_settings(value: object, what: str) -> None:
         raise ConfigurationError(f"{what} cannot be used: {_sentence(error)}") from None
 
 
-def check_network(value: Mapping[str, Any], path: Path, names: tuple[str, ...]) -> dict[str, Any]:
-    """The content of a ``piece.json``, as it was given; ``names`` are the files that it may list.
+def check_network(
+    value: Mapping[str, Any], path: Path, names: tuple[str, ...], needed: tuple[str, ...]
+) -> dict[str, Any]:
+    """The content of a ``piece.json``.
+
+    Args:
+        value: what was read.
+        path: from where.
+        names: the files that it may list.
+        needed: those that it must list.
+
+    Returns:
+        The value, as it was given.
 
     Raises:
         CorruptFile: it is not the record of a network; the sentence names the field.
@@ -180,6 +191,9 @@ def check_network(value: Mapping[str, Any], path: Path, names: tuple[str, ...]) 
     odd = [name for name in found.files if name not in names]
     if odd:
         raise CorruptFile(f"{path} lists the file {odd[0]!r}; expected only {', '.join(names)}")
+    missing = [name for name in needed if name not in found.files]
+    if missing:
+        raise CorruptFile(f"{path} does not list {missing[0]}, which every network has")
     return dict(value)
 
 

@@ -45,6 +45,10 @@ COLUMNS = {
     **dict.fromkeys(("density", "parameters", "parameters_left", "epochs", "best_epoch", "seconds"), "float"),
     **dict.fromkeys((f"{part}_{what}" for part in ("train", "val", "test") for what in ("loss", "accuracy")), "float"),
 }
+_NEEDED = {
+    "similarity": ("layer", "kind", "depth", "metric", "value"),
+    "dimension": ("layer", "kind", "depth", "dimension", "error"),
+}
 _NAMED = "letters, digits and _ . -"
 _MOST_LAYERS = 2000  # of one table: more cannot be drawn
 _MOST_METRICS = 64
@@ -65,6 +69,10 @@ def build(run: RunDirectory, plan: Plan, records: Mapping[Network, Record]) -> d
             for name, file in (("similarity", SIMILARITY), ("dimension", DIMENSION)):
                 if file in record["files"]:
                     table = read(run.path(network, file), OF_NETWORK, run.root)
+                    missing = [column for column in _NEEDED[name] if column not in table.columns]
+                    if missing or table.empty:
+                        what = f"lacks the columns {', '.join(missing)}" if missing else "has no rows"
+                        raise CorruptFile(f"{run.path(network, file)} {what}; remove it and run again")
                     stored[name].append(table.assign(**key)[[*KEY, *table.columns]])
     tables = {name: pd.DataFrame(rows[name]) for name in NAMES}
     for name, parts in stored.items():
