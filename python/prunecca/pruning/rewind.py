@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from ..storage import states
+from ..storage.regular_files import LARGEST_STATE, read_regular
 from .masked_optimizer import MaskedOptimizer
 from .masks import apply_masks, zero_pruned
 from .optimizer_state import OptimizerState
@@ -152,7 +153,7 @@ class Snapshot:
             FileNotFoundError: there is no such file.
             CorruptFile: the file is cut short, was changed, or is something else.
         """
-        return cls.from_bytes(Path(path).read_bytes(), str(path))
+        return cls.from_bytes(read_regular(path, LARGEST_STATE), str(path))
 
     @classmethod
     def from_bytes(cls, data: bytes, name: str = "the state") -> Snapshot:
