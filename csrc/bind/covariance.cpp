@@ -1,6 +1,7 @@
 #include <optional>
 #include <vector>
 
+#include "bind/checks.hpp"
 #include "bind/views.hpp"
 #include "cpu/covariance.hpp"
 
@@ -13,7 +14,7 @@ namespace {
 using Pairs = std::vector<std::pair<int, int>>;
 
 void check_on_host(const std::vector<Array>& views, int threads) {
-  PRUNECCA_CHECK(threads >= 1, "threads is ", threads, "; expected at least 1");
+  check_threads(threads);
   for (size_t v = 0; v < views.size(); ++v)
     PRUNECCA_CHECK(views[v].on_host(), "view ", v, " is on a CUDA device; expected host memory");
 }
@@ -33,11 +34,12 @@ std::pair<int, int64_t> update(const std::vector<Array>& views, const std::vecto
   check_on_host(views, threads);
   Request request(views, channel_axes, pairs, float64);
   request.fill(shifts, sums, grams, norms, -1);
-  const auto address = (reinterpret_cast<uintptr_t>(workspace.data) + 63) & ~uintptr_t(63);
-  const size_t room =
-      size_t(workspace.size()) * size_of(workspace.dtype) - (address - reinterpret_cast<uintptr_t>(workspace.data));
-  const size_t needed = cpu::workspace_bytes(request.problem, threads);
-  PRUNECCA_CHECK(workspace.on_host() && room >= needed, "the workspace has ", room, " bytes; expected ", needed);
+  const auto begin = reinterpret_cast<uintptr_t>(workspace.data), address = (begin + 63) & ~uintptr_t(63);
+  const size_t room = size_t(workspace.size()) * size_of(workspace.dtype);
+  const size_t needed = cpu::workspace_bytes(request.problem, threads) + (address - begin);
+  PRUNECCA_CHECK(workspace.on_host() && workspace.contiguous() && room >= needed, "the workspace has ", room,
+                 " bytes on device ", workspace.device, "; expected ", needed, " contiguous ones on the host");
+  if (request.views[0].rows() == 0) return {-1, -1};
   py::gil_scoped_release release;
   const cpu::NonFinite bad = cpu::update(request.problem, threads, reinterpret_cast<void*>(address));
   return {bad.view, bad.channel};

@@ -38,6 +38,10 @@ def masked_weight(weight: Tensor, mask: Tensor) -> Tensor:
         >>> pc.ops.masked_weight(torch.tensor([1.0, -2.0]), torch.tensor([True, False]))
         tensor([1., 0.])
     """
+    for name, tensor in (("weight", weight), ("mask", mask)):
+        if tensor.is_nested or tensor.layout is not torch.strided:
+            kind = "nested" if tensor.is_nested else f"of layout {tensor.layout}"
+            raise TypeError(f"{name} is {kind}; expected a dense tensor, call .to_dense() or pad it")
     out: Tensor = torch.ops.prunecca.masked_weight(weight, mask)
     return out
 

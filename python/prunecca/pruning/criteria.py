@@ -11,6 +11,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from .._arrays import resolved
+
 
 @dataclass(frozen=True)
 class Criterion:
@@ -83,7 +85,7 @@ def _score(
         raise ValueError(
             f"criterion '{criterion.name}' needs the initial value of '{name}'; pass initial= with all pooled parameters"
         )
-    i = initial[name].detach().to(f.device)
+    i = resolved(initial[name], f"initial value of '{name}'").detach().to(f.device)
     if i.shape != f.shape:
         raise ValueError(
             f"initial value of '{name}' has shape {tuple(i.shape)}; expected that of the parameter, {tuple(f.shape)}"

@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from .._arrays import resolved
 from .masks import Masks, fitting_mask, some
 
 
@@ -63,6 +64,7 @@ def unpack(packed: Mapping[str, Tensor], shapes: nn.Module | Mapping[str, Tensor
             raise ValueError(
                 f"packed mask '{name}' is {data.dtype} {tuple(data.shape)}; expected uint8 of {-(-size // 8)} bytes for shape {tuple(shape)}"
             )
+        data = resolved(data, f"packed mask '{name}'")
         bits = np.unpackbits(data.cpu().numpy(), bitorder="little")
         if bits[size:].any():
             raise ValueError(f"packed mask '{name}' has bits set past its {size} entries; the file is damaged")
