@@ -66,7 +66,11 @@ def test_metrics_take_any_of_them_beside_a_map(folder, values, view):
     rows = len(view(x))
     own, reference = np.array(view(values)), values[:rows, :5]
     a, b = own - own.mean(0), reference - reference.mean(0)
-    right = np.linalg.norm(a.T @ b) ** 2 / (np.linalg.norm(a.T @ a) * np.linalg.norm(b.T @ b)) if np.ptp(own, 0).any() else np.nan
+    right = (
+        np.linalg.norm(a.T @ b) ** 2 / (np.linalg.norm(a.T @ a) * np.linalg.norm(b.T @ b))
+        if np.ptp(own, 0).any()
+        else np.nan
+    )
     assert pc.linear_cka(view(x), y[:rows, :5]) == pytest.approx(right, rel=1e-9, nan_ok=True)
 
 
