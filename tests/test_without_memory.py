@@ -158,6 +158,39 @@ def test_the_operator_answers_abstract_tensors_abstractly():
         pc.ops.masked_weight(sparse(weight), mask)
 
 
+def test_what_is_no_tensor_or_of_another_dtype_is_refused_by_name():
+    P = pc.pruning
+    for take in (
+        lambda: P.prune({"w": weight.numpy()}, pools, 0.5),
+        lambda: P.apply_masks({"w": weight.numpy()}, {"w": mask}),
+    ):
+        with pytest.raises(TypeError, match=r"^parameter 'w' is a ndarray; expected a torch tensor"):
+            take()
+    with pytest.raises(TypeError, match=r"^packed mask 'w' is a ndarray; expected a torch tensor"):
+        P.unpack({"w": P.pack({"w": mask})["w"].numpy()}, {"w": weight})
+    with pytest.raises(TypeError, match=r"^weight is a ndarray; expected a torch tensor"):
+        pc.ops.masked_weight(weight.numpy(), mask)
+    for dtype in (torch.int32, torch.complex64, torch.float8_e4m3fn):
+        with pytest.raises(TypeError, match=f"^parameter 'w' has dtype {dtype}; expected one of torch.float32"):
+            P.apply_masks({"w": weight.to(dtype)}, {"w": mask})
+        with pytest.raises(TypeError, match=f"^parameter 'w' has dtype {dtype}; expected float16"):
+            P.prune({"w": weight.to(dtype)}, pools, 0.5)
+    parameter = nn.Parameter(weight.to(torch.complex64))
+    parameter.grad = torch.ones_like(parameter)
+    for optimizer in optimizers(parameter, {}):
+        with pytest.raises(TypeError, match=r"^parameter 'w' has dtype torch.complex64; expected one of torch.float32"):
+            optimizer.step()
+
+
+def test_memory_that_is_not_aligned_is_written_out():
+    values = torch.arange(10.0)
+    odd = torch.frombuffer(bytearray(b"\0" + values.numpy().tobytes()), dtype=torch.float32, offset=1)
+    assert torch.equal(pc.ops.masked_weight(odd, mask), values * mask)
+    assert torch.equal(pc.pruning.prune({"w": odd}, pools, 0.5)["w"], values >= 5)
+    pc.pruning.apply_masks({"w": odd}, {"w": mask})
+    assert torch.equal(odd, values * mask)
+
+
 def test_negative_views_are_read_for_their_values():
     values = torch.randn(ROWS, 8, dtype=torch.complex128)
     view = values.conj().imag

@@ -138,25 +138,27 @@ def native(tensor: Tensor, name: str = "a tensor") -> Array:
     return array
 
 
-def resolved(tensor: Tensor, name: str) -> Tensor:
+def resolved(tensor: Any, name: str) -> Tensor:
     """``tensor`` where it owns plain memory, or a copy that does.
 
     Args:
-        tensor: of any class, layout and dtype.
+        tensor: a tensor of any class, layout and dtype.
         name: what the error calls it.
 
     Returns:
         The tensor itself, without its subclass; a copy of a negative or conjugate view, or of memory that is not aligned.
 
     Raises:
-        TypeError: it has no plain memory of its own.
+        TypeError: it is no tensor, or has no plain memory of its own.
     """
+    if not isinstance(tensor, Tensor):
+        raise TypeError(f"{name} is a {type(tensor).__name__}; expected a torch tensor")
     if _is_plain(tensor):  # nearly always
         return tensor
     if _why_not(tensor):
         raise _refusal(tensor, name)
-    tensor = _as_plain(tensor).resolve_conj().resolve_neg()
-    return tensor.clone() if tensor.data_ptr() % tensor.element_size() else tensor
+    plain: Tensor = _as_plain(tensor).resolve_conj().resolve_neg()
+    return plain.clone() if plain.data_ptr() % plain.element_size() else plain
 
 
 def _is_plain(tensor: Tensor) -> bool:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from . import _native
-from ._arrays import native, stream_of
+from ._arrays import native, resolved, stream_of
 
 library = torch.library.Library("prunecca", "DEF")  # type: ignore[no-untyped-call]  # torch leaves it unannotated
 
@@ -39,6 +39,8 @@ def masked_weight(weight: Tensor, mask: Tensor) -> Tensor:
         tensor([1., 0.])
     """
     for name, tensor in (("weight", weight), ("mask", mask)):
+        if not isinstance(tensor, Tensor):
+            raise TypeError(f"{name} is a {type(tensor).__name__}; expected a torch tensor")
         if tensor.is_nested or tensor.layout is not torch.strided:
             kind = "nested" if tensor.is_nested else f"of layout {tensor.layout}"
             raise TypeError(f"{name} is {kind}; expected a dense tensor, call .to_dense() or pad it")
@@ -59,6 +61,7 @@ def _check(weight: Tensor, mask: Tensor) -> None:
 
 def _masked_weight(weight: Tensor, mask: Tensor) -> Tensor:
     _check(weight, mask)
+    weight, mask = resolved(weight, "weight"), resolved(mask, "mask")
     out = torch.empty_like(weight)
     # The kernel walks memory, so all three must lie in one order; usually they do.
     source = weight if weight.stride() == out.stride() else torch.empty_like(out).copy_(weight)

@@ -74,7 +74,7 @@ def _score(
     generator: torch.Generator,
 ) -> Tensor:
     f = final[name].detach()
-    if not f.is_floating_point():
+    if f.dtype not in (torch.float16, torch.bfloat16, torch.float32, torch.float64):
         raise TypeError(f"parameter '{name}' has dtype {f.dtype}; expected float16, bfloat16, float32 or float64")
     if criterion.score is None:
         # Drawn on the host, so that every device and rank draws the same; 53 bits make ties unlikely.

@@ -80,7 +80,7 @@ class MaskedOptimizer(torch.optim.Optimizer):
                 masks = [self._mask(name, p) for name, p in stepped]
                 self._step_native(group, parameters, gradients, masks)
             except (TypeError, ValueError):
-                _name_what_has_no_memory(stepped)  # here, where it costs nothing as long as all is well
+                _name_the_one_refused(stepped)  # here, where it costs nothing as long as all is well
                 raise
             torch.autograd.graph.increment_version(parameters)
         return loss
@@ -187,9 +187,9 @@ def pairs(group: dict[str, Any]) -> Iterable[tuple[str, Tensor]]:
     return zip(group["param_names"], group["params"], strict=True)
 
 
-def _name_what_has_no_memory(stepped: Iterable[tuple[str, Tensor]]) -> None:
+def _name_the_one_refused(stepped: Iterable[tuple[str, Tensor]]) -> None:
     for name, parameter in stepped:
-        resolved(parameter, f"parameter '{name}'")
+        native(parameter, f"parameter '{name}'")
         resolved(cast(Tensor, parameter.grad), f"gradient of '{name}'")
 
 

@@ -219,18 +219,20 @@ def in_memory_order(tensor: Tensor, like: Tensor) -> Tensor:
 
 def zero_pruned(items: Iterable[tuple[Tensor | None, str, Tensor]]) -> None:
     """Set entries outside each mask to +0 in place: (tensor, name for errors, mask), all in one native call."""
-    given, dense, masks = [], [], []
+    given, names, dense, masks = [], [], [], []
     for tensor, name, mask in items:
         if tensor is None:
             raise ValueError(f"mask '{name}' has no parameter of that name; expected masks of existing parameters")
         given.append(tensor)
+        names.append(name)
         plain = resolved(tensor, f"parameter '{name}'").detach()
         dense.append(_without_gaps(plain))
         masks.append(in_memory_order(fitting_mask(name, mask, plain), dense[-1]))
     if not given:
         return
     threads, stream = torch.get_num_threads(), stream_of(dense[0])
-    _native.masked_copy(_all(dense), _all(dense), _all(masks), threads=threads, stream=stream)
+    arrays = [native(tensor, f"parameter '{name}'") for tensor, name in zip(dense, names, strict=True)]
+    _native.masked_copy(arrays, arrays, _all(masks), threads=threads, stream=stream)
     with torch.no_grad():
         for tensor, filled in zip(given, dense, strict=True):
             if not same_memory(filled, tensor):

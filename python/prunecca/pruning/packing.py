@@ -54,7 +54,8 @@ def unpack(packed: Mapping[str, Tensor], shapes: nn.Module | Mapping[str, Tensor
     """
     known = dict(shapes.named_parameters()) if isinstance(shapes, nn.Module) else dict(shapes)
     masks = {}
-    for name, data in packed.items():
+    for name, given in packed.items():
+        data = resolved(given, f"packed mask '{name}'")
         if name not in known:
             raise ValueError(f"packed mask '{name}' has no parameter of that name; expected one of {some(known)}")
         like = known[name]
@@ -64,7 +65,6 @@ def unpack(packed: Mapping[str, Tensor], shapes: nn.Module | Mapping[str, Tensor
             raise ValueError(
                 f"packed mask '{name}' is {data.dtype} {tuple(data.shape)}; expected uint8 of {-(-size // 8)} bytes for shape {tuple(shape)}"
             )
-        data = resolved(data, f"packed mask '{name}'")
         bits = np.unpackbits(data.cpu().numpy(), bitorder="little")
         if bits[size:].any():
             raise ValueError(f"packed mask '{name}' has bits set past its {size} entries; the file is damaged")
