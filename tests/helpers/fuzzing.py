@@ -12,6 +12,7 @@ import pytest
 import torch
 from hypothesis import HealthCheck, given, seed, settings
 from hypothesis import strategies as st
+from threadpoolctl import threadpool_limits
 
 SEED = int(os.environ.get("PRUNECCA_FUZZ_SEED", "20260917"))
 SHORT = 40
@@ -39,7 +40,8 @@ def fuzz(**strategies: st.SearchStrategy[Any]) -> Callable[[Callable[..., None]]
                 suppress_health_check=list(HealthCheck),
                 print_blob=True,
             )
-            profile(seed(SEED)(given(**strategies)(check)))()
+            with threadpool_limits(1):  # NumPy's products of small matrices, too
+                profile(seed(SEED)(given(**strategies)(check)))()
 
         test.__name__, test.__doc__ = check.__name__, check.__doc__
         return test
