@@ -43,6 +43,13 @@ def fake() -> torch.Tensor:
         return torch.randn(SHAPE)
 
 
+def freed() -> torch.Tensor:
+    """As sharded training leaves a parameter between its uses."""
+    tensor = torch.randn(SHAPE)
+    tensor.untyped_storage().resize_(0)
+    return tensor
+
+
 def distributed() -> torch.Tensor:
     torch.distributed.init_process_group("gloo", store=torch.distributed.HashStore(), rank=0, world_size=1)
     try:
@@ -67,6 +74,7 @@ WITHOUT_MEMORY = {
     "an uninitialized parameter": lambda: nn.LazyLinear(3).weight,
     "a Wrapper without memory": lambda: Wrapper(torch.randn(SHAPE)),
     "a DTensor": distributed,
+    "a Tensor without memory": freed,
 }
 
 

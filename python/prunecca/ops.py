@@ -30,7 +30,7 @@ def masked_weight(weight: Tensor, mask: Tensor) -> Tensor:
         A new tensor, in the weight's memory order.
 
     Raises:
-        TypeError: a dtype that does not fit.
+        TypeError: no dense tensor, or a dtype that does not fit.
         ValueError: a shape or device that does not fit.
 
     Example:

@@ -1,4 +1,8 @@
-"""What the fuzzers share: arrays of every shape, stride, dtype and value, and a run that is short in CI and long on demand."""
+"""What the fuzzers share: arrays of every shape, stride, dtype and value, and a run that is short in CI and long on demand.
+
+The long run is ``pytest -m fuzz tests/fuzz``; the variables ``PRUNECCA_FUZZ_EXAMPLES`` and ``PRUNECCA_FUZZ_SEED`` change
+its inputs per entry point and their seed.
+"""
 
 from __future__ import annotations
 
