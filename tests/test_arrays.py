@@ -182,7 +182,9 @@ def test_numpy_arrays_of_any_strides_are_taken(kind, writeable):
     native(tensor)
 
 
-@pytest.mark.parametrize("kind", ["fortran", "broadcast", "windows", "flipped with an axis of 1", "a matrix"])
+@pytest.mark.parametrize(
+    "kind", ["fortran", "broadcast", "windows", "flipped with an axis of 1", "odd stride in an axis of 1", "a matrix"]
+)
 def test_numpy_memory_is_shared_where_it_can_be(kind):
     array = NUMPY[kind].view()
     array.flags.writeable = False
@@ -200,6 +202,11 @@ def test_memory_maps_are_shared(tmp_path):
 def test_other_dtypes_of_numpy_are_refused(dtype):
     with pytest.raises(TypeError, match=r"^x has dtype .*; expected float16, float32 or float64 in native byte order"):
         as_tensor(np.zeros((4, 3), dtype), "x")
+
+
+def test_foreign_byte_order_comes_with_advice():
+    with pytest.raises(TypeError, match=r"^x has dtype >f4; .* in native byte order, call .astype\('float32'\)$"):
+        as_tensor(np.zeros((4, 3), ">f4"), "x")
 
 
 def test_structured_arrays_are_refused():

@@ -85,13 +85,14 @@ def _wait_for(producer: int, index: int) -> None:
 
 def _from_numpy(x: np.ndarray[Any, Any], name: str) -> Tensor:
     if x.dtype.byteorder not in "=|" or x.dtype.kind != "f" or x.dtype.itemsize > 8:
-        raise TypeError(f"{name} has dtype {x.dtype}; expected float16, float32 or float64 in native byte order")
-    if not x.flags.aligned or any(stride % x.itemsize for stride in x.strides):
-        x = x.copy()  # a field of packed records, or bytes from the middle of a file
+        advice = "" if x.dtype.isnative else f", call .astype({x.dtype.newbyteorder('=').name!r})"
+        raise TypeError(
+            f"{name} has dtype {x.dtype}; expected float16, float32 or float64 in native byte order{advice}"
+        )
     # Strides that lead nowhere may be anything, and torch refuses some of them.
     strides = tuple(s if n > 1 and x.size else x.itemsize for n, s in zip(x.shape, x.strides, strict=True))
-    if any(stride < 0 for stride in strides):
-        return torch.from_numpy(np.array(x, order="C", copy=True))
+    if not x.flags.aligned or any(stride < 0 or stride % x.itemsize for stride in strides):
+        return torch.from_numpy(np.array(x, order="C"))  # flipped, a field of packed records, bytes at an odd place
     if not x.flags.writeable or strides != x.strides:
         # torch warns about read-only memory; a writeable alias of the same memory is never written to here.
         x = _Alias(x, strides).array
