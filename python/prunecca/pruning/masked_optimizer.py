@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from .. import _native
-from .._arrays import native
+from .._arrays import native, resolved
 from .masks import fitting_mask, in_memory_order, zero_pruned
 
 PRUNED = ("zero", "frozen")
@@ -76,8 +76,12 @@ class MaskedOptimizer(torch.optim.Optimizer):
                 continue
             parameters = [p for _, p in stepped]
             gradients = [self._gradient(name, p) for name, p in stepped]
-            masks = [self._mask(name, p) for name, p in stepped]
-            self._step_native(group, parameters, gradients, masks)
+            try:
+                masks = [self._mask(name, p) for name, p in stepped]
+                self._step_native(group, parameters, gradients, masks)
+            except (TypeError, ValueError):
+                _name_the_one_refused(stepped)  # here, where it costs nothing as long as all is well
+                raise
             torch.autograd.graph.increment_version(parameters)
         return loss
 
@@ -136,9 +140,9 @@ class MaskedOptimizer(torch.optim.Optimizer):
 
     def _gradient(self, name: str, parameter: Tensor) -> Tensor:
         gradient = cast(Tensor, parameter.grad)
-        if gradient.is_sparse:
+        if gradient.layout is not torch.strided:
             raise TypeError(f"gradient of '{name}' is sparse; expected a dense gradient, use Embedding(sparse=False)")
-        return in_memory_order(gradient, parameter)
+        return in_memory_order(gradient.resolve_neg(), parameter)
 
     def _mask(self, name: str, parameter: Tensor) -> _native.Array | None:
         mask = self.masks.get(name)
@@ -181,6 +185,12 @@ class MaskedOptimizer(torch.optim.Optimizer):
 
 def pairs(group: dict[str, Any]) -> Iterable[tuple[str, Tensor]]:
     return zip(group["param_names"], group["params"], strict=True)
+
+
+def _name_the_one_refused(stepped: Iterable[tuple[str, Tensor]]) -> None:
+    for name, parameter in stepped:
+        native(parameter, f"parameter '{name}'")
+        resolved(cast(Tensor, parameter.grad), f"gradient of '{name}'")
 
 
 def capturing(parameters: list[Tensor]) -> bool:

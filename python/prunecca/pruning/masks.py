@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from .. import _native
-from .._arrays import native, stream_of
+from .._arrays import native, resolved, same_memory, stream_of
 from .criteria import find_criterion, scores
 from .threshold import RankedGroup, count_kept, prune_lowest
 
@@ -81,11 +81,12 @@ def prune(
         >>> pc.pruning.prune({"weight": torch.tensor([3.0, -1.0, 2.0, 0.5])}, {"all": ["weight"]}, 0.5)
         {'weight': tensor([ True, False,  True, False])}
     """
-    final = named_tensors(parameters)
+    final = dict(named_tensors(parameters))
     start = None if initial is None else named_tensors(initial)
     chosen = find_criterion(criterion)
     generator = torch.Generator().manual_seed(seed)
     pooled = _check_pools(pools, final)
+    final.update((name, resolved(final[name], f"parameter '{name}'")) for name in pooled)
     before = {name: fitting_mask(name, mask, final.get(name)) for name, mask in (previous or {}).items()}
     groups = [(names, _exact(rate)) for names, rate in _groups(pools, rates, scope) if names]
     ranked = []
@@ -161,8 +162,9 @@ def density(masks: Mapping[str, Tensor]) -> float:
         >>> pc.pruning.density({"weight": torch.tensor([True, False, True, True])})
         0.75
     """
-    total = sum(mask.numel() for mask in masks.values())
-    return sum(count_kept(list(masks.values()))) / total if total else 1.0
+    fitting = [fitting_mask(name, mask, None) for name, mask in masks.items()]
+    total = sum(mask.numel() for mask in fitting)
+    return sum(count_kept(fitting)) / total if total else 1.0
 
 
 def density_per_layer(masks: Mapping[str, Tensor]) -> dict[str, float]:
@@ -179,7 +181,7 @@ def density_per_layer(masks: Mapping[str, Tensor]) -> dict[str, float]:
         >>> pc.pruning.density_per_layer({"a": torch.tensor([True, False]), "b": torch.tensor([True])})
         {'a': 0.5, 'b': 1.0}
     """
-    counts = count_kept(list(masks.values()))
+    counts = count_kept([fitting_mask(name, mask, None) for name, mask in masks.items()])
     return {
         name: count / mask.numel() if mask.numel() else 1.0
         for (name, mask), count in zip(masks.items(), counts, strict=True)
@@ -198,6 +200,7 @@ def fitting_mask(name: str, mask: Tensor, parameter: Tensor | None) -> Tensor:
     if not isinstance(mask, Tensor) or mask.dtype != torch.bool:
         kind = mask.dtype if isinstance(mask, Tensor) else type(mask).__name__
         raise TypeError(f"mask '{name}' is {kind}; expected a tensor of dtype torch.bool")
+    mask = resolved(mask, f"mask '{name}'")
     if parameter is None:
         return mask
     if mask.shape != parameter.shape:
@@ -216,20 +219,23 @@ def in_memory_order(tensor: Tensor, like: Tensor) -> Tensor:
 
 def zero_pruned(items: Iterable[tuple[Tensor | None, str, Tensor]]) -> None:
     """Set entries outside each mask to +0 in place: (tensor, name for errors, mask), all in one native call."""
-    given, dense, masks = [], [], []
+    given, names, dense, masks = [], [], [], []
     for tensor, name, mask in items:
         if tensor is None:
             raise ValueError(f"mask '{name}' has no parameter of that name; expected masks of existing parameters")
         given.append(tensor)
-        dense.append(_without_gaps(tensor.detach()))
-        masks.append(in_memory_order(fitting_mask(name, mask, tensor), dense[-1]))
+        names.append(name)
+        plain = resolved(tensor, f"parameter '{name}'").detach()
+        dense.append(_without_gaps(plain))
+        masks.append(in_memory_order(fitting_mask(name, mask, plain), dense[-1]))
     if not given:
         return
     threads, stream = torch.get_num_threads(), stream_of(dense[0])
-    _native.masked_copy(_all(dense), _all(dense), _all(masks), threads=threads, stream=stream)
+    arrays = [native(tensor, f"parameter '{name}'") for tensor, name in zip(dense, names, strict=True)]
+    _native.masked_copy(arrays, arrays, _all(masks), threads=threads, stream=stream)
     with torch.no_grad():
         for tensor, filled in zip(given, dense, strict=True):
-            if filled.data_ptr() != tensor.data_ptr():
+            if not same_memory(filled, tensor):
                 tensor.copy_(filled)
     torch.autograd.graph.increment_version(given)
 

@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from .._arrays import resolved
 from .masks import Masks, fitting_mask, some
 
 
@@ -53,7 +54,8 @@ def unpack(packed: Mapping[str, Tensor], shapes: nn.Module | Mapping[str, Tensor
     """
     known = dict(shapes.named_parameters()) if isinstance(shapes, nn.Module) else dict(shapes)
     masks = {}
-    for name, data in packed.items():
+    for name, given in packed.items():
+        data = resolved(given, f"packed mask '{name}'")
         if name not in known:
             raise ValueError(f"packed mask '{name}' has no parameter of that name; expected one of {some(known)}")
         like = known[name]
