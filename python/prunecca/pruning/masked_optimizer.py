@@ -13,12 +13,16 @@ from .._arrays import native
 from .masks import fitting_mask, in_memory_order, zero_pruned
 
 PRUNED = ("zero", "frozen")
+Step = Callable[[], None]
+
+_DTYPES = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
 
 
 class MaskedOptimizer(torch.optim.Optimizer):
     """What ``MaskedAdam`` and ``MaskedSGD`` share: names, masks, state."""
 
     _moments: tuple[str, ...] = ()  # keys of the per-weight state
+    _counts: tuple[str, ...] = ()  # further keys
     _refused: tuple[str, ...] = ()  # options of torch's optimizer that a loaded state may not have switched on
 
     def __init__(
@@ -70,14 +74,12 @@ class MaskedOptimizer(torch.optim.Optimizer):
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
-        for group in self.param_groups:
-            stepped = [(name, p) for name, p in pairs(group) if p.grad is not None]
-            if not stepped:
-                continue
-            parameters = [p for _, p in stepped]
-            gradients = [self._gradient(name, p) for name, p in stepped]
-            masks = [self._mask(name, p) for name, p in stepped]
-            self._step_native(group, parameters, gradients, masks)
+        # All or nothing: what could be refused is, for every group, before the first weight or count changes.
+        prepared = [
+            self._prepared(group) for group in self.param_groups if any(p.grad is not None for p in group["params"])
+        ]
+        for parameters, _, take in prepared:
+            take()
             torch.autograd.graph.increment_version(parameters)
         return loss
 
@@ -87,13 +89,15 @@ class MaskedOptimizer(torch.optim.Optimizer):
             for option in self._refused:
                 if group.get(option):
                     raise ValueError(f"the state was saved with {option}=True; expected a state without, train anew")
+        saved = [index for group in state_dict["param_groups"] for index in group["params"]]
+        for index, (name, parameter) in zip(saved, self._named().items(), strict=False):
+            self._check_state(name, parameter, state_dict["state"].get(index) or {})
         capturable = [group["capturable"] for group in self.param_groups]
         super().load_state_dict(state_dict)
         for group, own in zip(self.param_groups, capturable, strict=True):
             for option, value in self.defaults.items():
                 group.setdefault(option, value)
             group["capturable"] = own  # how this optimizer runs, and nothing that was learnt
-        saved = [index for group in state_dict["param_groups"] for index in group["params"]]
         for index, parameter in zip(saved, self._named().values(), strict=True):
             # torch hands the tensors over by reference, and rounds moments to half-precision weights.
             for key, value in state_dict["state"].get(index, {}).items():
@@ -117,15 +121,48 @@ class MaskedOptimizer(torch.optim.Optimizer):
             twice = next(name for name in names if names.count(name) > 1)
             raise ValueError(f"parameter name '{twice}' was given twice; expected every name once")
 
-    def _step_native(
+    def _prepared(self, group: dict[str, Any]) -> tuple[list[Tensor], list[Tensor], Step]:
+        """The parameters that have gradients, these gradients, which must live until the step is taken, and the step."""
+        stepped = [(name, p) for name, p in pairs(group) if p.grad is not None]
+        parameters = [p for _, p in stepped]
+        gradients = [self._gradient(name, p) for name, p in stepped]
+        masks = [self._mask(name, p) for name, p in stepped]
+        devices = sorted({str(p.device) for p in parameters})
+        if len(devices) > 1:
+            raise ValueError(
+                f"parameters of one group lie on {' and '.join(devices)}; expected one device, put them in groups of their own"
+            )
+        return parameters, gradients, self._prepare(group, parameters, gradients, masks)
+
+    def _prepare(
         self,
         group: dict[str, Any],
         parameters: list[Tensor],
         gradients: list[Tensor],
         masks: list[_native.Array | None],
-    ) -> None:
-        """The native call of one group; every optimizer has one."""
+    ) -> Step:
+        """What takes the step of one group, and only when it is called changes anything; every optimizer has one."""
         raise NotImplementedError
+
+    def _check_state(self, name: str, parameter: Tensor, state: Mapping[str, Any]) -> None:
+        """Refuse the state of an optimizer of another kind, or of another network."""
+        wrong = {key for key in state if key not in (*self._moments, *self._counts)}
+        if state and (wrong or not state.keys() >= self._needed()):
+            raise ValueError(
+                f"the state of '{name}' holds {', '.join(map(str, state))}; expected "
+                f"{', '.join((*self._moments, *self._counts))}, as {type(self).__name__} or its counterpart in torch.optim saves it"
+            )
+        for key in self._moments:
+            moment = state.get(key)
+            if moment is not None and getattr(moment, "shape", None) != parameter.shape:
+                raise ValueError(
+                    f"{key} of '{name}' has shape {tuple(getattr(moment, 'shape', ()))}; expected that of the parameter, "
+                    f"{tuple(parameter.shape)}"
+                )
+
+    def _needed(self) -> set[str]:
+        """What every state that is not empty holds."""
+        return {*self._moments, *self._counts}
 
     @property
     def _group_of(self) -> dict[Tensor, dict[str, Any]]:
@@ -136,8 +173,21 @@ class MaskedOptimizer(torch.optim.Optimizer):
 
     def _gradient(self, name: str, parameter: Tensor) -> Tensor:
         gradient = cast(Tensor, parameter.grad)
-        if gradient.is_sparse:
+        if parameter.dtype not in _DTYPES:
+            raise TypeError(
+                f"parameter '{name}' has dtype {parameter.dtype}; expected float16, bfloat16, float32 or float64"
+            )
+        if gradient.layout != torch.strided:
             raise TypeError(f"gradient of '{name}' is sparse; expected a dense gradient, use Embedding(sparse=False)")
+        if gradient.dtype != parameter.dtype or gradient.shape != parameter.shape:
+            raise ValueError(
+                f"gradient of '{name}' is {gradient.dtype} of shape {tuple(gradient.shape)}; expected that of the "
+                f"parameter, {parameter.dtype} of shape {tuple(parameter.shape)}"
+            )
+        if not parameter.is_contiguous() and torch.empty_like(parameter, device="meta").stride() != parameter.stride():
+            raise ValueError(
+                f"parameter '{name}' is a weight whose memory has gaps; expected a dense tensor, call .contiguous()"
+            )
         return in_memory_order(gradient, parameter)
 
     def _mask(self, name: str, parameter: Tensor) -> _native.Array | None:
@@ -162,10 +212,17 @@ class MaskedOptimizer(torch.optim.Optimizer):
             held = self._rates[device] = torch.zeros((), device=device)
         return held.fill_(float(rate))
 
-    def _state_of(self, parameter: Tensor, key: str) -> Tensor:
-        moment: Tensor = self.state[parameter][key]
+    def _moment_of(self, state: dict[str, Any], key: str, parameter: Tensor) -> Tensor:
+        """A moment in the memory order of its parameter."""
+        moment: Tensor = state[key]
+        dtype = torch.float64 if parameter.dtype == torch.float64 else torch.float32
+        if moment.shape != parameter.shape or moment.dtype != dtype or moment.device != parameter.device:
+            raise ValueError(
+                f"{key} is {moment.dtype} of shape {tuple(moment.shape)} on {moment.device}; expected {dtype} of shape "
+                f"{tuple(parameter.shape)} on {parameter.device}, load the state with load_state_dict"
+            )
         if moment.stride() != parameter.stride():
-            moment = self.state[parameter][key] = in_memory_order(moment, parameter)
+            moment = state[key] = in_memory_order(moment, parameter)
         return moment
 
     def _zero_pruned(self) -> None:

@@ -8,7 +8,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from .masks import Masks, fitting_mask, some
+from .masks import Masks, fitting_mask
+from .names import some
 
 
 def pack(masks: Mapping[str, Tensor]) -> dict[str, Tensor]:
