@@ -32,7 +32,14 @@ def test_a_memo_follows_its_tensor_and_no_other():
         Memo().get(torch.trace)
 
 
-def test_inference_tensors_have_no_version_but_are_remembered():
+def test_inference_tensors_have_no_version_but_are_remembered_until_they_are_written_to():
     with torch.inference_mode():
         matrix = torch.eye(3)
-    assert Memo(matrix).keep(1) == 1
+        memo = Memo(matrix)
+        assert memo.recall() is None
+        assert memo.keep(1) == 1
+        assert memo.recall() == 1
+        matrix[0, 0] = 5
+        assert memo.recall() is None
+        assert memo.get(lambda m: float(m.trace())) == 7
+    assert memo.recall() == 7

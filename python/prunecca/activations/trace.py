@@ -56,9 +56,11 @@ class _Origin:
 
 def trace(model: nn.Module, inputs: Tensor) -> list[Event]:
     """The events of one forward pass without gradients, in the order in which modules returned."""
+    refuse_scripted(model, "the model")
     watch = _Watch()
-    with torch.no_grad(), _hooked(model, watch.module_returned), watch:
-        output = model(inputs)
+    # Without inference mode, whose tensors count no versions: overwritten outputs are found by these.
+    with torch.inference_mode(False), torch.no_grad(), _hooked(model, watch.module_returned), watch:
+        output = model(inputs.clone() if inputs.is_inference() else inputs)
     watch.finish(output)
     return watch.events
 
@@ -73,7 +75,7 @@ class _Watch(TorchFunctionMode):
         self._kind: Kind | None = None
         self._origins: list[_Origin] = []
         self._under_way: dict[int, list[_Origin]] = {}  # of a tensor, by its id
-        self._seen: list[tuple[Event, Tensor, int]] = []  # keeps tensors alive, so that ids stay theirs
+        self._seen: list[tuple[Event, Tensor, int | None]] = []  # keeps tensors alive, so that ids stay theirs
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         result = func(*args, **(kwargs or {}))
@@ -93,7 +95,7 @@ class _Watch(TorchFunctionMode):
         self.events.append(event)
         if output is None:
             return
-        self._seen.append((event, output, output._version))
+        self._seen.append((event, output, version_of(output)))
         # A parametrised convolution has children, but is a layer proper all the same.
         if kind is not None or next(module.children(), None) is None:
             arriving = first_tensor(args)
@@ -117,13 +119,27 @@ class _Watch(TorchFunctionMode):
     def finish(self, output: Any) -> None:
         """Mark what the rest of the forward pass decides: overwritten outputs, and the layer that is the model's output."""
         for event, tensor, version in self._seen:
-            event.overwritten = tensor._version != version
+            event.overwritten = version != version_of(tensor) or version is None
         last = next((origin for origin in reversed(self._origins) if origin.kind != "pool"), None)
         result = first_tensor(output)
         for origin in self._origins:
             ends_here = any(event is origin.event and tensor is result for event, tensor, _ in self._seen)
             is_output = origin.kind == "fc" and not origin.activated and (origin is last or ends_here)
             origin.event.representative |= not is_output
+
+
+def version_of(tensor: Tensor) -> int | None:
+    """How often a tensor was written to; None where nobody counts, in a forward pass that is made in inference mode."""
+    return None if tensor.is_inference() else tensor._version
+
+
+def refuse_scripted(model: nn.Module, label: str) -> None:
+    """TypeError for what ``torch.jit`` made, whose layers cannot be watched."""
+    if isinstance(model, torch.jit.ScriptModule):
+        raise TypeError(
+            f"{label} is a {type(model).__name__} of torch.jit, whose layers cannot be watched; expected the torch.nn.Module "
+            "that it was made from"
+        )
 
 
 def first_tensor(value: Any) -> Tensor | None:

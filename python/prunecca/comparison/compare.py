@@ -110,7 +110,8 @@ def compare(
             _bring_together(run, failure, rank, target)
     if not run.layers:
         raise ValueError("the loader gave no inputs; expected at least one batch")
-    return _result(run, chosen, keep_covariances)
+    with torch.inference_mode(False):
+        return _result(run, chosen, keep_covariances)
 
 
 def _result(run: ForwardPasses, metrics: Mapping[str, Score], keep: bool) -> Comparison:

@@ -44,6 +44,7 @@ class CovarianceAccumulator:
         """Datapoints seen so far (times positions, for convolutional activations)."""
         return self.members[0].count if self.members else 0
 
+    @torch.inference_mode(False)
     def add(self, reference: View, candidates: Sequence[View]) -> None:
         """Add a batch of the reference and of every candidate.
 
@@ -66,6 +67,7 @@ class CovarianceAccumulator:
         accumulate(members, views, pairs, [*(m.scatter for m in members), *cross], list(everyone))
         self.members, self.cross = members, cross
 
+    @torch.inference_mode(False)
     def add_reference(self, view: View) -> None:
         """Add a batch of the reference alone; each candidate must follow with ``add_candidate`` and the same batch."""
         reference = self.members[0] if self.members else self._begin(view)
@@ -79,6 +81,7 @@ class CovarianceAccumulator:
         accumulate([reference], [view], [(0, 0)], [reference.scatter], [0])
         self.members[:1] = [reference]
 
+    @torch.inference_mode(False)
     def add_candidate(self, index: int, reference: View, view: View) -> None:
         """Add a batch of one candidate beside the reference's batch of the same datapoints.
 
@@ -106,6 +109,7 @@ class CovarianceAccumulator:
             self.members.append(candidate)
             self.cross.append(cross)
 
+    @torch.inference_mode(False)
     def merge(self, other: CovarianceAccumulator) -> None:
         """Add what ``other`` has seen, as if its batches had been given here; ``other`` is not changed.
 
@@ -141,6 +145,7 @@ class CovarianceAccumulator:
         for cross in self.cross:
             cross.clear()
 
+    @torch.inference_mode(False)
     def finalize(self) -> list[Covariance]:
         """The covariance of the reference with each candidate so far; accumulation may go on.
 
@@ -156,6 +161,7 @@ class CovarianceAccumulator:
             for candidate, cross in zip(candidates, self.cross, strict=True)
         ]
 
+    @torch.inference_mode(False)
     def alone(self) -> Covariance:
         """The covariance of the reference with itself; raises as ``finalize``."""
         self._check_count()

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Generic, TypeVar
 
+import torch
 from torch import Tensor
 
 Result = TypeVar("Result")
@@ -20,7 +21,7 @@ class Memo(Generic[Result]):
     def __init__(self, matrix: Tensor | None = None) -> None:
         self.matrix = matrix
         self._result: Result | None = None
-        self._version = -1
+        self._seen: int | Tensor | None = None
 
     def bound_to(self, matrix: Tensor) -> Memo[Result]:
         """This memo when it belongs to that very tensor, otherwise a new one that does."""
@@ -28,13 +29,12 @@ class Memo(Generic[Result]):
 
     def recall(self) -> Result | None:
         """The result, unless there is none yet or the tensor was written to since."""
-        known = self.matrix is not None and self._version == _version(self.matrix)
-        return self._result if known else None
+        return self._result if self.matrix is not None and _unchanged(self.matrix, self._seen) else None
 
     def keep(self, result: Result) -> Result:
         """Remember the result of the tensor as it is now."""
         if self.matrix is not None:
-            self._result, self._version = result, _version(self.matrix)
+            self._result, self._seen = result, _state(self.matrix)
         return result
 
     def get(self, compute: Callable[[Tensor], Result]) -> Result:
@@ -45,6 +45,12 @@ class Memo(Generic[Result]):
         return self.keep(compute(self.matrix)) if known is None else known
 
 
-def _version(matrix: Tensor) -> int:
-    # Inference tensors carry no version, but cannot be written to outside of inference mode either.
-    return 0 if matrix.is_inference() else matrix._version
+def _state(matrix: Tensor) -> int | Tensor:
+    # Tensors of inference mode count no versions; within it they can be written to all the same.
+    return matrix.clone() if matrix.is_inference() else matrix._version
+
+
+def _unchanged(matrix: Tensor, seen: int | Tensor | None) -> bool:
+    if isinstance(seen, Tensor):
+        return torch.equal(matrix, seen)
+    return not matrix.is_inference() and matrix._version == seen
