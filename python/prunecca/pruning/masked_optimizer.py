@@ -75,9 +75,8 @@ class MaskedOptimizer(torch.optim.Optimizer):
             with torch.enable_grad():
                 loss = closure()
         # All or nothing: what could be refused is, for every group, before the first weight or count changes.
-        prepared = [
-            self._prepared(group) for group in self.param_groups if any(p.grad is not None for p in group["params"])
-        ]
+        groups = [group for group in self.param_groups if any(p.grad is not None for p in group["params"])]
+        prepared = [self._prepared(group, len(groups) > 1) for group in groups]
         for parameters, _, take in prepared:
             take()
             torch.autograd.graph.increment_version(parameters)
@@ -121,18 +120,46 @@ class MaskedOptimizer(torch.optim.Optimizer):
             twice = next(name for name in names if names.count(name) > 1)
             raise ValueError(f"parameter name '{twice}' was given twice; expected every name once")
 
-    def _prepared(self, group: dict[str, Any]) -> tuple[list[Tensor], list[Tensor], Step]:
+    def _prepared(self, group: dict[str, Any], among_others: bool) -> tuple[list[Tensor], list[Tensor], Step]:
         """The parameters that have gradients, these gradients, which must live until the step is taken, and the step."""
         stepped = [(name, p) for name, p in pairs(group) if p.grad is not None]
         parameters = [p for _, p in stepped]
         gradients = [self._gradient(name, p) for name, p in stepped]
         masks = [self._mask(name, p) for name, p in stepped]
-        devices = sorted({str(p.device) for p in parameters})
+        if among_others:  # a single native call checks all of this by itself, before it writes
+            self._check(stepped)
+        return parameters, gradients, self._prepare(group, parameters, gradients, masks)
+
+    def _check(self, stepped: list[tuple[str, Tensor]]) -> None:
+        """Refuse what the native step of one group would refuse after that of another was taken."""
+        devices = sorted({str(p.device) for _, p in stepped})
         if len(devices) > 1:
             raise ValueError(
                 f"parameters of one group lie on {' and '.join(devices)}; expected one device, put them in groups of their own"
             )
-        return parameters, gradients, self._prepare(group, parameters, gradients, masks)
+        for name, parameter in stepped:
+            gradient = cast(Tensor, parameter.grad)
+            if gradient.dtype != parameter.dtype:
+                raise ValueError(
+                    f"gradient of '{name}' is {gradient.dtype}; expected that of its weight, {parameter.dtype}"
+                )
+            if (
+                not parameter.is_contiguous()
+                and torch.empty_like(parameter, device="meta").stride() != parameter.stride()
+            ):
+                raise ValueError(
+                    f"parameter '{name}' is a weight whose memory has gaps; expected a dense tensor, call .contiguous()"
+                )
+            dtype = torch.float64 if parameter.dtype == torch.float64 else torch.float32
+            for key in self._moments:
+                moment = self.state.get(parameter, {}).get(key)
+                if moment is None:
+                    continue
+                if (moment.shape, moment.dtype, moment.device) != (parameter.shape, dtype, parameter.device):
+                    raise ValueError(
+                        f"{key} of '{name}' is {moment.dtype} of shape {tuple(moment.shape)} on {moment.device}; expected "
+                        f"{dtype} of shape {tuple(parameter.shape)} on {parameter.device}, load the state with load_state_dict"
+                    )
 
     def _prepare(
         self,
@@ -179,15 +206,6 @@ class MaskedOptimizer(torch.optim.Optimizer):
             )
         if gradient.layout != torch.strided:
             raise TypeError(f"gradient of '{name}' is sparse; expected a dense gradient, use Embedding(sparse=False)")
-        if gradient.dtype != parameter.dtype or gradient.shape != parameter.shape:
-            raise ValueError(
-                f"gradient of '{name}' is {gradient.dtype} of shape {tuple(gradient.shape)}; expected that of the "
-                f"parameter, {parameter.dtype} of shape {tuple(parameter.shape)}"
-            )
-        if not parameter.is_contiguous() and torch.empty_like(parameter, device="meta").stride() != parameter.stride():
-            raise ValueError(
-                f"parameter '{name}' is a weight whose memory has gaps; expected a dense tensor, call .contiguous()"
-            )
         return in_memory_order(gradient, parameter)
 
     def _mask(self, name: str, parameter: Tensor) -> _native.Array | None:
@@ -215,13 +233,7 @@ class MaskedOptimizer(torch.optim.Optimizer):
     def _moment_of(self, state: dict[str, Any], key: str, parameter: Tensor) -> Tensor:
         """A moment in the memory order of its parameter."""
         moment: Tensor = state[key]
-        dtype = torch.float64 if parameter.dtype == torch.float64 else torch.float32
-        if moment.shape != parameter.shape or moment.dtype != dtype or moment.device != parameter.device:
-            raise ValueError(
-                f"{key} is {moment.dtype} of shape {tuple(moment.shape)} on {moment.device}; expected {dtype} of shape "
-                f"{tuple(parameter.shape)} on {parameter.device}, load the state with load_state_dict"
-            )
-        if moment.stride() != parameter.stride():
+        if moment.stride() != parameter.stride() and moment.shape == parameter.shape:
             moment = state[key] = in_memory_order(moment, parameter)
         return moment
 

@@ -92,7 +92,10 @@ class MaskedAdam(MaskedOptimizer):
             raise RuntimeError(
                 "a CUDA graph would repeat one step number for ever; make MaskedAdam with capturable=True"
             )
-        states = [self.state.get(p) or self._new_state(p, group["capturable"]) for p in parameters]
+        new = {p: self._new_state(p, group["capturable"]) for p in parameters if not self.state.get(p)}
+        states = (
+            [new[p] if p in new else self.state[p] for p in parameters] if new else [self.state[p] for p in parameters]
+        )
         decay, decoupled = group["weight_decay"], group["decoupled_weight_decay"]
         beta1, beta2 = map(float, group["betas"])
         given: dict[str, Any] = {
@@ -122,8 +125,8 @@ class MaskedAdam(MaskedOptimizer):
                 shrink=1 - lr * decay if decoupled else 1.0,
                 threads=torch.get_num_threads(),
             )
-            for parameter, state in zip(parameters, states, strict=True):
-                self.state[parameter] = state
+            self.state.update(new)
+            for state in states:
                 state["step"] += 1
 
         return take
@@ -236,12 +239,13 @@ class MaskedSGD(MaskedOptimizer):
         masks: list[_native.Array | None],
     ) -> Step:
         moving = group["momentum"] != 0
-        first = [moving and self.state.get(p, {}).get("momentum_buffer") is None for p in parameters]
+        states = [self.state.get(p, {}) if moving else {} for p in parameters]
+        first = [moving and state.get("momentum_buffer") is None for state in states]
         if any(first):
             refuse_while_capturing(parameters)
         momenta = [
-            self._moment(p) if new else self._moment_of(self.state[p], "momentum_buffer", p)
-            for p, new in zip(parameters if moving else [], first, strict=False)
+            self._moment(p) if new else self._moment_of(state, "momentum_buffer", p)
+            for p, state, new in zip(parameters if moving else [], states, first, strict=False)
         ]
         given: dict[str, Any] = {
             "weights": [native(p) for p in parameters],
@@ -263,8 +267,9 @@ class MaskedSGD(MaskedOptimizer):
                 _native.sgd_step_scheduled(**given, rate=native(rate))
             else:
                 _native.sgd_step(**given, lr=rate, threads=torch.get_num_threads())
-            for parameter, momentum in zip(parameters, momenta, strict=False):
-                self.state[parameter]["momentum_buffer"] = momentum
+            for parameter, momentum, new in zip(parameters, momenta, first, strict=False):
+                if new:
+                    self.state[parameter]["momentum_buffer"] = momentum
 
         return take
 
