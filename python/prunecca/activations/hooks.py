@@ -12,7 +12,7 @@ from torch.overrides import TorchFunctionMode
 
 from .layers import Layer, nearest_names
 from .layouts import name_of
-from .trace import first_tensor
+from .trace import first_tensor, refuse_scripted
 
 
 @contextmanager
@@ -24,6 +24,7 @@ def capturing(
     Hooks are removed on every way out. Raises ``ValueError`` when a layer is missing or did not run as often as in the
     model it was found in, ``TypeError`` when its output is not a tensor. ``label`` names the model in errors.
     """
+    refuse_scripted(model, label)
     wanted = {(layer.module, layer.call): layer for layer in layers if not layer.function}
     calls: Counter[str] = Counter()
 

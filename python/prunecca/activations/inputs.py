@@ -26,7 +26,8 @@ def input_batches(loader: Iterable[Any], most: int | None, share: tuple[int, int
         inputs = inputs if most is None else inputs[: most - seen]
         seen += len(inputs)
         if len(inputs) and (seen == len(inputs) or number % share[1] == share[0]):
-            yield number, inputs, seen
+            # A model may overwrite its inputs, which those of torch.inference_mode do not allow outside of it.
+            yield number, inputs.clone() if inputs.is_inference() else inputs, seen
         if most is not None and seen >= most:
             return
 

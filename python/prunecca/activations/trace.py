@@ -84,9 +84,11 @@ class _Scope:
 
 def trace(model: nn.Module, inputs: Tensor) -> list[Event]:
     """The events of one forward pass without gradients, in the order in which they ended."""
+    refuse_scripted(model, "the model")
     watch = _Watch(model)
-    with torch.no_grad(), watch.hooked(), watch:
-        output = model(inputs)
+    # Without inference mode, whose tensors count no versions: overwritten outputs are found by these.
+    with torch.inference_mode(False), torch.no_grad(), watch.hooked(), watch:
+        output = model(inputs.clone() if inputs.is_inference() else inputs)
     watch.finish(output)
     return watch.events
 
@@ -107,7 +109,7 @@ class _Watch(TorchFunctionMode):
         self._origins: list[_Origin] = []
         self._under_way: dict[int, list[_Origin]] = {}  # of a tensor, by its id
         self._made_by: dict[int, Event] = {}  # of a tensor, the first module or function that gave it
-        self._seen: list[tuple[Event, Tensor, int]] = []  # keeps tensors alive, so that ids stay theirs
+        self._seen: list[tuple[Event, Tensor, int | None]] = []  # keeps tensors alive, so that ids stay theirs
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
@@ -164,7 +166,7 @@ class _Watch(TorchFunctionMode):
         if output is not None:
             event.layout, event.ndim = self._axes.word(output), output.ndim
             self._made_by[id(output)] = event
-            self._seen.append((event, output, output._version))
+            self._seen.append((event, output, version_of(output)))
         return event
 
     def module_called(self, name: str) -> None:
@@ -209,7 +211,7 @@ class _Watch(TorchFunctionMode):
     def finish(self, output: Any) -> None:
         """Mark what the rest of the forward pass decides: overwritten outputs, and the layer that is the model's output."""
         for event, tensor, version in self._seen:
-            event.overwritten = tensor._version != version
+            event.overwritten = version != version_of(tensor) or version is None
         last = next((origin for origin in reversed(self._origins) if origin.kind != "pool"), None)
         result = first_tensor(output)
         for origin in self._origins:
@@ -233,6 +235,20 @@ class _Watch(TorchFunctionMode):
             module.register_forward_pre_hook(lambda *_: self.module_called(name)),
             module.register_forward_hook(lambda module, args, result: self.module_returned(name, module, args, result)),
         ]
+
+
+def version_of(tensor: Tensor) -> int | None:
+    """How often a tensor was written to; None where nobody counts, in a forward pass that is made in inference mode."""
+    return None if tensor.is_inference() else tensor._version
+
+
+def refuse_scripted(model: nn.Module, label: str) -> None:
+    """TypeError for what ``torch.jit`` made, whose layers cannot be watched."""
+    if isinstance(model, torch.jit.ScriptModule):
+        raise TypeError(
+            f"{label} is a {type(model).__name__} of torch.jit, whose layers cannot be watched; expected the torch.nn.Module "
+            "that it was made from"
+        )
 
 
 def first_tensor(value: Any) -> Tensor | None:

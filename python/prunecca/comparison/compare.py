@@ -12,14 +12,15 @@ from torch import nn
 
 from ..activations.evaluation_mode import evaluating
 from ..activations.inputs import input_batches, total_inputs
-from ..activations.layers import Layer, LayerChoice
+from ..activations.layers import LayerChoice
 from ..covariance.covariance import Covariance, Layout, Precision
-from ..covariance.distributed import gather, merge_over_ranks, rank_and_size
+from ..covariance.distributed import rank_and_size
 from ..errors import FewRows
 from ..machine.memory import keeping_freed_memory
 from ..progress import Progress, reporting
 from ..similarity.registry import Score, find_metrics
 from .forward import ForwardPasses
+from .ranks import Ranks
 from .result import Comparison
 from .scores import score
 
@@ -77,7 +78,8 @@ def compare(
 
     Raises:
         ValueError: an empty loader, models on different devices, layers that do not match, run several times or never,
-            activations that are not finite (naming layer, model and batch), metrics or options that do not exist.
+            activations that are not finite (naming layer, model and batch), metrics or options that do not exist; on
+            several ranks, models or layers that differ, or, with "shard", first batches that do.
         TypeError: batches without a tensor of inputs.
 
     Example:
@@ -92,32 +94,38 @@ def compare(
         >>> round(float(result.table["value"][0]), 4)
         1.0
     """
-    chosen = find_metrics(metrics)
     if distributed not in ("shard", "sharded", "off"):
         raise ValueError(f"distributed is {distributed!r}; expected 'shard', 'sharded' or 'off'")
-    if max_datapoints is not None and max_datapoints < 1:
-        raise ValueError(f"max_datapoints is {max_datapoints}; expected at least 1, or None for all")
-    run = ForwardPasses(reference, _by_name(candidates), layers, precision, "debiased_cka" in chosen, layout)
     rank, ranks = (0, 1) if distributed == "off" else rank_and_size()
     share = (rank, ranks) if distributed == "shard" else (0, 1)
-    with evaluating(run.models(), device) as target, torch.no_grad():
-        failure: Exception | None = None
-        try:
-            with reporting(progress, total_inputs(loader, max_datapoints)) as report, keeping_freed_memory(target):
-                for number, inputs, done in input_batches(loader, max_datapoints, share):
-                    run.batch(number, inputs.to(target, non_blocking=True))
-                    if number % share[1] != share[0]:
-                        run.forget()
-                    report(done)
-        except Exception as error:
-            if ranks == 1:
-                raise
-            failure = error
-        if ranks > 1:
-            _bring_together(run, failure, rank, target)
-    if not run.layers:
+    others = Ranks(rank, ranks, same_data=distributed == "shard")
+    chosen: Mapping[str, Score] = {}
+    run, failure, target = None, None, torch.device("cpu")
+    try:
+        chosen = find_metrics(metrics)
+        if max_datapoints is not None and max_datapoints < 1:
+            raise ValueError(f"max_datapoints is {max_datapoints}; expected at least 1, or None for all")
+        run = ForwardPasses(reference, _by_name(candidates), layers, precision, "debiased_cka" in chosen, layout)
+        with (
+            evaluating(run.models(), device) as target,
+            torch.no_grad(),
+            reporting(progress, total_inputs(loader, max_datapoints)) as report,
+            keeping_freed_memory(target),
+        ):
+            for number, inputs, done in input_batches(loader, max_datapoints, share):
+                run.batch(number, inputs.to(target, non_blocking=True))
+                others.meet(run, inputs)
+                if number % share[1] != share[0]:
+                    run.forget()
+                report(done)
+    except Exception as error:  # raised on every rank, once all have come together
+        failure = error
+    with torch.inference_mode(False), torch.no_grad():
+        merged = others.bring_together(run, failure, target)
+    if not merged.layers:
         raise ValueError("the loader gave no inputs; expected at least one batch")
-    return _result(run, chosen, keep_covariances)
+    with torch.inference_mode(False):
+        return _result(merged, chosen, keep_covariances)
 
 
 def _result(run: ForwardPasses, metrics: Mapping[str, Score], keep: bool) -> Comparison:
@@ -170,21 +178,6 @@ def _warn_of_few_rows(table: pd.DataFrame) -> None:
                 stacklevel=4,
             )
             return
-
-
-def _bring_together(run: ForwardPasses, failure: Exception | None, rank: int, device: torch.device) -> None:
-    """Merge the accumulators of all ranks; a failure on one rank is raised on all, so that none waits for ever."""
-    reports = gather((None if failure is None else str(failure), run.layers))
-    if failure is not None:
-        raise failure
-    for other, (message, _) in enumerate(reports):
-        if message is not None:
-            raise RuntimeError(f"the comparison failed on rank {other}: {message}")
-    layers: list[Layer] = next((layers for _, layers in reports if layers), [])
-    if not run.layers:
-        run.expect(layers)
-    for layer in layers:
-        merge_over_ranks(run.accumulators[layer.name], device)
 
 
 def _by_name(candidates: Any) -> dict[str, nn.Module]:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from ..activations.hooks import capturing
 from ..activations.layers import Layer, choose_layers, counterpart
 from ..activations.layouts import chosen_layout
-from ..activations.trace import trace
+from ..activations.trace import trace, version_of
 from ..covariance.accumulator import CovarianceAccumulator
 from ..covariance.covariance import Layout, Precision
 from ..covariance.view import View
@@ -54,19 +54,19 @@ class ForwardPasses:
         if not self.layers:
             self._choose(inputs)
         views: dict[str, View] = {}
-        versions: dict[str, int] = {}
+        versions: dict[str, int | None] = {}
 
         def consume_reference(layer: Layer, x: Tensor) -> None:
             where = f"layer {layer.name!r} of the reference, batch {number}"
             view = View.of(x, "the reference", self.layouts[layer.name], where)
             self.accumulators[layer.name].add_reference(view)
             views[layer.name] = view.with_tensor(view.tensor.clone()) if layer.overwritten else view
-            versions[layer.name] = views[layer.name].tensor._version
+            versions[layer.name] = version_of(views[layer.name].tensor)
 
         with capturing(self.reference, self.layers, consume_reference, "the reference"):
             self._forward(self.reference, inputs)
         for name, version in versions.items():
-            if views[name].tensor._version != version:
+            if version_of(views[name].tensor) != version:
                 raise ValueError(
                     f"layer {name!r} of the reference was overwritten in place in batch {number} but not in the first; "
                     "expected forward passes that do the same for every batch"

@@ -53,6 +53,7 @@ class CovarianceAccumulator:
         """Datapoints seen so far (times positions, for convolutional activations)."""
         return self.members[0].count if self.members else 0
 
+    @torch.inference_mode(False)
     def add(self, reference: View, candidates: Sequence[View]) -> None:
         """Add a batch of the reference and of every candidate.
 
@@ -83,6 +84,7 @@ class CovarianceAccumulator:
                 ),
             )
 
+    @torch.inference_mode(False)
     def add_reference(self, view: View) -> None:
         """Add a batch of the reference alone; each candidate must follow with ``add_candidate`` and the same batch."""
         with self._lock:
@@ -101,6 +103,7 @@ class CovarianceAccumulator:
 
             self._take(state, [0], add)
 
+    @torch.inference_mode(False)
     def add_candidate(self, index: int, reference: View, view: View) -> None:
         """Add a batch of one candidate beside the reference's batch of the same datapoints.
 
@@ -131,6 +134,7 @@ class CovarianceAccumulator:
 
             self._take(state, [0, index + 1], add)
 
+    @torch.inference_mode(False)
     def merge(self, other: CovarianceAccumulator) -> None:
         """Add what ``other`` has seen, as if its batches had been given here; ``other`` is not changed.
 
@@ -166,6 +170,7 @@ class CovarianceAccumulator:
         for cross in self.cross:
             cross.clear()
 
+    @torch.inference_mode(False)
     def finalize(self, *, rescale: bool = False) -> list[Covariance]:
         """The covariance of the reference with each candidate so far; accumulation may go on.
 
@@ -189,6 +194,7 @@ class CovarianceAccumulator:
                 covariances.append(self._covariance([reference, candidate], xx, yy, units, memo))
             return covariances
 
+    @torch.inference_mode(False)
     def alone(self, *, rescale: bool = False) -> Covariance:
         """The covariance of the reference with itself; as ``finalize``."""
         with self._lock:

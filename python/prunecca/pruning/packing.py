@@ -9,7 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from .._arrays import resolved
-from .masks import Masks, fitting_mask, some
+from .masks import Masks, fitting_mask
+from .names import some
 
 
 def pack(masks: Mapping[str, Tensor]) -> dict[str, Tensor]:
