@@ -89,10 +89,10 @@ def test_the_best_of_some_probes_is_the_best_of_each_rate() -> None:
     [
         (["--plot", "x.txt"], "x.txt ends in '.txt'; expected a picture such as .png, .pdf or .svg"),
         (["--plot", "x"], "x ends in ''; expected a picture"),
-        (["--plot", "f/x.png"], "a part of this path is a file"),
+        (["--plot", "f/x.png"], "f is a file, not a folder"),
         (["--plot", "x.png", "--json", "./x.png"], "--plot and --json both name x.png; expected two files"),
-        (["--json", "."], ". is a folder or a device; expected the name of a file"),
-        (["--json", "/dev/null"], "/dev/null is a folder or a device"),
+        (["--json", "."], "cannot write .: it is a folder; give the name of a file in it"),
+        (["--json", "/dev/null"], "cannot write /dev/null: it is no ordinary file"),
         (["--json", "/proc/x"], "/proc/"),
         (["--seconds", "inf"], "--seconds is inf"),
     ],

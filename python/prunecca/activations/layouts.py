@@ -49,6 +49,9 @@ class ChannelAxes:
 
     def __init__(self) -> None:
         self._axes: dict[int, Axes] = {}  # of a tensor, by its id
+        self._moved: dict[
+            int, Tensor
+        ] = {}  # labels of what was moved, by the same: an axis may hold more than channels
         self._kept: list[Tensor] = []  # alive, so that ids stay theirs
 
     def of(self, tensor: Tensor) -> Axes:
@@ -99,17 +102,23 @@ class ChannelAxes:
             for output in outputs:
                 self._elementwise(args, kwargs, output)
 
-    def _set(self, tensor: Tensor, axes: set[int] | Axes) -> None:
+    def _set(self, tensor: Tensor, axes: set[int] | Axes, labels: Tensor | None = None) -> None:
         self._axes[id(tensor)] = frozenset(axes)
         self._kept.append(tensor)
+        if labels is None:
+            self._moved.pop(id(tensor), None)
+        else:
+            self._moved[id(tensor)] = labels
 
     def _elementwise(self, args: Any, kwargs: Any, output: Tensor) -> None:
         # Broadcasting aligns axes at the end; the operand with the most dimensions decides.
         operands = [t for t in _floating((args, list(kwargs.values()))) if self.of(t) and _broadcasts(t, output)]
         if operands:
-            widest = max(operands, key=lambda t: (t.ndim, t.numel()))
+            # Of those alike, one whose channels are in one axis: a sum of what is known and what is split.
+            widest = max(operands, key=lambda t: (t.ndim, t.numel(), len(self.of(t)) == 1))
             behind = output.ndim - widest.ndim
-            self._set(output, {axis + behind for axis in self.of(widest)})
+            labels = self._moved.get(id(widest)) if widest.shape == output.shape else None
+            self._set(output, {axis + behind for axis in self.of(widest)}, labels)
         elif any(t is output for t in _floating(args)):
             return
         else:
@@ -137,10 +146,13 @@ class ChannelAxes:
             moved = None
         labels = [None] * len(outputs) if moved is None else list(_floating(moved))
         for output, found in zip(outputs, labels, strict=True):
-            self._set(output, set() if found is None else _varying(found))
+            self._set(output, set() if found is None else _varying(found), found)
 
     def _labels(self, tensor: Tensor) -> Tensor:
         """A tensor of the same shape and strides whose elements are the numbers of their channels, from 1."""
+        known = self._moved.get(id(tensor))
+        if known is not None:
+            return torch.empty_like(tensor, dtype=torch.float64).copy_(known)
         axes = sorted(self.of(tensor))
         sizes = [tensor.shape[axis] for axis in axes]
         numbers = torch.arange(1, math.prod(sizes) + 1, dtype=torch.float64, device=tensor.device)

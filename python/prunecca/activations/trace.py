@@ -47,6 +47,7 @@ class Event:
         kind: of the last layer that had run.
         function: of a function, its own name; empty for a module.
         ordinal: of a function, which of the calls of that function in the forward pass this was, from 1.
+        after: of a function, the module before it in the chain of functions; of a module, itself.
         layout: such as ``"nlc"``; None where the channels are not known to be in one axis of the output.
         ndim: dimensions of the output; 0 where it is no tensor.
         representative: this output stands for a convolution, pooling or hidden linear layer.
@@ -58,6 +59,7 @@ class Event:
     kind: Kind | None
     function: str = ""
     ordinal: int = 0
+    after: str = ""
     layout: str | None = None
     ndim: int = 0
     representative: bool = False
@@ -82,9 +84,9 @@ class _Scope:
     functions: set[str]
 
 
-def trace(model: nn.Module, inputs: Tensor) -> list[Event]:
+def trace(model: nn.Module, inputs: Tensor, label: str = "the model") -> list[Event]:
     """The events of one forward pass without gradients, in the order in which they ended."""
-    refuse_scripted(model, "the model")
+    refuse_scripted(model, label)
     watch = _Watch(model)
     # Without inference mode, whose tensors count no versions: overwritten outputs are found by these.
     with torch.inference_mode(False), torch.no_grad(), watch.hooked(), watch:
@@ -151,17 +153,17 @@ class _Watch(TorchFunctionMode):
     def _function_event(self, name: str, before: list[Tensor], output: Tensor) -> Event:
         made = self._made_by.get(id(before[0])) if before else None
         scope = self._scopes[-1].name
-        base = made.name if made is not None and made.name.startswith(scope) else scope
+        base = made.after if made is not None and made.after.startswith(scope) else scope
         full = f"{base}.{name}" if base else name
         while full in self._names:
             full += "()"
         event = self._event(full, output)
-        event.function, event.ordinal = name, self._functions[name]
+        event.function, event.ordinal, event.after = name, self._functions[name], base
         return event
 
     def _event(self, name: str, output: Tensor | None) -> Event:
         self._calls[name] += 1
-        event = Event(name, self._calls[name], self._kind)
+        event = Event(name, self._calls[name], self._kind, after=name)
         self.events.append(event)
         if output is not None:
             event.layout, event.ndim = self._axes.word(output), output.ndim
@@ -191,8 +193,14 @@ class _Watch(TorchFunctionMode):
             return
         arriving = first_tensor(args)
         origins = self._under_way.get(id(arriving), []) if arriving is not None else []
+        inside = [o for o in self._origins if o.event.function and o.event.name.startswith(f"{name}.")]
+        if inside and own is None and next(module.children(), None) is None:  # a layer that reshapes what it computes
+            for origin in inside:
+                origin.event, origin.tensor = event, output
+            self._under_way[id(output)] = [] if inside[-1].kind == "pool" else inside
+            return
         if own is not None:  # a layer whose function was not seen, or not the last
-            self._origins = [o for o in self._origins if not (o.event.function and o.event.name.startswith(f"{name}."))]
+            self._origins = [o for o in self._origins if o not in inside]
             origin = _Origin(own, event, output)
             self._origins.append(origin)
             self._under_way[id(output)] = [] if own == "pool" else [origin]

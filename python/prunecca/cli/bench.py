@@ -53,17 +53,12 @@ def bench(
 def _check_outputs(plot: Path | None, json_file: Path | None) -> None:
     """Refuse what could not be written, before minutes are spent on it."""
     from ..bench.roofline import picture_form
-    from ..storage.atomic import write_atomic
+    from .outputs import check_file
 
     if plot is not None:
         picture_form(plot)
     if plot is not None and json_file is not None and plot.resolve() == json_file.resolve():
         raise ValueError(f"--plot and --json both name {plot}; expected two files")
     for path in (plot, json_file):
-        if path is None:
-            continue
-        if path.exists() and not path.is_file():
-            raise ValueError(f"{path} is a folder or a device; expected the name of a file")
-        trial = path.with_name(f".{path.name}.trial")
-        write_atomic(trial, b"")
-        trial.unlink()
+        if path is not None:
+            check_file(path)

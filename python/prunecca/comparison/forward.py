@@ -106,8 +106,8 @@ class ForwardPasses:
 
     def _choose(self, inputs: Tensor) -> None:
         self._channels_last = {model: takes_channels_last(model, inputs[:2]) for model in self.models().values()}
-        events = {name: trace(model, inputs[:2]) for name, model in self.candidates.items()}
-        own = trace(self.reference, inputs[:2])
+        events = {name: trace(model, inputs[:2], f"candidate {name!r}") for name, model in self.candidates.items()}
+        own = trace(self.reference, inputs[:2], "the reference")
         if not isinstance(self._choice, Mapping):
             found = choose_layers(self.reference, own, self._choice)
             self._counterparts = {

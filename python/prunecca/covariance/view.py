@@ -17,7 +17,7 @@ def channel_axis(shape: tuple[int, ...], layout: Layout, where: str = "") -> int
     """The dimension that holds the channels.
 
     Args:
-        shape: of an array of 2 to 5 dimensions.
+        shape: of an array of 2 dimensions or more.
         layout: a letter for each dimension, ``c`` for the channels and any others for datapoints and positions: ``"nc"``,
             ``"ncl"``, ``"nlc"``, ``"lnc"``, ``"nchw"``, ``"nhwc"``, ``"ncdhw"``, ``"ndhwc"``, ``"chw"``. ``"infer"`` takes
             dimension 1 of 2, 4 or 5 dimensions; of 3 dimensions, sequences of tokens and signals have their channels in
@@ -31,8 +31,8 @@ def channel_axis(shape: tuple[int, ...], layout: Layout, where: str = "") -> int
         ValueError: a shape that does not fit, or a layout that is none.
     """
     if layout in ("infer", "auto"):
-        if not 2 <= len(shape) <= 5:
-            raise ValueError(f"{where}an activation has shape {shape}; expected 2 to 5 dimensions, such as {_WORDS}")
+        if len(shape) < 2:
+            raise ValueError(f"{where}an activation has shape {shape}; expected 2 dimensions or more, such as {_WORDS}")
         if layout == "infer" and len(shape) == 3:
             raise ValueError(
                 f"{where}an activation has shape {shape}, which may be (N, L, C), tokens with their channels last, or "

@@ -97,6 +97,8 @@ def storage_error(path: Path, error: OSError) -> OSError:
         return StorageError(f"cannot write {path}: a part of this path is a file, not a folder; choose another folder")
     if error.errno == errno.EISDIR:
         return StorageError(f"cannot write {path}: a folder has this name; remove it, or choose another name")
+    if error.errno == errno.ENOENT:  # of a folder that is made when it is missing, such as /proc
+        return StorageError(f"cannot write {path}: no file can be made there; choose another folder")
     if error.errno == errno.ENAMETOOLONG:
         return StorageError(f"cannot write {path}: the name is too long for this file system; choose a shorter one")
     return error
