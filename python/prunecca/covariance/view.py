@@ -88,8 +88,8 @@ class View:
             TypeError: no array, or of another dtype than float16, bfloat16, float32 and float64.
             ValueError: another shape.
         """
-        tensor = as_tensor(x, name)
         where = f"{where}: " if where else ""
+        tensor = as_tensor(x, f"{where}{name}")
         axis = channel_axis(tuple(tensor.shape), layout, where)
         if axis == 0:  # rows must come first, for they are read in parts
             tensor, axis = tensor.movedim(0, -1), tensor.ndim - 1
