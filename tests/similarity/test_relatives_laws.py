@@ -157,3 +157,13 @@ def test_a_batch_equals_one_by_one(name: str) -> None:
         assert (None if kept is None else kept.expand(3).tolist() if torch.is_tensor(kept) else [kept] * 3) == (
             None if kept is None else [getattr(one, side) for one in expected]
         )
+
+
+@pytest.mark.cuda
+@pytest.mark.parametrize("name", LAWS)
+def test_cuda_agrees_with_the_host(name: str) -> None:
+    cov = covariance(*pair())
+    fields = ("mean_x", "mean_y", "xx", "yy", "xy", "norms")
+    moved = pc.Covariance(cov.count, **{f: getattr(cov, f).cuda() for f in fields}, precision="float64")
+    metric, options = getattr(pc, name.split()[0]), dict(LAWS[name].options)
+    assert float(metric(moved, **options)) == pytest.approx(float(metric(cov, **options)), abs=1e-9)

@@ -87,7 +87,7 @@ def gulp(
     The root of ``tr(xx L xx L) + tr(yy M yy M) - 2 tr(L xy M yx)`` with ``L = (xx + ridge I)^-1`` and ``M`` likewise of
     yy: the mean squared difference of the two fits, averaged over all targets of unit norm, of representations scaled to a
     mean squared norm of 1. Invariant to orthogonal maps and to isotropic scaling; with ``ridge`` near 0 to invertible
-    maps, where it is ``sqrt(k_x + k_y - 2 sum of r_i^2)``. Float32 products are all it needs, as long as ``ridge`` is
+    maps, where it is ``sqrt(k_x + k_y - 2 sum of r_i^2)``. The code published with the paper gives the square. Float32 products are all it needs, as long as ``ridge`` is
     well above their error of 1e-7.
 
     Args:
