@@ -18,11 +18,16 @@ from .covariance.covariance import Covariance
 from .covariance.streaming import StreamingCovariance
 from .dimension import IntrinsicDimension, intrinsic_dimension, intrinsic_dimensions
 from .machine.info import build_info, cpu_level, set_cpu_level
-from .similarity.cca import CanonicalCorrelations, cca, pwcca, svcca
-from .similarity.cka import linear_cka
-from .similarity.procrustes import nbs, procrustes
+from .similarity.canonical import CanonicalCorrelations
+from .similarity.cca import cca, mean_squared_cca, pillai, pwcca, svcca, yanai
+from .similarity.cka import angular_cka, cka_distance, linear_cka
+from .similarity.matching import hard_matching, permutation_matching, soft_matching, soft_matching_distance
+from .similarity.procrustes import angular_procrustes, nbs, procrustes, procrustes_distance
 from .similarity.registry import METRICS
 from .similarity.regression import linear_regression
+from .similarity.rsa import rsa
+from .similarity.shape import gulp, shape_distance
+from .similarity.subspace_match import SubspaceMatch, maximum_match, simple_match
 
 __version__: str = build_info()["version"]
 
@@ -34,25 +39,42 @@ __all__ = [
     "IntrinsicDimension",
     "Layer",
     "StreamingCovariance",
+    "SubspaceMatch",
     "__version__",
+    "angular_cka",
+    "angular_procrustes",
     "build_info",
     "cca",
+    "cka_distance",
     "compare",
     "compare_files",
     "cpu_level",
     "data",
     "find_layers",
+    "gulp",
+    "hard_matching",
     "intrinsic_dimension",
     "intrinsic_dimensions",
     "linear_cka",
     "linear_regression",
+    "maximum_match",
+    "mean_squared_cca",
     "models",
     "nbs",
     "ops",
+    "permutation_matching",
+    "pillai",
     "procrustes",
+    "procrustes_distance",
     "pruning",
     "pwcca",
+    "rsa",
     "set_cpu_level",
+    "shape_distance",
+    "simple_match",
+    "soft_matching",
+    "soft_matching_distance",
     "svcca",
     "training",
+    "yanai",
 ]

@@ -60,7 +60,9 @@ def test_a_network_is_1_with_itself() -> None:
     model = network()
     table = pc.compare(model, [model, copy.deepcopy(model)], cut(IMAGES, 16), metrics=list(pc.METRICS)).table
     assert table["candidate"].unique().tolist() == ["0", "1"]
-    assert (table["value"] - 1).abs().max() < 1e-6
+    distance = table["metric"].str.contains("distance|angular|gulp")
+    assert (table["value"] - 1)[~distance].abs().max() < 1e-6
+    assert table["value"][distance].abs().max() < 2e-3  # an angle of 0 is the root of what rounding leaves
 
 
 def test_batch_size_and_order_do_not_matter() -> None:

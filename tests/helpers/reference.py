@@ -105,3 +105,67 @@ def linear_regression(x: Any, y: Any) -> float:
     a, b = centred(x), centred(y)
     fit = np.linalg.lstsq(a, b, rcond=None)[0]
     return float(1 - ((b - a @ fit) ** 2).sum() / (b * b).sum())
+
+
+def rsa(x: Any, y: Any) -> float:
+    """Pearson's correlation of the squared distances of all pairs i < j."""
+    x, y = np.asarray(x, np.float64), np.asarray(y, np.float64)
+    i, j = np.triu_indices(len(x), 1)
+    return float(np.corrcoef(((x[i] - x[j]) ** 2).sum(1), ((y[i] - y[j]) ** 2).sum(1))[0, 1])
+
+
+def shape_distance(x: Any, y: Any, alpha: float, tol: float = 1e-11) -> float:
+    """Williams et al. 2021 on matrices whose directions have a mean square of 1, the rotation found explicitly."""
+    whitened = []
+    for z in (centred(x), centred(y)):
+        values, vectors = np.linalg.eigh(z.T @ z)
+        vectors, values = vectors[:, values > tol * values[-1]], values[values > tol * values[-1]]
+        z = z @ vectors / np.sqrt(values.mean())
+        scale = alpha + (1 - alpha) * (values / values.mean()) ** -0.5
+        z = z * scale @ vectors.T
+        whitened.append(z / np.linalg.norm(z))
+    a, b = whitened
+    wide = max(a.shape[1], b.shape[1])
+    a, b = (np.pad(z, ((0, 0), (0, wide - z.shape[1]))) for z in (a, b))
+    left, _, right = np.linalg.svd(a.T @ b)
+    return float(np.arccos(np.clip((a @ left @ right * b).sum(), 0, 1)))
+
+
+def gulp(x: Any, y: Any, ridge: float) -> float:
+    """Frobenius distance of the N x N matrices that map targets to the fits of two ridge regressions."""
+    fits = []
+    for z in (centred(x), centred(y)):
+        kernel = z @ z.T / (z**2).sum()
+        fits.append(kernel @ np.linalg.inv(kernel + ridge * np.eye(len(z))))
+    return float(np.linalg.norm(fits[0] - fits[1]))
+
+
+def correlations(x: Any, y: Any) -> Matrix:
+    """Between the channels of two sides; those without variance are left out."""
+    a, b = (centred(z)[:, np.std(z, 0) > 1e-9] for z in (x, y))
+    return (a / np.linalg.norm(a, axis=0)).T @ (b / np.linalg.norm(b, axis=0))
+
+
+def soft_matching(x: Any, y: Any) -> float:
+    """By an assignment of copies: as many of each unit as make the two numbers equal."""
+    from scipy.optimize import linear_sum_assignment
+
+    r = correlations(x, y)
+    copies = np.lcm(*r.shape)
+    r = np.repeat(np.repeat(r, copies // r.shape[0], 0), copies // r.shape[1], 1)
+    return float(r[linear_sum_assignment(-r)].mean())
+
+
+def maximum_match(x: Any, y: Any, epsilon: float) -> tuple[list[int], list[int]]:
+    """Wang et al. 2018, algorithm 1, by least squares on the vectors: one unit after the other is taken out."""
+    sides = [np.asarray(x, np.float64), np.asarray(y, np.float64)]
+    left = [list(range(z.shape[1])) for z in sides]
+
+    def far(side: int, unit: int) -> bool:
+        z, others = sides[side][:, unit], sides[1 - side][:, left[1 - side]]
+        fit = others @ np.linalg.lstsq(others, z, rcond=None)[0] if others.shape[1] else 0 * z
+        return bool(np.linalg.norm(z - fit) > epsilon * np.linalg.norm(z) + 1e-9)
+
+    while strays := [(side, unit) for side in (0, 1) for unit in left[side] if far(side, unit)]:
+        left[strays[0][0]].remove(strays[0][1])
+    return left[0], left[1]

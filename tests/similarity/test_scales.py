@@ -86,10 +86,12 @@ def test_no_metric_depends_on_the_scale_of_a_covariance(factor: float, batched: 
         stacked = {f: torch.stack([getattr(c, f) for c in (cov, scaled)]) for f in fields}
         scaled = pc.Covariance(cov.count, **stacked, precision=cov.precision)
     for name, metric in pc.METRICS.items():
-        if name == "debiased_cka" and not in_range:
+        if name in ("debiased_cka", "rsa") and not in_range:
+            continue
+        if name == "maximum_match" and batched:  # of one pair alone
             continue
         got, want = metric(scaled), metric(cov)
-        if name in ("cca", "svcca", "pwcca"):
+        if isinstance(want, pc.CanonicalCorrelations):
             got, want = got.mean, want.mean
         assert float(got[1] if batched else got) == pytest.approx(float(want), abs=1e-12), name
 

@@ -18,7 +18,7 @@ from ..covariance.distributed import rank_and_size
 from ..errors import FewRows
 from ..machine.memory import keeping_freed_memory
 from ..progress import Progress, reporting
-from ..similarity.registry import Score, find_metrics
+from ..similarity.registry import MetricChoice, Score, find_metrics, needs_norms
 from .forward import ForwardPasses
 from .ranks import Ranks
 from .result import Comparison
@@ -36,7 +36,7 @@ def compare(
     candidates: nn.Module | Mapping[str, nn.Module] | Sequence[nn.Module],
     loader: Iterable[Any],
     layers: Iterable[LayerChoice] | LayerChoice | Mapping[str, str] | None = None,
-    metrics: str | Iterable[str] | Mapping[str, Mapping[str, Any]] = ("svcca",),
+    metrics: MetricChoice = ("svcca",),
     *,
     max_datapoints: int | None = None,
     precision: Precision = "float32",
@@ -58,8 +58,9 @@ def compare(
         candidates: a module (called "candidate"), modules by name, or a list (called "0", "1", ...).
         loader: gives tensors of inputs, or tuples and lists that start with one; a tensor of inputs is cut into batches.
         layers: as in ``find_layers``; or a mapping of the reference's layer names to the candidates', where they differ.
-        metrics: names among svcca, cca, pwcca, linear_cka, debiased_cka, nbs, procrustes and linear_regression, or a
-            mapping of names to options, such as ``{"svcca": {"variance": 0.99, "trim": 0.98}}``.
+        metrics: names of ``METRICS``, functions of a ``Covariance`` that give a number, or a mapping of names to options,
+            such as ``{"svcca": {"variance": 0.99, "trim": 0.98}}``; a name of your own stands for a function or for a pair,
+            as in ``{"svcca 95": ("svcca", {"variance": 0.95}), "mine": function}``.
         max_datapoints: stop after that many inputs.
         precision: of the products; "float64" for the smallest directions of cca, pwcca and linear_regression.
         layout: which dimension of an activation holds the channels. "infer" follows every layer's output from what fixes it
@@ -105,7 +106,7 @@ def compare(
         chosen = find_metrics(metrics)
         if max_datapoints is not None and max_datapoints < 1:
             raise ValueError(f"max_datapoints is {max_datapoints}; expected at least 1, or None for all")
-        run = ForwardPasses(reference, _by_name(candidates), layers, precision, "debiased_cka" in chosen, layout)
+        run = ForwardPasses(reference, _by_name(candidates), layers, precision, needs_norms(chosen), layout)
         with (
             evaluating(run.models(), device) as target,
             torch.no_grad(),

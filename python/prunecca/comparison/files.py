@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
@@ -22,7 +22,7 @@ from ..covariance.covariance import Covariance, Layout, Precision
 from ..covariance.view import View, channel_axis
 from ..progress import Progress, reporting
 from ..similarity.operands import default_precision
-from ..similarity.registry import find_metrics
+from ..similarity.registry import MetricChoice, find_metrics, needs_norms
 from ..storage.array_files import StoredActivations, stored_activations
 from ..storage.read_ahead import Chunk, Piece, read_ahead
 from ..text import printable
@@ -38,7 +38,7 @@ _STATE_BYTES = 32 << 20  # of a second accumulator
 def compare_files(
     reference: str | Path,
     candidates: Sequence[str | Path],
-    metrics: str | Iterable[str] | Mapping[str, Mapping[str, Any]] = ("svcca",),
+    metrics: MetricChoice = ("svcca",),
     *,
     precision: Precision | None = None,
     layout: Layout = "infer",
@@ -80,9 +80,7 @@ def compare_files(
     if not candidates:
         raise ValueError(f"only {reference} was given; expected a reference and at least one candidate")
     files = [stored_activations(path) for path in (reference, *candidates)]
-    covariances = _covariances(
-        files, precision=precision, norms="debiased_cka" in chosen, layout=layout, progress=progress
-    )
+    covariances = _covariances(files, precision=precision, norms=needs_norms(chosen), layout=layout, progress=progress)
     rows = [
         {"candidate": printable(name), **scored, "count": cov.count, "channels": cov.xx.shape[-1]}
         for name, cov, scores in zip(candidates, covariances, score(covariances, chosen), strict=True)

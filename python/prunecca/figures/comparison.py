@@ -70,6 +70,8 @@ def _draw(axes: Axes, table: pd.DataFrame, metric: str) -> None:
         shade: Any = f"C{k}" if few else colormaps["viridis_r"](0.1 + 0.9 * k / (len(candidates) - 1))
         axes.plot(line["depth"], line["value"], marker="o", markersize=4, color=shade, label=named(candidate))
     axes.set_ylabel(METRIC_NAMES.get(metric, named(metric)))
-    axes.set_ylim(min(0.0, rows["value"].min() if rows["value"].notna().any() else 0.0), 1.04)
+    values = rows["value"].dropna()
+    lowest, highest = values.min() if len(values) else 0.0, values.max() if len(values) else 0.0
+    axes.set_ylim(min(0.0, lowest), 1.04 * max(1.0, highest))  # distances may be above 1
     axes.grid(alpha=0.3)
     axes.spines[["top", "right"]].set_visible(False)

@@ -118,10 +118,11 @@ def layer_ticks(axes: Axes, layers: Sequence[str], room: int = 9) -> None:
 
 
 def unit_axis(axes: Axes, values: pd.Series) -> None:
-    """The y axis from 0 to 1, or from where the values begin when some are negative."""
-    low = float(values.min())
-    axes.set_ylim(min(0.0, low - 0.02) if np.isfinite(low) else 0.0, 1.02)
-    axes.set_yticks(np.linspace(0, 1, 6))
+    """The y axis from 0 to 1, from where the values begin when some are negative, and to where distances end."""
+    low, high = float(values.min()), float(values.max())
+    axes.set_ylim(min(0.0, low - 0.02) if np.isfinite(low) else 0.0, max(1.02, high + 0.02) if high < np.inf else 1.02)
+    if not high > 1.02:
+        axes.set_yticks(np.linspace(0, 1, 6))
 
 
 def tidy(axes: Axes) -> None:

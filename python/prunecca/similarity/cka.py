@@ -1,6 +1,6 @@
 """Similarity of two representations by the alignment of their kernels.
 
-Values lie in [0, 1] and are 1 for a representation and itself (debiased CKA may come out slightly below 0). Where a
+Similarities lie in [0, 1] and are 1 for a representation and itself (debiased CKA may come out slightly below 0). Where a
 side has no variance at all, because every channel is dead, no similarity is defined and the value is NaN. A batched
 covariance gives a tensor of its leading shape in place of a float.
 """
@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from ..covariance.covariance import Covariance, Layout, Precision
-from .operands import nan_if_dead, paired_covariance, squared_norm, trace
+from .operands import angle, chord, nan_if_dead, paired_covariance, squared_norm, trace
 
 
 def linear_cka(
@@ -56,6 +56,77 @@ def linear_cka(
         return nan_if_dead(cov, _debiased(cov))
     scale = (squared_norm(cov.xx) * squared_norm(cov.yy)).sqrt()
     return nan_if_dead(cov, (squared_norm(cov.xy) / scale).clamp(0.0, 1.0))
+
+
+def angular_cka(
+    x: Any,
+    y: Any = None,
+    *,
+    debiased: bool = False,
+    precision: Precision | None = None,
+    layout: Layout = "auto",
+) -> float | Tensor:
+    """The angle between two linear kernels, ``arccos(CKA)``: a metric, triangle inequality and all (Williams et al. 2021).
+
+    Invariances and accuracy are those of ``linear_cka``; where that is within e of 1, the angle is about ``sqrt(2 e)``,
+    so that rounding leaves 1e-7 of an angle of 0.
+
+    Args:
+        x: a ``Covariance`` alone, or a (N, C), (N, C, L) or (N, C, H, W) array.
+        y: an array with the same rows.
+        debiased: of the debiased CKA, as in ``linear_cka``, which makes it an angle up to pi and no metric.
+        precision: of the products when arrays are given, as in ``cca``.
+        layout: as in ``cca``.
+
+    Returns:
+        The angle, in [0, pi / 2] unless debiased; a (...) tensor of a batched covariance.
+
+    Raises:
+        ValueError: as ``linear_cka``.
+
+    Example:
+        >>> import math, torch
+        >>> from prunecca import angular_cka, linear_cka
+        >>> x, y = torch.randn(50, 4), torch.randn(50, 4)
+        >>> math.isclose(math.cos(angular_cka(x, y)), linear_cka(x, y), abs_tol=1e-9)
+        True
+    """
+    return angle(linear_cka(x, y, debiased=debiased, precision=precision, layout=layout))
+
+
+def cka_distance(
+    x: Any,
+    y: Any = None,
+    *,
+    debiased: bool = False,
+    precision: Precision | None = None,
+    layout: Layout = "auto",
+) -> float | Tensor:
+    """Euclidean distance of two linear kernels of unit norm, ``sqrt(2 - 2 CKA)``: the chord of ``angular_cka``.
+
+    A metric; invariances and accuracy are those of ``angular_cka``.
+
+    Args:
+        x: a ``Covariance`` alone, or a (N, C), (N, C, L) or (N, C, H, W) array.
+        y: an array with the same rows.
+        debiased: of the debiased CKA, as in ``linear_cka``; then no metric, and larger for a CKA below 0.
+        precision: of the products when arrays are given, as in ``cca``.
+        layout: as in ``cca``.
+
+    Returns:
+        The distance, in [0, sqrt(2)] unless debiased; a (...) tensor of a batched covariance.
+
+    Raises:
+        ValueError: as ``linear_cka``.
+
+    Example:
+        >>> import torch
+        >>> from prunecca import cka_distance
+        >>> x = torch.randn(50, 4)
+        >>> cka_distance(x, x.flip(1)) < 1e-3, 0 < cka_distance(x, torch.randn(50, 4)) < 2**0.5
+        (True, True)
+    """
+    return chord(linear_cka(x, y, debiased=debiased, precision=precision, layout=layout))
 
 
 def _debiased(cov: Covariance) -> Tensor:

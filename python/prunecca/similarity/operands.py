@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import Any, Literal
 
@@ -135,3 +137,51 @@ def nan_if_dead(cov: Covariance, value: Tensor) -> float | Tensor:
     undefined = (dead_x == cov.xx.shape[-1]) | (dead_y == cov.yy.shape[-1])
     result: float | Tensor = python_number(torch.where(undefined, torch.nan, value))
     return result
+
+
+def angle(similarity: float | Tensor) -> float | Tensor:
+    """Whose cosine a similarity is; NaN stays NaN."""
+    result: float | Tensor = python_number(torch.as_tensor(similarity, dtype=torch.float64).clamp(-1.0, 1.0).arccos())
+    return result
+
+
+def chord(similarity: float | Tensor) -> float | Tensor:
+    """Euclidean distance of two vectors of unit norm whose inner product a similarity is; NaN stays NaN."""
+    squared = 2.0 - 2.0 * torch.as_tensor(similarity, dtype=torch.float64)
+    result: float | Tensor = python_number(squared.clamp_min(0.0).sqrt())
+    return result
+
+
+def members(cov: Covariance) -> Iterator[Covariance]:
+    """The single covariances of a batch, in the order of its leading dimensions; itself where it is none."""
+    shape = batch_shape(cov)
+    if not shape:
+        yield cov
+        return
+    fields = ("mean_x", "mean_y", "xx", "yy", "xy", "norms", "error_x", "error_y")
+    parts: dict[str, Any] = {
+        name: _by_member(getattr(cov, name), shape, 2 if name in ("xx", "yy", "xy") else 1) for name in fields
+    }
+    for i in range(math.prod(shape)):
+        yield replace(cov, **{name: part and part[i] for name, part in parts.items()})
+
+
+def batch_shape(cov: Covariance) -> torch.Size:
+    """The leading dimensions; none of a single covariance."""
+    return cov.xy.shape[:-2]
+
+
+def of_each(cov: Covariance, function: Callable[[Covariance], float]) -> float | Tensor:
+    """A function of single covariances: a float of one, a (...) float64 tensor of a batch."""
+    values = [function(member) for member in members(cov)]
+    shape = batch_shape(cov)
+    return torch.tensor(values, dtype=torch.float64, device=cov.xy.device).reshape(shape) if shape else values[0]
+
+
+def _by_member(tensor: Tensor | None, shape: torch.Size, own: int) -> list[Tensor] | None:
+    """One tensor per member; what all members share stays the very tensor, so that its spectrum is computed once."""
+    if tensor is None:
+        return None
+    if tensor.ndim == own:
+        return [tensor] * math.prod(shape)
+    return list(tensor.expand(*shape, *tensor.shape[tensor.ndim - own :]).flatten(0, len(shape) - 1))

@@ -8,8 +8,8 @@ Example:
     >>> acc = StreamingCovariance(norms=True)
     >>> x = torch.randn(500, 5)
     >>> acc.update(x, x @ torch.linalg.qr(torch.randn(5, 5)).Q)
-    >>> {name: round(float(metric(acc.finalize())), 3) for name, metric in METRICS.items()}
-    {'svcca': 1.0, 'cca': 1.0, 'pwcca': 1.0, 'linear_cka': 1.0, 'debiased_cka': 1.0, 'nbs': 1.0, 'procrustes': 1.0, 'linear_regression': 1.0}
+    >>> {name: round(float(METRICS[name](acc.finalize())), 3) for name in ("svcca", "linear_cka", "rsa", "gulp")}
+    {'svcca': 1.0, 'linear_cka': 1.0, 'rsa': 1.0, 'gulp': 0.0}
 """
 
 from __future__ import annotations
@@ -20,14 +20,24 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
+import torch
+
 from ..covariance.covariance import Covariance
-from .cca import CanonicalCorrelations, cca, pwcca, svcca
-from .cka import linear_cka
-from .operands import python_number
-from .procrustes import nbs, procrustes
+from .canonical import CanonicalCorrelations
+from .cca import cca, mean_squared_cca, pillai, pwcca, svcca, yanai
+from .cka import angular_cka, cka_distance, linear_cka
+from .matching import hard_matching, permutation_matching, soft_matching, soft_matching_distance
+from .operands import batch_shape, members, python_number
+from .procrustes import angular_procrustes, nbs, procrustes, procrustes_distance
 from .regression import linear_regression, regression_rank
+from .rsa import rsa
+from .shape import gulp, shape_distance
+from .subspace_match import SubspaceMatch, maximum_match
 
 _OF_ARRAYS = {"x", "y", "precision", "layout", "debiased"}
+
+# What `find_metrics` takes: a name, a function, several of either, pairs, or what the names of the columns stand for.
+MetricChoice = str | Callable[..., Any] | Iterable[Any] | Mapping[str, Any]
 
 
 @dataclass(frozen=True)
@@ -38,11 +48,15 @@ class Metric:
         function: of a ``Covariance`` and the options.
         words: what a picture or a page calls it.
         predictor: of a fit, the directions of the predicting side that it uses, by the same arguments.
+        norms: whether the covariance must have ``norms``.
+        single: whether it takes covariances of one pair alone, so that a batch is taken one by one.
     """
 
     function: Callable[..., Any]
     words: str
     predictor: Callable[..., Any] | None = None
+    norms: bool = False
+    single: bool = False
 
     @property
     def options(self) -> list[str]:
@@ -57,13 +71,17 @@ class Score:
     Attributes:
         metric: the metric.
         options: by name.
+        name: what error messages call it.
     """
 
     metric: Metric
     options: Mapping[str, Any]
+    name: str = ""
 
     def __call__(self, cov: Covariance) -> Scored:
         """The metric of one pair, or of a batch."""
+        if self.metric.single:
+            return _together([self._one(member) for member in members(cov)], cov)
         value = self.metric.function(cov, **self.options)
         if isinstance(value, CanonicalCorrelations):
             return Scored(value.mean, value.kept_x, value.kept_y)
@@ -71,6 +89,20 @@ class Score:
             return Scored(value)
         kept = python_number(self.metric.predictor(cov, **self.options))
         return Scored(value, kept_y=kept) if self.options.get("target") == "x" else Scored(value, kept_x=kept)
+
+    def _one(self, cov: Covariance) -> Scored:
+        value = self.metric.function(cov, **self.options)
+        if isinstance(value, CanonicalCorrelations):
+            return Scored(float(value), value.kept_x, value.kept_y)
+        if isinstance(value, SubspaceMatch):
+            return Scored(float(value), len(value.units_x), len(value.units_y))
+        try:
+            if isinstance(value, str | bytes):
+                raise TypeError
+            return Scored(float(value))
+        except (TypeError, ValueError, RuntimeError):
+            given = f"a {type(value).__name__}"
+            raise TypeError(f"metric {self.name!r} gave {given}; expected one number") from None
 
 
 @dataclass(frozen=True)
@@ -88,15 +120,40 @@ class Scored:
     kept_y: Any = None
 
 
+def _together(scored: list[Scored], cov: Covariance) -> Scored:
+    shape = batch_shape(cov)
+    if not shape:
+        return scored[0]
+    value = torch.tensor([one.value for one in scored], dtype=torch.float64).reshape(shape)
+    kept = [[getattr(one, side) for one in scored] for side in ("kept_x", "kept_y")]
+    x, y = (None if None in side else torch.tensor(side, dtype=torch.int64).reshape(shape) for side in kept)
+    return Scored(value, x, y)
+
+
 _REGISTRY = {
     "svcca": Metric(svcca, "mean CCA similarity (SVCCA, 99 %)"),
     "cca": Metric(cca, "mean CCA similarity"),
     "pwcca": Metric(pwcca, "PWCCA similarity"),
     "linear_cka": Metric(linear_cka, "linear CKA"),
-    "debiased_cka": Metric(partial(linear_cka, debiased=True), "debiased linear CKA"),
+    "debiased_cka": Metric(partial(linear_cka, debiased=True), "debiased linear CKA", norms=True),
     "nbs": Metric(nbs, "normalised Bures similarity"),
     "procrustes": Metric(procrustes, "Procrustes similarity"),
     "linear_regression": Metric(linear_regression, "linear regression R²", regression_rank),
+    "mean_squared_cca": Metric(mean_squared_cca, "mean squared CCA correlation"),
+    "yanai": Metric(yanai, "Yanai's coefficient of determination"),
+    "pillai": Metric(pillai, "normalised Pillai's trace"),
+    "rsa": Metric(rsa, "RSA of squared distances", norms=True),
+    "hard_matching": Metric(hard_matching, "hard matching correlation"),
+    "permutation_matching": Metric(permutation_matching, "permutation matching correlation"),
+    "soft_matching": Metric(soft_matching, "soft matching correlation"),
+    "maximum_match": Metric(maximum_match, "maximum match similarity", single=True),
+    "angular_cka": Metric(angular_cka, "angular CKA distance"),
+    "cka_distance": Metric(cka_distance, "CKA distance"),
+    "angular_procrustes": Metric(angular_procrustes, "angular Procrustes distance"),
+    "procrustes_distance": Metric(procrustes_distance, "Procrustes distance"),
+    "shape_distance": Metric(shape_distance, "shape distance"),
+    "gulp": Metric(gulp, "GULP distance"),
+    "soft_matching_distance": Metric(soft_matching_distance, "soft matching distance"),
 }
 
 # Each is a function of a Covariance, and of two arrays.
@@ -104,37 +161,119 @@ METRICS: dict[str, Callable[..., Any]] = {name: metric.function for name, metric
 METRIC_NAMES = {name: metric.words for name, metric in _REGISTRY.items()}
 
 
-def find_metrics(metrics: str | Iterable[str] | Mapping[str, Mapping[str, Any]]) -> dict[str, Score]:
+def find_metrics(metrics: MetricChoice) -> dict[str, Score]:
     """The metrics asked for, with their options bound.
 
     Args:
-        metrics: one name, names, or a mapping of names to options such as ``{"svcca": {"trim": 0.98}}``.
+        metrics: one name, or a function of a ``Covariance`` that gives a number; several of them, or of pairs such as
+            ``("svcca", {"trim": 0.98})``; or a mapping of names to options such as ``{"svcca": {"trim": 0.98}}``, where a
+            name of your own stands for a function, for a metric's name, or for a pair of either and options:
+            ``{"svcca 95": ("svcca", {"variance": 0.95}), "mine": function}``.
 
     Returns:
-        By name, what scores a ``Covariance``.
+        By the name that a table gives it, what scores a ``Covariance``.
 
     Raises:
-        ValueError: a metric or an option that does not exist.
-        TypeError: options that are no mapping.
+        ValueError: a metric or an option that does not exist, or a name that stands for two.
+        TypeError: what is no metric.
 
     Example:
         >>> list(find_metrics(["svcca", "nbs"]))
         ['svcca', 'nbs']
+        >>> list(find_metrics({"svcca": {}, "svcca 20": ("svcca", {"k": 20}), "count": lambda cov: cov.count}))
+        ['svcca', 'svcca 20', 'count']
     """
-    options = {metrics: {}} if isinstance(metrics, str) else metrics
-    if not isinstance(options, Mapping):
-        options = {name: {} for name in options}
-    if not options:
-        raise ValueError(f"no metric was given; expected some of {', '.join(_REGISTRY)}")
     chosen: dict[str, Score] = {}
-    for name, given in options.items():
-        if name not in _REGISTRY:
-            raise ValueError(f"there is no metric {name!r}; expected some of {', '.join(_REGISTRY)}")
-        if not isinstance(given, Mapping):
-            raise TypeError(f"metric {name!r} is given {given!r}; expected a mapping of its options, such as {{}}")
-        known = _REGISTRY[name].options
-        for option in given:
-            if option not in known:
-                raise ValueError(f"metric {name!r} has no option {option!r}; expected {' or '.join(known) or 'none'}")
-        chosen[name] = Score(_REGISTRY[name], dict(given))
+    for name, given in _named(metrics):
+        if name in chosen:
+            example = "{'svcca 95': ('svcca', {'variance': 0.95})}"
+            raise ValueError(f"metric {name!r} is given twice; expected a name of its own for each, such as {example}")
+        chosen[name] = _score(name, given)
+    if not chosen:
+        raise ValueError(f"no metric was given; expected some of {', '.join(_REGISTRY)}")
     return chosen
+
+
+def needs_norms(chosen: Mapping[str, Score]) -> bool:
+    """Whether the covariances of these metrics must be accumulated with ``norms=True``."""
+    return any(score.metric.norms for score in chosen.values())
+
+
+def _named(metrics: Any) -> list[tuple[str, Any]]:
+    """Names beside what each stands for."""
+    if isinstance(metrics, Mapping):
+        items: list[Any] = list(metrics.items())
+    elif isinstance(metrics, str) or callable(metrics) or _has_options(metrics):
+        items = [metrics]
+    elif isinstance(metrics, Iterable):
+        items = list(metrics)
+    else:
+        items = [metrics]
+    return [_pair(item) for item in items]
+
+
+def _pair(item: Any) -> tuple[str, Any]:
+    if isinstance(item, str):
+        return item, {}
+    if callable(item):
+        return _name_of(item), item
+    if isinstance(item, tuple | list) and len(item) == 2:
+        if isinstance(item[0], str):
+            return item[0], item[1]
+        if callable(item[0]):
+            return _name_of(item[0]), tuple(item)
+    raise TypeError(
+        f"a metric is given as {item!r}; expected a name, a function of a Covariance, "
+        "or a pair of a name and options such as ('svcca', {'variance': 0.95})"
+    )
+
+
+def _has_options(given: Any) -> bool:
+    return isinstance(given, tuple | list) and len(given) == 2 and isinstance(given[1], Mapping)
+
+
+def _name_of(function: Callable[..., Any]) -> str:
+    for name, metric in _REGISTRY.items():
+        if metric.function is function:
+            return name
+    name = getattr(function, "__name__", "<lambda>")
+    if name == "<lambda>":
+        raise ValueError("a function without a name is given as a metric; expected a name for it: {'name': function}")
+    return str(name)
+
+
+def _score(name: str, given: Any) -> Score:
+    what, options = (name, given) if isinstance(given, Mapping) else given if _has_options(given) else (given, {})
+    if isinstance(what, str):
+        if what not in _REGISTRY:
+            raise ValueError(f"there is no metric {what!r}; expected some of {', '.join(_REGISTRY)}")
+        metric = _REGISTRY[what]
+    elif callable(what):
+        known = next((metric for metric in _REGISTRY.values() if metric.function is what), None)
+        metric = known or Metric(what, name, norms=True, single=True)
+    else:
+        raise TypeError(
+            f"metric {name!r} is given {given!r}; expected a mapping of its options, such as {{}}, "
+            "a function of a Covariance, or a pair of a metric and its options"
+        )
+    if _REGISTRY.get(name, metric) is not metric:
+        raise ValueError(f"the name {name!r} is that of another metric; expected a name that is not taken")
+    _check_options(name, metric, options)
+    return Score(metric, dict(options), name)
+
+
+def _check_options(name: str, metric: Metric, options: Mapping[str, Any]) -> None:
+    if metric not in _REGISTRY.values():
+        try:
+            inspect.signature(metric.function).bind(None, **options)
+        except TypeError as error:
+            raise TypeError(
+                f"metric {name!r} cannot be called with a Covariance and the options {dict(options)}: {error}"
+            ) from None
+        except ValueError:  # a function written in C may not tell its arguments
+            return
+        return
+    for option in options:
+        if option not in metric.options:
+            known = " or ".join(metric.options) or "none"
+            raise ValueError(f"metric {name!r} has no option {option!r}; expected {known}")
