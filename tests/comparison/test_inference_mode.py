@@ -98,7 +98,7 @@ def test_streams_that_go_in_and_out(first: bool, second: bool) -> None:
 def test_models_of_torch_jit_are_refused_with_what_to_give(made: Callable[[nn.Module], Any]) -> None:
     model = network(0)
     words = "of torch.jit, whose layers cannot be watched; expected the torch.nn.Module that it was made from"
-    with pytest.raises(TypeError, match=f"the model is a .* {words}"):
+    with pytest.raises(TypeError, match=f"the reference is a .* {words}"):
         pc.compare(made(network(0)), model, IMAGES)
     with pytest.raises(TypeError, match=f"candidate 'candidate' is a .* {words}"):
         pc.compare(model, made(network(0)), IMAGES.clone())
