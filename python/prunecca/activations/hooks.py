@@ -10,17 +10,23 @@ from typing import Any
 from torch import Tensor, nn
 
 from .layers import Layer, nearest_names
-from .trace import first_tensor
+from .outputs import Output, picked
+from .wrappers import named_layers
 
 
 @contextmanager
 def capturing(
-    model: nn.Module, layers: Sequence[Layer], consume: Callable[[Layer, Tensor], None], label: str = "the model"
+    model: nn.Module,
+    layers: Sequence[Layer],
+    consume: Callable[[Layer, Tensor], None],
+    label: str = "the model",
+    output: Output = None,
 ) -> Iterator[None]:
     """Give each layer's output to ``consume`` as soon as the one forward pass of ``model`` in this context produces it.
 
     Hooks are removed on every way out. Raises ``ValueError`` when a layer is missing or did not run as often as in the
-    model it was found in, ``TypeError`` when its output is not a tensor. ``label`` names the model in errors.
+    model it was found in, ``TypeError`` when its output is not a tensor of real numbers. ``label`` names the model in
+    errors; ``output`` picks a tensor where a layer gives several.
     """
     wanted = {(layer.module, layer.call): layer for layer in layers}
     calls: Counter[str] = Counter()
@@ -31,14 +37,11 @@ def capturing(
             layer = wanted.get((name, calls[name]))
             if layer is None:
                 return
-            output = first_tensor(result)
-            if output is None:
-                raise TypeError(f"layer {layer.name!r} of {label} gives a {type(result).__name__}; expected a tensor")
-            consume(layer, output)
+            consume(layer, picked(result, output, layer.name, label))
 
         return receive
 
-    modules = dict(model.named_modules(remove_duplicate=False))
+    modules = named_layers(model)
     handles = []
     try:
         for name in {layer.module: None for layer in layers}:

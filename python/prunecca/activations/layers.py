@@ -9,9 +9,11 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
-from torch import Tensor, nn
+from torch import nn
 
+from .inputs import Batch, Forward
 from .trace import Event, Kind, trace
+from .wrappers import bare, named_layers, unwrapped
 
 LayerChoice = str | type[nn.Module]
 
@@ -47,18 +49,23 @@ class Layer:
 
 
 def find_layers(
-    model: nn.Module, inputs: Tensor, layers: Iterable[LayerChoice] | LayerChoice | None = None
+    model: nn.Module,
+    inputs: Any,
+    layers: Iterable[LayerChoice] | LayerChoice | None = None,
+    *,
+    forward: Forward | None = None,
 ) -> list[Layer]:
     """The chosen layers of a model in order of execution, found by one forward pass of two of the inputs.
 
     Args:
         model: in eval mode.
-        inputs: (N, ...) as the model takes them, N at least 1.
+        inputs: one batch of at least one datapoint, in any form that ``compare`` takes.
         layers: module names, names of calls (``"layer1.0.relu#2"``), globs (``"features.*"``) and module types, mixed.
             None takes the model's attribute ``representation_layers`` (names) if it has one, and otherwise: the activation
             after each convolution and each hidden linear layer (through normalisation and, for convolutions, residual
             sums), and each pooling. Only modules can be seen: where the activation is a plain function call, it is the
             output of the layer, or of its normalisation, that is taken.
+        forward: as in ``compare``.
 
     Returns:
         The layers, by depth.
@@ -73,7 +80,8 @@ def find_layers(
         >>> [layer.name for layer in pc.find_layers(model, torch.randn(2, 3, 32, 32), ["conv1", "fc?"])]
         ['conv1', 'fc1']
     """
-    events = trace(model, inputs[:2])
+    model = unwrapped(model, "the model")
+    events = trace(model, Batch.of(inputs, forward).few())
     if layers is None:
         layers = getattr(model, "representation_layers", None)
     if layers is None:
@@ -106,7 +114,7 @@ def find_layers(
 
 
 def _match(model: nn.Module, events: list[Event], choice: Any) -> list[Event]:
-    modules = dict(model.named_modules(remove_duplicate=False))
+    modules = named_layers(model)
     if isinstance(choice, type) and issubclass(choice, nn.Module):
         found = [event for event in events if isinstance(modules[event.module], choice)]
         if not found:
@@ -114,6 +122,8 @@ def _match(model: nn.Module, events: list[Event], choice: Any) -> list[Event]:
         return found
     if not isinstance(choice, str):
         raise TypeError(f"layer {choice!r} is a {type(choice).__name__}; expected a name, a glob or a module type")
+    if choice.partition("#")[0] not in modules:
+        choice = bare(choice)
     if any(sign in choice for sign in "*?["):
         found = [event for event in events if fnmatch.fnmatchcase(event.module, choice)]
         if not found:

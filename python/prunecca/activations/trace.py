@@ -12,6 +12,10 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
+from .inputs import Batch
+from .outputs import first_tensor
+from .wrappers import eager, named_layers
+
 Kind = Literal["conv", "pool", "fc"]
 
 _CONVOLUTIONS = nn.modules.conv._ConvNd
@@ -54,11 +58,11 @@ class _Origin:
     activated: bool = False
 
 
-def trace(model: nn.Module, inputs: Tensor) -> list[Event]:
+def trace(model: nn.Module, inputs: Batch) -> list[Event]:
     """The events of one forward pass without gradients, in the order in which modules returned."""
     watch = _Watch()
-    with torch.no_grad(), _hooked(model, watch.module_returned), watch:
-        output = model(inputs)
+    with torch.no_grad(), eager([model]), _hooked(model, watch.module_returned), watch:
+        output = inputs.call(model)
     watch.finish(output)
     return watch.events
 
@@ -126,18 +130,12 @@ class _Watch(TorchFunctionMode):
             origin.event.representative |= not is_output
 
 
-def first_tensor(value: Any) -> Tensor | None:
-    """A tensor, or the first one in a tuple or list (poolings with indices, recurrent layers); None if there is none."""
-    if isinstance(value, tuple | list):
-        return next((item for item in value if isinstance(item, Tensor)), None)
-    return value if isinstance(value, Tensor) else None
-
-
 @contextmanager
 def _hooked(model: nn.Module, returned: Callable[[str, nn.Module, Any, Any], None]) -> Iterator[None]:
     handles = []
     try:
-        for name, module in model.named_modules():
+        first = {module: name for name, module in reversed(named_layers(model).items())}
+        for module, name in first.items():
             if name:
                 handles.append(module.register_forward_hook(_named(name, returned)))
         yield

@@ -10,8 +10,10 @@ import torch
 from torch import nn
 
 from ..activations.evaluation_mode import evaluating
-from ..activations.inputs import input_batches, total_inputs
+from ..activations.inputs import Forward, input_batches, total_inputs
 from ..activations.layers import Layer, LayerChoice
+from ..activations.outputs import Output
+from ..activations.wrappers import eager, unwrapped
 from ..covariance.covariance import Covariance, Layout, Precision
 from ..covariance.distributed import gather, merge_over_ranks, rank_and_size
 from ..machine.memory import keeping_freed_memory
@@ -36,6 +38,8 @@ def compare(
     max_datapoints: int | None = None,
     precision: Precision = "float32",
     layout: Layout = "auto",
+    forward: Forward | None = None,
+    output: Output = None,
     device: torch.device | str | None = None,
     distributed: Distributed = "shard",
     keep_covariances: bool = False,
@@ -51,14 +55,24 @@ def compare(
     Args:
         reference: the network that the others are compared with.
         candidates: a module (called "candidate"), modules by name, or a list (called "0", "1", ...).
-        loader: gives tensors of inputs, or tuples and lists that start with one; a tensor of inputs is cut into batches.
+        loader: gives batches as the models take them. A mapping is passed as keywords, without those that the forward does
+            not take. Of a tuple or list, as many elements are passed as the forward has parameters without defaults, and
+            otherwise the first alone, so that labels are left out; the second too where it is the padding mask of the first
+            and the forward takes an ``attention_mask``. A tensor or a mapping of tensors is cut into batches, a data set is
+            put into a DataLoader. Models write to copies: the tensors of the loader stay as they are.
         layers: as in ``find_layers``; or a mapping of the reference's layer names to the candidates', where they differ.
         metrics: names among svcca, cca, pwcca, linear_cka, debiased_cka, nbs, procrustes and linear_regression, or a
             mapping of names to options, such as ``{"svcca": {"variance": 0.99, "trim": 0.98}}``.
         max_datapoints: stop after that many inputs.
         precision: of the products; "float64" for the smallest directions of cca, pwcca and linear_regression.
         layout: "nlc" where activations of three dimensions are (N, L, C).
-        device: where the models are moved for the comparison; None takes the device they are on.
+        forward: ``lambda model, batch: model.encode(batch["ids"])``, say, for anything else; ``model`` comes without the
+            wrappers of DataParallel and torch.compile.
+        output: of layers that give several tensors, which one: a name, an index, a function of what the layer gives, or
+            these by globs of layer names. None takes the first, ``last_hidden_state`` of a ModelOutput, the data of a
+            PackedSequence.
+        device: where the models are moved for the comparison; None takes the device they are on. A model that is spread
+            over several stays there, and its inputs go to the device of its first parameter.
         distributed: where torch.distributed is in use, "shard" lets every rank take its share of the batches of a loader
             that gives all of them the same, "sharded" takes each rank's loader as its share (``max_datapoints`` is then
             that of one rank); both give every rank the same table. "off" compares on this process alone.
@@ -71,7 +85,11 @@ def compare(
     Raises:
         ValueError: an empty loader, models on different devices, layers that do not match, run several times or never,
             activations that are not finite (naming layer, model and batch), metrics or options that do not exist.
-        TypeError: batches without a tensor of inputs.
+        TypeError: batches that do not have the inputs of a model, scripted and exported models, and layers whose output
+            is not of floating point numbers.
+
+    Warns:
+        UserWarning: a forward pass is random, and differs from itself.
 
     Example:
         >>> import torch
@@ -90,15 +108,22 @@ def compare(
         raise ValueError(f"distributed is {distributed!r}; expected 'shard', 'sharded' or 'off'")
     if max_datapoints is not None and max_datapoints < 1:
         raise ValueError(f"max_datapoints is {max_datapoints}; expected at least 1, or None for all")
-    run = ForwardPasses(reference, _by_name(candidates), layers, precision, "debiased_cka" in chosen, layout)
+    model, others = unwrapped(reference, "the reference"), _by_name(candidates)
+    run = ForwardPasses(model, others, layers, precision, "debiased_cka" in chosen, layout)
     rank, ranks = (0, 1) if distributed == "off" else rank_and_size()
     share = (rank, ranks) if distributed == "shard" else (0, 1)
-    with evaluating(run.models(), device) as target, torch.no_grad():
+    # Inference mode counts no versions, by which writing to inputs and activations is noticed.
+    with (
+        torch.inference_mode(False),
+        torch.no_grad(),
+        eager(run.models().values()),
+        evaluating(run.models(), device) as target,
+    ):
         failure: Exception | None = None
         try:
             with reporting(progress, total_inputs(loader, max_datapoints)) as report, keeping_freed_memory(target):
-                for number, inputs, done in input_batches(loader, max_datapoints, share):
-                    run.batch(number, inputs.to(target, non_blocking=True))
+                for number, batch, done in input_batches(loader, max_datapoints, share, forward):
+                    run.batch(number, batch, target, output)
                     if number % share[1] != share[0]:
                         run.forget()
                     report(done)
@@ -163,7 +188,4 @@ def _by_name(candidates: Any) -> dict[str, nn.Module]:
         )
     if not named:
         raise ValueError("there are no candidates; expected at least one module")
-    for name, model in named.items():
-        if not isinstance(model, nn.Module):
-            raise TypeError(f"candidate {name!r} is a {type(model).__name__}; expected a torch.nn.Module")
-    return named
+    return {name: unwrapped(model, f"candidate {name!r}") for name, model in named.items()}

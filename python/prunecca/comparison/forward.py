@@ -9,8 +9,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ..activations.first_pass import ModelCall, SharedBatch
 from ..activations.hooks import capturing
+from ..activations.inputs import Batch
 from ..activations.layers import Layer, find_layers
+from ..activations.outputs import Output
 from ..covariance.accumulator import CovarianceAccumulator
 from ..covariance.covariance import Layout, Precision
 from ..covariance.view import View
@@ -33,7 +36,7 @@ class ForwardPasses:
         self.accumulators: dict[str, CovarianceAccumulator] = {}
         self._choice, self._precision, self._norms = choice, precision, norms
         self._counterparts: dict[str, list[Layer]] = {}
-        self._channels_last: dict[nn.Module, bool] = {}
+        self._calls: dict[nn.Module, ModelCall] = {}
 
     def models(self) -> dict[str, nn.Module]:
         return {"the reference": self.reference} | {f"candidate {n!r}": m for n, m in self.candidates.items()}
@@ -44,9 +47,18 @@ class ForwardPasses:
             layer.name: CovarianceAccumulator(precision=self._precision, norms=self._norms) for layer in layers
         }
 
-    def batch(self, number: int, inputs: Tensor) -> None:
+    def batch(self, number: int, given: Batch, device: torch.device, output: Output = None) -> None:
+        """One forward pass of every model.
+
+        Args:
+            number: of the batch, for error messages.
+            given: as the loader gave it; it stays as it is.
+            device: of the comparison.
+            output: which tensor of a layer's output, where it has several.
+        """
+        inputs = SharedBatch(given, device)
         if not self.layers:
-            self._choose(inputs)
+            self._choose(inputs.copy, output)
         views: dict[str, View] = {}
         versions: dict[str, int] = {}
 
@@ -57,8 +69,8 @@ class ForwardPasses:
             views[layer.name] = view.with_tensor(view.tensor.clone()) if layer.overwritten else view
             versions[layer.name] = views[layer.name].tensor._version
 
-        with capturing(self.reference, self.layers, consume_reference, "the reference"):
-            self._forward(self.reference, inputs)
+        with capturing(self.reference, self.layers, consume_reference, "the reference", output):
+            self._calls[self.reference](inputs)
         for name, version in versions.items():
             if views[name].tensor._version != version:
                 raise ValueError(
@@ -66,25 +78,21 @@ class ForwardPasses:
                     "expected forward passes that do the same for every batch"
                 )
         for index, (name, model) in enumerate(self.candidates.items()):
-            with capturing(
-                model, self._counterparts[name], self._consumer(index, name, number, views), f"candidate {name!r}"
-            ):
-                self._forward(model, inputs)
+            consume = self._consumer(index, name, number, views)
+            with capturing(model, self._counterparts[name], consume, f"candidate {name!r}", output):
+                self._calls[model](inputs)
 
     def forget(self) -> None:
         """Of a first batch that is another rank's share, keep the shifts alone."""
         for accumulator in self.accumulators.values():
             accumulator.forget_rows()
 
-    def _forward(self, model: nn.Module, inputs: Tensor) -> None:
-        # On the host convolutions are fastest so, and activations lie as the rows that are accumulated.
-        model(inputs.contiguous(memory_format=torch.channels_last) if self._channels_last[model] else inputs)
-
     def _consumer(
         self, index: int, name: str, number: int, references: dict[str, View]
     ) -> Callable[[Layer, Tensor], None]:
         def consume(layer: Layer, y: Tensor) -> None:
             reference = references[layer.name]
+            y = y.to(reference.tensor.device)  # of models that are spread over several
             shape = tuple(reference.tensor.shape)
             if positions(reference.tensor, self.layout) != positions(y, self.layout):
                 raise ValueError(
@@ -97,29 +105,30 @@ class ForwardPasses:
 
         return consume
 
-    def _choose(self, inputs: Tensor) -> None:
-        self._channels_last = {model: takes_channels_last(model, inputs[:2]) for model in self.models().values()}
+    def _choose(self, inputs: Batch, output: Output) -> None:
+        self._calls = {model: ModelCall(model, label, inputs) for label, model in self.models().items()}
         if not isinstance(self._choice, Mapping):
             found = find_layers(self.reference, inputs, self._choice)
             self._counterparts = dict.fromkeys(self.candidates, found)
         else:
             found = find_layers(self.reference, inputs, list(self._choice))
-            asked = {key: find_layers(self.reference, inputs, key)[0].name for key in self._choice}
             for name, model in self.candidates.items():
-                named = {asked[key]: find_layers(model, inputs, value)[0] for key, value in self._choice.items()}
+                named: dict[str, Layer] = {}
+                for key, value in self._choice.items():
+                    asked, answers = find_layers(self.reference, inputs, key), find_layers(model, inputs, value)
+                    if len(asked) != len(answers):
+                        raise ValueError(
+                            f"{key!r} is {len(asked)} layers of the reference but {value!r} is {len(answers)} of candidate "
+                            f"{name!r}; expected as many on both sides, which are compared in order"
+                        )
+                    named |= {layer.name: answer for layer, answer in zip(asked, answers, strict=True)}
                 self._counterparts[name] = [replace(named[layer.name], name=layer.name) for layer in found]
+        for model, call in self._calls.items():
+            layers = [found] if model is self.reference else []
+            layers += [self._counterparts[name] for name, own in self.candidates.items() if own is model]
+            for each in layers:
+                call.warn_if_random(each, inputs, output)
         self.expect(found)
-
-
-def takes_channels_last(model: nn.Module, inputs: Tensor) -> bool:
-    """Whether the model runs on images whose channels are innermost in memory; one that calls view() may not."""
-    if inputs.is_cuda or inputs.ndim != 4:
-        return False
-    try:
-        model(inputs.contiguous(memory_format=torch.channels_last))
-    except RuntimeError:
-        return False
-    return True
 
 
 def positions(x: Tensor, layout: Layout) -> tuple[int, ...]:
