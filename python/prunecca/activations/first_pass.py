@@ -121,7 +121,8 @@ def _writes(model: nn.Module, label: str, first: Batch) -> bool:
         with _refusing_samples(model, label, first):
             own.call(model)
     except (RuntimeError, ValueError, IndexError, AssertionError) as error:
-        if not isinstance(error, _SingleSample) and _takes_one_more_dimension(model, first):
+        one_more = replace(first, content=mapped(lambda x: x[None] if isinstance(x, Tensor) else x, first.content))
+        if not isinstance(error, _SingleSample) and not _runs(model, first) and _runs(model, one_more):
             shapes = ", ".join(str(tuple(tensor.shape)) for tensor in first.tensors())
             raise ValueError(
                 f"the loader gives single samples: {label} takes one of shape {shapes} only as a batch; {_BATCHED}"
@@ -169,13 +170,12 @@ def _dimensions_of_a_sample(module: nn.Module) -> int | None:
     return 1 if isinstance(module, nn.Linear) else None
 
 
-def _takes_one_more_dimension(model: nn.Module, first: Batch) -> bool:
-    whole = replace(first, content=mapped(lambda part: part[None] if isinstance(part, Tensor) else part, first.content))
+def _runs(model: nn.Module, batch: Batch) -> bool:
     try:
-        whole.private(None).call(model)
+        batch.private(None).call(model)
     except Exception:
         return False
-    return bool(whole.tensors())
+    return True
 
 
 def _random_states(devices: set[torch.device]) -> list[Tensor]:

@@ -70,8 +70,8 @@ def picked(result: Any, output: Output, layer: str, label: str) -> Tensor:
     kind = _foreign(tensor)
     if kind is not None or not tensor.dtype.is_floating_point:
         what = f"a {kind} tensor" if kind in ("sparse", "nested") else f"{kind or 'a tensor of'} {tensor.dtype}"
-        advice = f", such as {_ADVICE[kind]}" if kind else ""
-        raise TypeError(f"{where} gives {what}; expected floating point numbers: leave it out, or use output={advice}")
+        advice = _ADVICE.get(kind or "", "output=lambda x: x.float()")
+        raise TypeError(f"{where} gives {what}; expected floating point numbers: leave it out, or use {advice}")
     return tensor
 
 

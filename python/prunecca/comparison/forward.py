@@ -106,7 +106,9 @@ class ForwardPasses:
         return consume
 
     def _choose(self, inputs: Batch, output: Output) -> None:
-        self._calls = {model: ModelCall(model, label, inputs) for label, model in self.models().items()}
+        for label, model in self.models().items():
+            if model not in self._calls:
+                self._calls[model] = ModelCall(model, label, inputs)
         if not isinstance(self._choice, Mapping):
             found = find_layers(self.reference, inputs, self._choice)
             self._counterparts = dict.fromkeys(self.candidates, found)
