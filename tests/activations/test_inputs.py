@@ -140,6 +140,13 @@ def test_datapoints_are_counted_and_cut_in_every_form() -> None:
     assert shorter.data[:, 0].tolist() == [1, 2, 1, 2, 1]
 
 
+def test_a_list_of_samples_for_a_function() -> None:
+    images = [torch.randn(3, 8, 8) for _ in range(5)]
+    batch = Batch.of(images, lambda model, images: model(torch.stack(images)))
+    assert batch.count == 5
+    assert batch.cut(4).call(nn.Conv2d(3, 4, 3)).shape == (4, 4, 6, 6)
+
+
 def test_loaders_that_are_whole_data() -> None:
     data = torch.randn(100, 4)
     for loader in (data, {"a": data}, TensorDataset(data, torch.zeros(100)), DataLoader(TensorDataset(data), 64)):

@@ -251,6 +251,12 @@ def network_of_one() -> nn.Module:
         ),
         (nn.Sequential(nn.Linear(5, 3), nn.ReLU()), [A[0], A[1]], "layer '0' of the reference gets one for the shape"),
         (nn.Sequential(nn.LSTM(5, 3)), [A[:9]], "layer '0' of the reference gets one"),
+        (
+            nn.Sequential(nn.Embedding(9, 4), nn.GRU(4, 3)),
+            [(torch.arange(9), 1)],
+            "layer '1' of the reference gets one",
+        ),
+        (nn.TransformerEncoder(nn.TransformerEncoderLayer(4, 2, batch_first=True), 1), [A[:9, :4]], "layer 'layers.0'"),
     ],
 )
 def test_single_samples_are_refused(model: nn.Module, loader: Any, words: str) -> None:

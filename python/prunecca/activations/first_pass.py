@@ -19,6 +19,7 @@ from .wrappers import named_layers
 
 _PASSES = 6  # of a forward pass that draws random numbers, until two differ
 _ALIKE = 1e-2  # of the norm; below that, sums in another order may be why
+_SEQUENCES = (nn.RNNBase, nn.MultiheadAttention, nn.TransformerEncoderLayer, nn.TransformerDecoderLayer)
 _BATCHED = "expected datapoints in the first dimension, as a DataLoader gives them, or x[None] for one"
 
 
@@ -53,7 +54,7 @@ class ModelCall:
             TypeError: the model takes other inputs.
             ValueError: the batch is a single sample.
         """
-        self.model, self.label = model, label
+        self.model, self.label, self._random = model, label, False
         self._writes = _writes(model, label, first)
         self._channels_last = takes_channels_last(model, first)
 
@@ -69,6 +70,8 @@ class ModelCall:
 
     def warn_if_random(self, layers: Sequence[Layer], first: Batch, output: Output = None) -> None:
         """Say so when the layers give other values in a second pass over the same inputs."""
+        if self._random:
+            return  # it has been said
         few = first.few()
         devices = {tensor.device for tensor in self.model.parameters() if tensor.is_cuda}
         with torch.random.fork_rng(devices=devices):
@@ -79,9 +82,11 @@ class ModelCall:
                 again = self._outputs(layers, few, output)
                 other = [name for name, x in once.items() if _differs(x, again[name])]
                 if other:
+                    self._random = True
                     warnings.warn(
                         f"the forward pass of {self.label} is random: layer {other[0]!r} gives other values for the same "
-                        "inputs, so it differs even from itself; turn off what draws random numbers in eval mode",
+                        "inputs, so it differs even from itself; turn off what draws random numbers or keeps a state in "
+                        "eval mode",
                         stacklevel=2,
                     )
                     return
@@ -143,7 +148,7 @@ def _refusing_samples(model: nn.Module, label: str, first: Batch) -> Iterator[No
 
     def check(name: str, sample: int) -> Any:
         def checked(_module: nn.Module, args: tuple[Any, ...]) -> None:
-            if args and isinstance(args[0], Tensor) and args[0].ndim == sample == dimensions:
+            if args and isinstance(args[0], Tensor) and args[0].ndim == sample >= dimensions:
                 raise _SingleSample(
                     f"the loader gives single samples: layer {name!r} of {label} gets one for the shape {shape}; {_BATCHED}"
                 )
@@ -165,7 +170,7 @@ def _refusing_samples(model: nn.Module, label: str, first: Batch) -> Iterator[No
 def _dimensions_of_a_sample(module: nn.Module) -> int | None:
     if isinstance(module, nn.modules.conv._ConvNd):
         return len(module.kernel_size) + 1
-    if isinstance(module, nn.RNNBase):
+    if isinstance(module, _SEQUENCES):
         return 2
     return 1 if isinstance(module, nn.Linear) else None
 

@@ -31,7 +31,7 @@ class Batch:
         content: tensors, in tuples, lists, mappings and dataclasses as they came.
         forward: called with a model and the content; None calls the model, as ``arguments`` says.
         masked: of a tuple, the second element is the padding mask of the first.
-        count: datapoints.
+        count: datapoints; of a list of more than two tensors alike that ``forward`` is given, each is one.
     """
 
     content: Any
@@ -40,7 +40,7 @@ class Batch:
     count: int = field(init=False)
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "count", _count(self.content))
+        object.__setattr__(self, "count", len(self.content) if self._lists_samples() else _count(self.content))
 
     @classmethod
     def of(cls, content: Any, forward: Forward | None = None) -> Batch:
@@ -54,7 +54,15 @@ class Batch:
         """The first so many datapoints of all that has one value for each."""
         if most >= self.count:
             return self
+        if self._lists_samples():
+            return replace(self, content=self.content[:most])
         return replace(self, content=mapped(lambda part: _cut(part, self.count, most), self.content))
+
+    def _lists_samples(self) -> bool:
+        items = self.content
+        if self.forward is None or not isinstance(items, list) or len(items) < 3:
+            return False
+        return all(isinstance(x, Tensor) and (x.ndim, x.dtype) == (items[0].ndim, items[0].dtype) for x in items)
 
     def few(self) -> Batch:
         """A copy of two datapoints, to look at what a model does."""
