@@ -149,10 +149,16 @@ def test_a_list_of_samples_for_a_function() -> None:
 
 def test_loaders_that_are_whole_data() -> None:
     data = torch.randn(100, 4)
-    for loader in (data, {"a": data}, TensorDataset(data, torch.zeros(100)), DataLoader(TensorDataset(data), 64)):
+    labels, ids = torch.zeros(100), torch.randint(1, 9, (100, 4))
+    whole = [data, {"a": data}, (data, labels), [data, labels], (ids, torch.ones_like(ids))]
+    for loader in (*whole, TensorDataset(data, labels), DataLoader(TensorDataset(data), 64)):
         assert [batch.count for _, batch, _ in input_batches(loader, None, (0, 1))] == [64, 36]
         assert [seen for _, _, seen in input_batches(loader, 70, (0, 1))] == [64, 70]
         assert total_inputs(loader, None) == 100
+    batches = [[ids[:50], ids[:50, :3]], (data[:50], data[50:])]
+    assert [[batch.count for _, batch, _ in input_batches(loader, None, (0, 1))] for loader in batches] == [
+        [50, 50]
+    ] * 2
 
 
 @pytest.mark.parametrize(

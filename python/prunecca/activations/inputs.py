@@ -115,7 +115,7 @@ def input_batches(
 
 def total_inputs(loader: Iterable[Any], most: int | None) -> int | None:
     """How many inputs there will be, where that is known beforehand."""
-    if isinstance(loader, Tensor | Mapping):
+    if isinstance(loader, Tensor) or _whole(loader):
         size: int | None = _count(loader)
     else:
         data: Any = loader if isinstance(loader, Dataset) else getattr(loader, "dataset", None)
@@ -203,10 +203,10 @@ def _described(content: Any) -> str:
 
 
 def _iterable(loader: Any) -> Iterable[Any]:
-    """A loader; or the batches of a tensor, of a mapping of tensors, or of a data set, which gives single samples."""
+    """A loader; or the batches of a tensor, of several that belong together, or of a data set, which gives single samples."""
     if isinstance(loader, Tensor):
         return torch.split(loader, _BATCH)
-    if isinstance(loader, Mapping):
+    if _whole(loader):
         return _parts(loader)
     if isinstance(loader, Dataset) and not isinstance(loader, IterableDataset):
         return _collated(loader)
@@ -218,7 +218,18 @@ def _iterable(loader: Any) -> Iterable[Any]:
     return loader  # type: ignore[no-any-return]
 
 
-def _parts(whole: Mapping[Any, Any]) -> Iterator[Any]:
+def _whole(loader: Any) -> bool:
+    """Whether tensors belong together: by name, or because batches would not differ in dtype or number of dimensions."""
+    if isinstance(loader, Mapping):
+        return True
+    if not isinstance(loader, tuple | list) or len(loader) < 2 or not all(isinstance(x, Tensor) for x in loader):
+        return False
+    if len({x.shape[:1] for x in loader}) > 1:
+        return False
+    return len({(x.ndim, x.dtype) for x in loader}) > 1 or is_mask_of(*loader[:2])
+
+
+def _parts(whole: Any) -> Iterator[Any]:
     count = _count(whole)
     for start in range(0, count, _BATCH):
         yield mapped(partial(_rows, count=count, rows=slice(start, start + _BATCH)), whole)

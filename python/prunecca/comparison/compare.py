@@ -58,8 +58,9 @@ def compare(
         loader: gives batches as the models take them. A mapping is passed as keywords, without those that the forward does
             not take. Of a tuple or list, as many elements are passed as the forward has parameters without defaults, and
             otherwise the first alone, so that labels are left out; the second too where it is the padding mask of the first
-            and the forward takes an ``attention_mask``. A tensor or a mapping of tensors is cut into batches, a data set is
-            put into a DataLoader. Models write to copies: the tensors of the loader stay as they are.
+            and the forward takes an ``attention_mask``. A tensor, a mapping of tensors, or inputs and labels of a whole data
+            set are cut into batches, a Dataset is put into a DataLoader. Models write to copies: the tensors of the loader
+            stay as they are.
         layers: as in ``find_layers``; or a mapping of the reference's layer names to the candidates', where they differ.
         metrics: names among svcca, cca, pwcca, linear_cka, debiased_cka, nbs, procrustes and linear_regression, or a
             mapping of names to options, such as ``{"svcca": {"variance": 0.99, "trim": 0.98}}``.
