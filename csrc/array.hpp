@@ -36,6 +36,7 @@ struct Array {
   }
   bool on_host() const { return device < 0; }
   bool contiguous() const {
+    if (size() == 0) return true;  // there is nothing to lie in order
     int64_t expected = 1;
     for (int d = ndim - 1; d >= 0; --d) {
       if (shape[d] != 1 && strides[d] != expected) return false;

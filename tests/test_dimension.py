@@ -114,6 +114,25 @@ def test_a_nearly_dead_layer_has_the_dimension_of_what_is_alive() -> None:
     assert result.dimension == pytest.approx(pc.intrinsic_dimension(alive).dimension, rel=0.05)
 
 
+@pytest.mark.parametrize("far", [1e3, 1e4, 1e6])
+def test_far_groups_have_the_dimension_that_all_distances_give(far: float) -> None:
+    x = uniform(5, 8, 300)
+    x[150:] += far  # |x|**2 - 2 x.y in float32 is all rounding within a group
+    single = x.astype(np.float32)
+    expected = by_hand(np.unique(single, axis=0).astype(np.float64), 0.9)
+    assert pc.intrinsic_dimension(single).dimension == pytest.approx(expected, rel=1e-9)
+
+
+@pytest.mark.parametrize("dtype", ["f2", "f4"])
+@pytest.mark.parametrize("scale", [1.0, 1e-22])
+def test_the_dimension_of_rounded_points_is_that_of_the_rounded_points(dtype: str, scale: float) -> None:
+    x = (uniform(3, 6, 300) * (scale if dtype == "f4" else 1.0)).astype(dtype)
+    distinct = np.unique(x, axis=0).astype(np.float64)
+    result = pc.intrinsic_dimension(np.concatenate([x, x[:20]]))
+    assert (result.count, result.duplicates) == (len(distinct), 320 - len(distinct))
+    assert result.dimension == pytest.approx(by_hand(distinct / scale, 0.9), rel=1e-9)
+
+
 @pytest.mark.parametrize("scale", [1e-20, 1e25])
 def test_huge_and_tiny_activations_have_the_same_dimension(scale: float) -> None:
     x = uniform(3, 6, 300).astype(np.float32)

@@ -1,6 +1,5 @@
 #include "cpu/augmentation.hpp"
-#include "bind/array_caster.hpp"
-#include "check.hpp"
+#include "bind/checks.hpp"
 
 namespace py = pybind11;
 
@@ -13,6 +12,13 @@ void check(const Array& a, const char* name, Dtype dtype, int ndim, bool contigu
                  static_cast<int>(dtype));
   PRUNECCA_CHECK(a.ndim == ndim, name, " has ", a.ndim, " dimensions; expected ", ndim);
   PRUNECCA_CHECK(!contiguous || a.contiguous(), name, " is not contiguous");
+}
+
+int64_t warp_workspace(int64_t height, int64_t width) {
+  constexpr int64_t kMost = 1 << 20;
+  PRUNECCA_CHECK(height >= 0 && width >= 0 && height < kMost && width < kMost, "given images of ", height, " x ", width,
+                 " pixels; expected 0 to ", kMost - 1, " of each");
+  return cpu::warp_workspace(height, width);
 }
 
 // images (M, C, H, W) uint8, index (N) int64, maps (N, 2, 3), scale (C), offset (C), output (N, C, H, W) with any
@@ -34,10 +40,10 @@ void warp(const Array& images, const Array& index, const Array& maps, const Arra
   PRUNECCA_CHECK(
       output.shape[0] == count && output.shape[1] == channels && output.shape[2] == height && output.shape[3] == width,
       "output does not have the shape (", count, ", ", channels, ", ", height, ", ", width, ") of the batch");
-  PRUNECCA_CHECK(threads >= 1, "threads is ", threads, "; expected at least 1");
-  PRUNECCA_CHECK(height < (1 << 20) && width < (1 << 20), "images of ", height, " x ", width, " pixels are too large");
-  PRUNECCA_CHECK(workspace.shape[0] >= threads * cpu::warp_workspace(height, width), "workspace has ",
-                 workspace.shape[0], " entries; expected at least ", threads * cpu::warp_workspace(height, width));
+  check_threads(threads);
+  const int64_t needed = threads * warp_workspace(height, width);
+  PRUNECCA_CHECK(workspace.shape[0] >= needed, "workspace has ", workspace.shape[0], " entries; expected at least ",
+                 needed);
   for (int64_t i = 0; i < count; ++i) {
     const int64_t image = index.as<int64_t>()[i];
     PRUNECCA_CHECK(image >= 0 && image < images.shape[0], "index ", i, " is ", image, "; there are ", images.shape[0],
@@ -53,7 +59,7 @@ void warp(const Array& images, const Array& index, const Array& maps, const Arra
 
 void register_augmentation(py::module_& m) {
   m.def("warp", &warp);
-  m.def("warp_workspace", &cpu::warp_workspace);
+  m.def("warp_workspace", &warp_workspace);
 }
 
 }  // namespace prunecca

@@ -10,14 +10,22 @@ namespace prunecca {
 
 using Arrays = std::vector<Array>;
 
+// More than any machine has; each may take a stack and a part of the workspace.
+constexpr int kMostThreads = 4096;
+
+inline void check_threads(int threads) {
+  PRUNECCA_CHECK(threads >= 1 && threads <= kMostThreads, "given ", threads, " threads; expected 1 to ", kMostThreads);
+}
+
 inline void check_same_length(size_t given, size_t expected, const char* what) {
   PRUNECCA_CHECK(given == expected, "given ", given, " ", what, " for ", expected, " tensors; expected one each");
 }
 
 inline bool same_memory_order(const Array& a, const Array& b) {
   if (a.ndim != b.ndim) return false;
+  const bool empty = a.size() == 0;  // then strides mean nothing
   for (int d = 0; d < a.ndim; ++d)
-    if (a.shape[d] != b.shape[d] || (a.shape[d] > 1 && a.strides[d] != b.strides[d])) return false;
+    if (a.shape[d] != b.shape[d] || (!empty && a.shape[d] > 1 && a.strides[d] != b.strides[d])) return false;
   return true;
 }
 

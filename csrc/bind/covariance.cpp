@@ -2,6 +2,7 @@
 #include <tuple>
 #include <vector>
 
+#include "bind/checks.hpp"
 #include "bind/views.hpp"
 #include "cpu/covariance.hpp"
 
@@ -14,7 +15,7 @@ namespace {
 using Pairs = std::vector<std::pair<int, int>>;
 
 void check_on_host(const std::vector<Array>& views, int threads) {
-  PRUNECCA_CHECK(threads >= 1, "threads is ", threads, "; expected at least 1");
+  check_threads(threads);
   for (size_t v = 0; v < views.size(); ++v)
     PRUNECCA_CHECK(views[v].on_host(), "view ", v, " is on a CUDA device; expected host memory");
 }
@@ -47,12 +48,16 @@ Outcome update(const std::vector<Array>& views, const std::vector<int>& channel_
   request.fill(shifts, sums, grams, norms, -1);
   PRUNECCA_CHECK(counts.empty() || counts.size() == views.size(), counts.size(), " counts for ", views.size(),
                  " views; expected one each, or none");
-  for (size_t v = 0; v < counts.size(); ++v) request.views[v].count = counts[v];
-  const auto address = (reinterpret_cast<uintptr_t>(workspace.data) + 63) & ~uintptr_t(63);
-  const size_t room =
-      size_t(workspace.size()) * size_of(workspace.dtype) - (address - reinterpret_cast<uintptr_t>(workspace.data));
-  const size_t needed = cpu::workspace_bytes(request.problem, threads);
-  PRUNECCA_CHECK(workspace.on_host() && room >= needed, "the workspace has ", room, " bytes; expected ", needed);
+  for (size_t v = 0; v < counts.size(); ++v) {
+    PRUNECCA_CHECK(counts[v] >= 0, "view ", v, " has a count of ", counts[v], "; expected at least 0");
+    request.views[v].count = counts[v];
+  }
+  const auto begin = reinterpret_cast<uintptr_t>(workspace.data), address = (begin + 63) & ~uintptr_t(63);
+  const size_t room = size_t(workspace.size()) * size_of(workspace.dtype);
+  const size_t needed = cpu::workspace_bytes(request.problem, threads) + (address - begin);
+  PRUNECCA_CHECK(workspace.on_host() && workspace.contiguous() && room >= needed, "the workspace has ", room,
+                 " bytes on device ", workspace.device, "; expected ", needed, " contiguous ones on the host");
+  if (request.views[0].rows() == 0) return {"", -1, -1, {}};
   py::gil_scoped_release release;
   void* scratch = reinterpret_cast<void*>(address);
   const cpu::Refusal refusal = cpu::update(request.problem, threads, any_range, scratch);

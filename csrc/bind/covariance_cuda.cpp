@@ -42,12 +42,13 @@ void update(const std::vector<Array>& views, const std::vector<int>& channel_axe
   request.fill(shifts, sums, grams, norms, device);
   PRUNECCA_CHECK(note.device == device && note.dtype == Dtype::int64 && note.size() == 1,
                  "the note must be one int64 on device ", device, ", but holds ", note.size(), " on ", note.device);
+  if (request.views[0].rows() == 0) return;
   const size_t needed = cuda::workspace_bytes(request.problem),
                given = size_t(workspace.size()) * size_of(workspace.dtype);
-  PRUNECCA_CHECK(
-      workspace.device == device && given >= needed && reinterpret_cast<uintptr_t>(workspace.data) % 256 == 0,
-      "the workspace has ", given, " bytes on device ", workspace.device, "; expected ", needed, " on device ", device,
-      ", aligned to 256");
+  PRUNECCA_CHECK(workspace.device == device && workspace.contiguous() && given >= needed &&
+                     reinterpret_cast<uintptr_t>(workspace.data) % 256 == 0,
+                 "the workspace has ", given, " bytes on device ", workspace.device, "; expected ", needed,
+                 " on device ", device, ", aligned to 256");
   py::gil_scoped_release release;
   const cuda::DeviceGuard guard(device);
   const cuda::NonFiniteNote where{note.as<unsigned long long>(), batch};

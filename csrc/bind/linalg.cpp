@@ -16,7 +16,8 @@ namespace prunecca {
 
 namespace {
 
-int check_matrices(const Array& matrices, const Array& values) {
+int check_matrices(const Array& matrices, const Array& values, int most_sweeps) {
+  PRUNECCA_CHECK(most_sweeps >= 1, "given at most ", most_sweeps, " sweeps; expected at least 1");
   PRUNECCA_CHECK(matrices.dtype == Dtype::float64 && matrices.ndim == 3, "given matrices with ", matrices.ndim,
                  " dimensions; expected a batch (count, rows, columns) in float64");
   PRUNECCA_CHECK(
@@ -36,7 +37,7 @@ int check_matrices(const Array& matrices, const Array& values) {
 }
 
 void eigh(const Array& matrices, const Array& values, const Array& vectors, int most_sweeps, uintptr_t stream) {
-  const int device = check_matrices(matrices, values);
+  const int device = check_matrices(matrices, values, most_sweeps);
   PRUNECCA_CHECK(matrices.shape[1] == matrices.shape[2] && matrices.contiguous(), "given matrices of ",
                  matrices.shape[1], " by ", matrices.shape[2], "; expected contiguous square matrices");
   PRUNECCA_CHECK(vectors.dtype == Dtype::float64 && vectors.contiguous() && same_memory_order(vectors, matrices) &&
@@ -48,12 +49,12 @@ void eigh(const Array& matrices, const Array& values, const Array& vectors, int 
   const cuda::DeviceGuard guard(device);
   cuda::check(cuda::eigh(batch, most_sweeps, cuda::to_stream(stream)), "eigh");
 #else
-  (void)most_sweeps, (void)stream;
+  (void)stream;
 #endif
 }
 
 void singular_values(const Array& matrices, const Array& values, int most_sweeps, uintptr_t stream) {
-  const int device = check_matrices(matrices, values);
+  const int device = check_matrices(matrices, values, most_sweeps);
 #ifdef PRUNECCA_HAVE_CUDA
   const General batch{matrices.as<double>(),  matrices.shape[0],      matrices.strides[0],
                       int(matrices.shape[1]), int(matrices.shape[2]), matrices.strides[1],
@@ -61,7 +62,7 @@ void singular_values(const Array& matrices, const Array& values, int most_sweeps
   const cuda::DeviceGuard guard(device);
   cuda::check(cuda::singular_values(batch, most_sweeps, cuda::to_stream(stream)), "singular_values");
 #else
-  (void)device, (void)most_sweeps, (void)stream;
+  (void)device, (void)stream;
 #endif
 }
 

@@ -49,6 +49,7 @@ void masked_copy(const Arrays& out, const Arrays& source, const Arrays& masks, i
 #endif
   (void)stream;
   only_host(device);
+  check_threads(threads);
   py::gil_scoped_release unlocked;
   cpu::masked_copy(tensors, threads);
 }
@@ -60,6 +61,7 @@ std::vector<int64_t> count_kept(const Arrays& masks, int threads, uintptr_t) {
     counted.push_back({mask.as<uint8_t>(), mask.size()});
   }
   only_host(common_device(masks));
+  check_threads(threads);
   py::gil_scoped_release unlocked;
   return cpu::count_kept(counted, threads);
 }
@@ -100,6 +102,7 @@ int64_t prune_lowest(const Arrays& scores, const Arrays& alive, const Arrays& ma
         {scores[i].data, alive.empty() ? nullptr : alive[i].as<uint8_t>(), masks[i].as<uint8_t>(), scores[i].size()});
   }
   only_host(common_device(scores));
+  check_threads(threads);
   if (pool.empty()) {
     PRUNECCA_CHECK(count == 0, "asked to prune ", count, " entries of an empty pool; expected 0");
     return -1;

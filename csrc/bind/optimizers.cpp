@@ -96,6 +96,7 @@ void adam_step(const Arrays& weights, const Arrays& gradients, const Arrays& mea
 #endif
   (void)stream;
   only_host(device);
+  check_threads(threads);
   py::gil_scoped_release unlocked;
   cpu::adam_step(tensors, {beta1, beta2, epsilon, l2, shrink, keep_masked}, threads);
 }
@@ -174,6 +175,7 @@ void sgd_step_with(const Arrays& weights, const Arrays& gradients, const Arrays&
 #endif
   (void)stream;
   only_host(device);
+  check_threads(threads);
   py::gil_scoped_release unlocked;
   cpu::sgd_step(tensors, {lr, momentum, dampening, l2, nesterov, keep_masked}, threads);
 }

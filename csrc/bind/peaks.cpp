@@ -15,8 +15,6 @@ int64_t words_of(const Array& a) {
   return a.size() * size_of(a.dtype) / 8;
 }
 
-void check_threads(int threads) { PRUNECCA_CHECK(threads >= 1, "given ", threads, " threads; expected at least 1"); }
-
 }  // namespace
 
 void register_peaks(py::module_& m) {
@@ -24,6 +22,7 @@ void register_peaks(py::module_& m) {
       "probe_fma",
       [](bool float64, int64_t iterations, int threads) {
         check_threads(threads);
+        PRUNECCA_CHECK(iterations >= 1, "given ", iterations, " iterations; expected at least 1");
         py::gil_scoped_release release;
         return cpu::peak_fma(float64, iterations, threads);
       },

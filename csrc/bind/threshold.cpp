@@ -45,8 +45,12 @@ cuda::Selection selection_of(const Arrays& scores, const Arrays& alive, const Ar
   selection.order = by_value ? Order::value : Order::magnitude;
   selection.pools = count;
   selection.workspace = workspace.data;
-  PRUNECCA_CHECK(workspace.dtype == Dtype::int64 && workspace.size() * 8 >= cuda::workspace_bytes(selection),
-                 "given a workspace of ", workspace.size(), " int64 numbers; expected ",
+  PRUNECCA_CHECK(workspace.dtype == Dtype::int64 && workspace.contiguous() &&
+                     workspace.device == scores.front().device &&
+                     reinterpret_cast<uintptr_t>(workspace.data) % 16 == 0 &&
+                     workspace.size() * 8 >= cuda::workspace_bytes(selection),
+                 "given a workspace of ", workspace.size(),
+                 " int64 numbers; expected them on the scores' device, aligned to 16 bytes, and at least ",
                  (cuda::workspace_bytes(selection) + 7) / 8);
   return selection;
 }
@@ -60,13 +64,16 @@ void check_numbers(const Array& numbers, int64_t expected, int device, const cha
 }
 
 int64_t threshold_workspace(const std::vector<int64_t>& sizes, int pools) {
+  constexpr int kMostPools = 1 << 20;
+  PRUNECCA_CHECK(pools >= 1 && pools <= kMostPools, "given ", pools, " pools; expected 1 to ", kMostPools);
+  for (int64_t size : sizes)
+    PRUNECCA_CHECK(size >= 0 && size < int64_t(1) << 48, "given a tensor of ", size, " scores; expected 0 to 2^48");
 #ifdef PRUNECCA_HAVE_CUDA
   cuda::Selection selection;
   for (int64_t size : sizes) selection.tensors.push_back({nullptr, nullptr, nullptr, size, 0});
   selection.pools = pools;
   return (cuda::workspace_bytes(selection) + 7) / 8;
 #else
-  (void)sizes, (void)pools;
   return 0;
 #endif
 }

@@ -10,6 +10,10 @@
 
 namespace prunecca {
 
+// Beyond these a state of products would not fit into memory, nor its size into 64 bits.
+constexpr int64_t kMostChannels = 1 << 22;
+constexpr size_t kMostPairs = 1 << 15;
+
 // (rows..., channels) with up to three row dimensions, outermost first, as the kernels take it.
 inline View to_view(const Array& array, int channel_axis) {
   PRUNECCA_CHECK(array.ndim >= 2 && array.ndim <= 4, "an activation has ", array.ndim, " dimensions; expected 2 to 4");
@@ -20,6 +24,8 @@ inline View to_view(const Array& array, int channel_axis) {
   view.data = array.data;
   view.dtype = array.dtype;
   view.channels = array.shape[channel_axis];
+  PRUNECCA_CHECK(view.channels >= 1 && view.channels <= kMostChannels, "an activation has ", view.channels,
+                 " channels; expected 1 to ", kMostChannels);
   view.channel_stride = array.strides[channel_axis];
   int64_t size[3] = {1, 1, 1}, stride[3] = {0, 0, 0};  // innermost first
   int n = 0;
@@ -47,6 +53,9 @@ struct Request {
           const std::vector<std::pair<int, int>>& wanted, bool float64) {
     PRUNECCA_CHECK(arrays.size() == channel_axes.size(), arrays.size(), " views but ", channel_axes.size(),
                    " channel axes");
+    PRUNECCA_CHECK(!arrays.empty() && arrays.size() <= kMostPairs && wanted.size() <= kMostPairs, "given ",
+                   arrays.size(), " views and ", wanted.size(), " pairs of them; expected 1 to ", kMostPairs,
+                   " views and at most as many pairs");
     const int n = int(arrays.size());
     for (int v = 0; v < n; ++v) {
       PRUNECCA_CHECK(arrays[v].device == arrays[0].device, "view ", v, " is on device ", arrays[v].device,

@@ -26,12 +26,15 @@ struct Adam {
                   Real* __restrict square, const uint8_t* __restrict mask, int64_t n, const Tensor& t,
                   const Rule& rule) {
     const Real l2 = Real(rule.l2), shrink = Real(rule.shrink), epsilon = Real(rule.epsilon);
-    const Real gain1 = Real(1 - rule.beta1), beta2 = Real(rule.beta2), gain2 = Real(1 - rule.beta2);
+    const Real beta1 = Real(rule.beta1), gain1 = Real(1 - rule.beta1), beta2 = Real(rule.beta2),
+               gain2 = Real(1 - rule.beta2);
     const Real step_size = Real(t.step_size), root_scale = Real(t.root_scale);
 #pragma omp simd
     for (int64_t i = 0; i < n; ++i) {
       const Real w = weight[i] * shrink, g = gradient[i] + l2 * weight[i];
-      Real m = mean[i] + gain1 * (g - mean[i]);
+      // From the nearer end: with a small beta1 the old mean, which may be much larger, must not cancel.
+      const Real difference = g - mean[i];
+      Real m = beta1 < Real(0.5) ? g - beta1 * difference : mean[i] + gain1 * difference;
       Real v = beta2 * square[i] + gain2 * g * g;
       Real next = w - step_size * m / (square_root(v) * root_scale + epsilon);
       if constexpr (kMask) {

@@ -35,7 +35,7 @@ __device__ __forceinline__ bool any(const Four<uint8_t>& kept) {
 // ---- Adam -----------------------------------------------------------------------------------------------------------
 
 template <class Real> struct AdamNumbers {  // the rule and the tensor's own numbers, in the precision of the step
-  Real gain1, beta2, gain2, epsilon, l2, shrink, step_size, root_scale;
+  Real gain1, beta1, beta2, gain2, epsilon, l2, shrink, step_size, root_scale;
   bool keep_masked;
 };
 
@@ -65,7 +65,9 @@ __device__ __forceinline__ void adam_chunk(T* weight, const T* gradient, Real* m
       for (int j = 0; j < kFour; ++j) {
         const bool keep = kept[first + s].at[j] != 0;
         const Real old = widen(w[s].at[j]), grad = widen(g[s].at[j]) + n.l2 * old;
-        const Real m1 = m[s].at[j] + n.gain1 * (grad - m[s].at[j]);
+        const Real difference = grad - m[s].at[j];
+        // From the nearer end: with a small beta1 the old mean, which may be much larger, must not cancel.
+        const Real m1 = n.beta1 < Real(0.5) ? grad - n.beta1 * difference : m[s].at[j] + n.gain1 * difference;
         const Real v1 = n.beta2 * v[s].at[j] + n.gain2 * grad * grad;
         const Real next = old * n.shrink - n.step_size * m1 / (sqrt(v1) * n.root_scale + n.epsilon);
         m[s].at[j] = keep ? m1 : Real(0);
@@ -91,6 +93,7 @@ __global__ void __launch_bounds__(kBlock, sizeof(T) == 8 ? 2 : 3)
   const Chunk c = find_chunk(tensors, int(blockIdx.x));
   const bool given = rule.schedule != nullptr;
   const AdamNumbers<Real> n{Real(1 - rule.beta1),
+                            Real(rule.beta1),
                             Real(rule.beta2),
                             Real(1 - rule.beta2),
                             Real(rule.epsilon),

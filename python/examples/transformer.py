@@ -53,6 +53,5 @@ result = pc.compare(
     tokens,
     layers=nn.TransformerEncoderLayer,  # a type: all its instances; names and globs such as "encoder.layers.*" work too
     metrics=("svcca", "linear_cka"),
-    layout="nlc",  # without it, dimension 1 of (N, L, C) would be taken for the channels
-)
+)  # that the channels are the last dimension is found by following the forward pass; the table's column layout says so
 print(result.table.pivot(index=["candidate", "layer"], columns="metric", values="value").round(3).to_string())

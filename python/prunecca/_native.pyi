@@ -1,6 +1,7 @@
-from typing import Any, Literal
+from typing import Any, Literal, NewType
 
-Array = tuple[int, tuple[int, ...], tuple[int, ...], int, int]
+# Made by prunecca._arrays.native alone: the address is of memory that a tensor owns.
+Array = NewType("Array", tuple[int, tuple[int, ...], tuple[int, ...], int, int])
 
 # info
 def build_info() -> dict[str, Any]: ...

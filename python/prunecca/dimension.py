@@ -21,10 +21,11 @@ from .activations.inputs import Forward, input_batches
 from .activations.layers import Layer, LayerChoice, find_layers
 from .activations.outputs import Output
 from .activations.wrappers import eager, unwrapped
+from .linalg.neighbours import nearest
 
 _NEIGHBOURS = 16  # so many that a resample practically always holds two of them
 _FEWEST = 5  # distinct points below which nothing can be said
-_BLOCK = 512  # rows of the distance matrix at a time
+_VANISHING = 2.0**-89  # of half the spread of the widest feature
 _STORED_BYTES = 1 << 30  # activations kept at a time by intrinsic_dimensions
 
 
@@ -35,7 +36,8 @@ class IntrinsicDimension:
     Attributes:
         dimension, error: estimate and its standard error; NaN with fewer than 5 distinct points.
         count: distinct datapoints used.
-        duplicates: further ones that repeat one of them and were left out.
+        duplicates: further ones that repeat one of them and were left out; numbers about ``2**90`` times smaller than the
+            spread of the data count as 0 there.
 
     Example:
         >>> import torch, prunecca as pc
@@ -64,7 +66,7 @@ def intrinsic_dimension(x: Any, *, fraction: float = 0.9, resamples: int = 20, s
         seed: of the halves.
 
     Returns:
-        The estimate. Time is ``N**2`` times the features.
+        The estimate, from distances that are exact to float64 whatever the dtype. Time is ``N**2`` times the features.
 
     Raises:
         ValueError: NaN or infinity, or a fraction outside (0, 1].
@@ -88,7 +90,8 @@ def intrinsic_dimension(x: Any, *, fraction: float = 0.9, resamples: int = 20, s
     duplicates = len(points) - len(distinct)
     if len(distinct) < _FEWEST:
         return IntrinsicDimension(math.nan, math.nan, len(distinct), duplicates)
-    distances, neighbours = _nearest(points[distinct] if duplicates else points)
+    found = nearest(points[distinct] if duplicates else points, _NEIGHBOURS)
+    distances, neighbours = (part.cpu().numpy() for part in found)
     everything = np.ones(len(distances), dtype=bool)
     estimates = []
     random = np.random.default_rng(seed)
@@ -142,7 +145,7 @@ def intrinsic_dimensions(
     rows: list[dict[str, Any]] = []
     model = unwrapped(model, "the model")
     named = {"the model": model}
-    with torch.inference_mode(False), torch.no_grad(), eager([model]), evaluating(named, device) as target:
+    with evaluating(named, device) as target, torch.no_grad(), eager([model]):
         batches = input_batches(loader, max_datapoints, (0, 1), forward)
         inputs = [SharedBatch(batch, target) for _, batch, _ in batches]
         if not inputs:
@@ -167,14 +170,12 @@ def intrinsic_dimensions(
 
 
 def _distinct(points: Tensor) -> list[int]:
-    """Positions of the first of each set of rows that are equal, or are when they are centred."""
-    positions = _first_of_equals(points)
-    while True:
-        chosen = points if len(positions) == len(points) else points[positions]
-        again = _first_of_equals(chosen - chosen.mean(0)) if positions else []
-        if len(again) == len(positions):
-            return positions
-        positions = [positions[k] for k in again]  # in a nearly dead layer, numbers far below its mean
+    """Positions of the first of each set of rows that are equal, where numbers that vanish beside the spread are 0."""
+    if not points.numel():
+        return [0] if len(points) else []
+    # Noise far below everything else, as in a nearly dead layer, would be a cloud of its own. Halves cannot overflow.
+    spread = float((points.amax(0) / 2 - points.amin(0) / 2).max())
+    return _first_of_equals(torch.nn.functional.hardshrink(points, spread * _VANISHING))
 
 
 def _first_of_equals(points: Tensor) -> list[int]:
@@ -185,32 +186,6 @@ def _first_of_equals(points: Tensor) -> list[int]:
     whole = rows.view(np.dtype((np.void, rows.itemsize * rows.shape[1]))).ravel()
     positions: list[int] = np.sort(np.unique(whole, return_index=True)[1]).tolist()
     return positions
-
-
-def _nearest(points: Tensor) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
-    """Distances to, and positions of, the nearest neighbours of every row, nearest first."""
-    points = points - points.mean(0)
-    if not bool(torch.isfinite(points.square().sum())):
-        points = points / points.abs().max()  # ratios of distances stay
-    squares = points.square().sum(1)
-    wanted = min(_NEIGHBOURS, len(points) - 1)
-    distances, neighbours = [], []
-    for start in range(0, len(points), _BLOCK):
-        block = points[start : start + _BLOCK]
-        rough = squares - 2.0 * block @ points.mT
-        rough[torch.arange(len(block)), torch.arange(start, start + len(block))] = torch.inf
-        near = rough.topk(wanted, largest=False).indices
-        # The product finds who is near; how near, it cannot tell of points much closer than the cloud is wide.
-        exact = torch.stack(
-            [
-                torch.linalg.vector_norm(points[k] - row, dim=1, dtype=torch.float64)
-                for row, k in zip(block, near, strict=True)
-            ]
-        )
-        exact, order = exact.sort(1)
-        distances.append(exact.cpu().numpy())
-        neighbours.append(near.gather(1, order).cpu().numpy())
-    return np.concatenate(distances), np.concatenate(neighbours)
 
 
 def _ratios(

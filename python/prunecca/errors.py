@@ -55,3 +55,7 @@ class Diverged(ArithmeticError):
         >>> issubclass(pc.training.Diverged, ArithmeticError)
         True
     """
+
+
+class FewRows(UserWarning):
+    """There are so few rows for the directions that took part that a similarity says little, or nothing."""

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from . import _native
-from ._arrays import native, stream_of
+from ._arrays import native, resolved, stream_of
 
 library = torch.library.Library("prunecca", "DEF")  # type: ignore[no-untyped-call]  # torch leaves it unannotated
 
@@ -30,7 +30,7 @@ def masked_weight(weight: Tensor, mask: Tensor) -> Tensor:
         A new tensor, in the weight's memory order.
 
     Raises:
-        TypeError: a dtype that does not fit.
+        TypeError: no dense tensor, or a dtype that does not fit.
         ValueError: a shape or device that does not fit.
 
     Example:
@@ -38,6 +38,12 @@ def masked_weight(weight: Tensor, mask: Tensor) -> Tensor:
         >>> pc.ops.masked_weight(torch.tensor([1.0, -2.0]), torch.tensor([True, False]))
         tensor([1., 0.])
     """
+    for name, tensor in (("weight", weight), ("mask", mask)):
+        if not isinstance(tensor, Tensor):
+            raise TypeError(f"{name} is a {type(tensor).__name__}; expected a torch tensor")
+        if tensor.is_nested or tensor.layout is not torch.strided:
+            kind = "nested" if tensor.is_nested else f"of layout {tensor.layout}"
+            raise TypeError(f"{name} is {kind}; expected a dense tensor, call .to_dense() or pad it")
     out: Tensor = torch.ops.prunecca.masked_weight(weight, mask)
     return out
 
@@ -55,6 +61,7 @@ def _check(weight: Tensor, mask: Tensor) -> None:
 
 def _masked_weight(weight: Tensor, mask: Tensor) -> Tensor:
     _check(weight, mask)
+    weight, mask = resolved(weight, "weight"), resolved(mask, "mask")
     out = torch.empty_like(weight)
     # The kernel walks memory, so all three must lie in one order; usually they do.
     source = weight if weight.stride() == out.stride() else torch.empty_like(out).copy_(weight)

@@ -70,7 +70,7 @@ def test_default_of_a_model_that_names_its_layers() -> None:
     assert names(model) == ["first", "hidden"]
 
 
-def test_default_without_activation_modules_takes_the_layers_themselves() -> None:
+def test_default_takes_activations_that_are_functions() -> None:
     class Functional(nn.Module):
         def __init__(self) -> None:
             super().__init__()
@@ -80,7 +80,7 @@ def test_default_without_activation_modules_takes_the_layers_themselves() -> Non
         def forward(self, x: Tensor) -> Tensor:
             return self.output(F.relu(self.hidden(self.pool(F.relu(self.norm(self.conv(x)))).flatten(1))))
 
-    assert names(Functional()) == ["norm", "pool", "hidden"]
+    assert names(Functional()) == ["norm.relu", "pool", "hidden.relu"]
 
 
 def test_default_sees_through_parametrised_convolutions() -> None:
@@ -113,7 +113,7 @@ def test_choice_by_name_call_glob_and_type(choice: Any, expected: list[str]) -> 
 @pytest.mark.parametrize(
     ("choice", "error", "words"),
     [
-        ("frist", ValueError, "there is no layer 'frist'; expected a module such as 'first'"),
+        ("frist", ValueError, "there is no layer 'frist'; expected a layer such as 'first'"),
         ("relu", ValueError, "'relu' runs 3 times in a forward pass; name one call, from 'relu#1' to 'relu#3'"),
         ("relu#4", ValueError, "there is no call 'relu#4'"),
         ("relu#x", ValueError, "there is no call 'relu#x'"),

@@ -34,11 +34,11 @@ def pair() -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
     return x, x @ rng.standard_normal((12, 9)) + rng.standard_normal((6000, 9))
 
 
-def in_memory(x: Any, y: Any) -> dict[str, float]:
+def in_memory(x: Any, y: Any, layout: str = "infer") -> dict[str, float]:
     return {
-        "svcca": pc.svcca(x, y).mean,
-        "linear_cka": pc.linear_cka(x, y),
-        "debiased_cka": pc.linear_cka(x, y, debiased=True),
+        "svcca": pc.svcca(x, y, layout=layout).mean,
+        "linear_cka": pc.linear_cka(x, y, layout=layout),
+        "debiased_cka": pc.linear_cka(x, y, debiased=True, layout=layout),
     }
 
 
@@ -62,8 +62,9 @@ def test_files_score_as_arrays(tmp_path, monkeypatch, pair, suffix, dtype, shape
     )
     x, y = (torch.from_numpy(a).reshape(shape).to(dtype) for a in pair)
     files = [save(tmp_path / f"{name}{suffix}", a) for name, a in (("a", x), ("b", y))]
-    table = compare_files(files[0], files[1:], METRICS)
-    expected = in_memory(x, y)
+    layout = {2: "nc", 3: "ncl", 4: "nchw"}[x.ndim]
+    table = compare_files(files[0], files[1:], METRICS, layout=layout)
+    expected = in_memory(x, y, layout)
     assert list(table["metric"]) == list(METRICS)
     assert set(table["count"]) == {x.numel() // x.shape[1]}
     for metric, value in zip(table["metric"], table["value"], strict=True):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +12,10 @@ import pytest
 import torch
 import torch.distributed as dist
 from networks import IMAGES, network
+from torch import nn
 
 import prunecca as pc
+from prunecca.covariance.distributed import digests
 
 METRICS = ["svcca", "linear_cka", "debiased_cka", "nbs"]
 CANDIDATES = {"a": 1, "b": 2}
@@ -33,6 +37,76 @@ def _failure(rank: int) -> str:
     return "none"
 
 
+def _network(seed: int = 0, width: int = 10) -> nn.Module:
+    torch.manual_seed(seed)
+    return nn.Sequential(nn.Linear(6, width), nn.BatchNorm1d(width), nn.ReLU(), nn.Linear(width, 3))
+
+
+def _faulty(rank: int) -> dict[str, Callable[[], Any]]:
+    """Calls whose arguments are not the same on rank 1."""
+    rows, second = torch.randn(40, 6, generator=torch.Generator().manual_seed(0)), rank == 1
+    reference, candidate = _network(), _network(1)
+    swapped, averaged = copy.deepcopy(candidate), copy.deepcopy(candidate)
+    with torch.no_grad():
+        if second:
+            swapped[0].weight[[1, 4]] = swapped[0].weight[[4, 1]]
+            averaged[1].running_mean[2] = 1e-7
+
+    def broken() -> Iterator[torch.Tensor]:
+        if second:
+            raise OSError("the disk is gone")
+        yield rows
+
+    def late() -> Iterator[torch.Tensor]:
+        yield rows
+        if second:
+            raise OSError("the disk is gone")
+
+    return {
+        "weights": lambda: pc.compare(reference, {"a": candidate, "b": _network(2 + rank)}, rows),
+        "rows": lambda: pc.compare(reference, swapped, rows),
+        "buffers": lambda: pc.compare(averaged, candidate, rows),
+        "width": lambda: pc.compare(reference, _network(1, 10 + rank), rows),
+        "names": lambda: pc.compare(reference, {f"run{rank}": candidate}, rows),
+        "layers": lambda: pc.compare(reference, candidate, rows, layers=["2", "0"][rank]),
+        "shuffled": lambda: pc.compare(reference, candidate, rows[torch.randperm(40)].split(8)),
+        "lengths": lambda: pc.compare(reference, candidate, rows[: 40 - rank]),
+        "sharded weights": lambda: pc.compare(reference, _network(2 + rank), rows, distributed="sharded"),
+        "no module": lambda: pc.compare(reference, 3 if second else candidate, rows),
+        "no loader": lambda: pc.compare(reference, candidate, broken()),
+        "no second batch": lambda: pc.compare(reference, candidate, late()),
+        "no batch": lambda: pc.compare(reference, candidate, rows[:0] if second else rows),
+    }
+
+
+DIFFER = "between rank 0 and rank 1"
+SAME_STATE = "load the same state on all of them, or compare with distributed='off'"
+SAME_DATA = (
+    "with distributed='shard' every rank is given the same batches in the same order: shuffle them by the same seed, "
+    "or pass distributed='sharded' where each rank has its own share"
+)
+SENTENCES = {  # of both ranks, or of each
+    "weights": f"ValueError: the weights of candidate 'b' differ {DIFFER}, first in '0.weight'; {SAME_STATE}",
+    "rows": f"ValueError: the weights of candidate 'candidate' differ {DIFFER}, first in '0.weight'; {SAME_STATE}",
+    "buffers": f"ValueError: the weights of the reference differ {DIFFER}, first in '1.running_mean'; {SAME_STATE}",
+    "width": f"ValueError: the architectures of candidate 'candidate' differ {DIFFER}: '0.weight' is torch.float32 (10, 6), "
+    "and torch.float32 (11, 6); expected the same models on all ranks",
+    "names": f"ValueError: the candidates differ {DIFFER}: the reference, candidate 'run0', and the reference, candidate "
+    "'run1'; expected the same models",
+    "layers": f"ValueError: the layers differ {DIFFER}: 2, and 0; expected the same",
+    "shuffled": f"ValueError: the first batches differ {DIFFER}; {SAME_DATA}",
+    "lengths": f"ValueError: the first batches differ {DIFFER}; {SAME_DATA}",
+    "sharded weights": f"ValueError: the weights of candidate 'candidate' differ {DIFFER}, first in '0.weight'; {SAME_STATE}",
+    "no module": (
+        "RuntimeError: the comparison failed on rank 1: candidates is a int; expected a module, a list of modules or "
+        "modules by name",
+        "TypeError: candidates is a int; expected a module, a list of modules or modules by name",
+    ),
+    "no loader": ("RuntimeError: the comparison failed on rank 1: the disk is gone", "OSError: the disk is gone"),
+    "no second batch": ("RuntimeError: the comparison failed on rank 1: the disk is gone", "OSError: the disk is gone"),
+}
+
+
 def _on_rank(rank: int, folder: str) -> None:
     torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=2)
@@ -45,6 +119,14 @@ def _on_rank(rank: int, folder: str) -> None:
     _compare(mine if rank == 0 else mine[:0], distributed="sharded").to_parquet(out / f"half{rank}")
     _compare(mine, distributed="off").to_parquet(out / f"off{rank}")
     (out / f"failure{rank}").write_text(_failure(rank))
+    torch.manual_seed(rank)
+    for name, call in _faulty(rank).items():
+        try:
+            call()
+            said = "none"
+        except Exception as error:
+            said = f"{type(error).__name__}: {error}"
+        (out / f"{name}{rank}.txt").write_text(said)
     dist.destroy_process_group()
 
 
@@ -89,3 +171,44 @@ def test_a_failure_on_one_rank_is_raised_on_both(folder: Path) -> None:
     other, own = ((folder / f"failure{rank}").read_text() for rank in (0, 1))
     assert own.startswith("ValueError: layer '2' of the reference, batch 1: ")
     assert other.startswith("RuntimeError: the comparison failed on rank 1: layer '2' of the reference, batch 1: ")
+
+
+@pytest.mark.parametrize("name", SENTENCES)
+def test_ranks_that_do_not_compare_the_same_say_so_on_all(folder: Path, name: str) -> None:
+    expected = SENTENCES[name]
+    said = tuple((folder / f"{name}{rank}.txt").read_text() for rank in (0, 1))
+    assert said == ((expected, expected) if isinstance(expected, str) else expected)
+
+
+def test_a_rank_without_data_takes_the_layers_of_the_others(folder: Path) -> None:
+    assert [(folder / f"no batch{rank}.txt").read_text() for rank in (0, 1)] == ["none", "none"]
+
+
+def test_digests_tell_any_two_states_apart() -> None:
+    x = torch.randn(2048, 33, generator=torch.Generator().manual_seed(0))
+    states = [x.clone() for _ in range(6)]
+    states[1][7, 5] = torch.nextafter(x[7, 5], torch.tensor(9.0))
+    states[2][[3, 1012]] = x[[1012, 3]]
+    states[3] = x[:, torch.randperm(33, generator=torch.Generator().manual_seed(1))]
+    states[4] = x.view(33, 2048)
+    states[5] = x.view(torch.int32)
+    assert len({digests({"x": state})["x"] for state in states}) == 6
+    same = [x.T.contiguous().T, torch.cat([x.new_zeros(1), x.flatten()])[1:].view(2048, 33), nn.Parameter(x)]
+    assert {digests({"x": state})["x"] for state in same} == {digests({"x": x})["x"]}
+
+
+@pytest.mark.parametrize(
+    "x",
+    [
+        torch.ones(3, dtype=torch.bool),
+        torch.tensor(3),
+        torch.ones(2, 0),
+        torch.ones(5, dtype=torch.complex64).conj(),
+        torch.eye(3).to_sparse(),
+        torch.ones(3, device="meta"),
+        torch.ones(1030, dtype=torch.bfloat16),
+    ],
+    ids=lambda x: str(x.dtype),
+)
+def test_every_kind_of_tensor_has_a_digest(x: torch.Tensor) -> None:
+    assert digests({"x": x}) == digests({"x": x.clone()})

@@ -30,9 +30,11 @@ def test_a_memo_follows_its_tensor_and_no_other() -> None:
     assert unbound.recall("trace") is None
 
 
-def test_inference_tensors_have_no_version_but_are_remembered() -> None:
+def test_inference_tensors_have_no_version_but_are_remembered_until_they_are_written_to() -> None:
     with torch.inference_mode():
         matrix = torch.eye(3)
-    memo = Memo(matrix)
-    memo.keep("trace", 3)
-    assert memo.recall("trace") == 3
+        memo = Memo(matrix)
+        memo.keep("trace", 3)
+        assert memo.recall("trace") == 3
+        matrix[0, 0] = 5
+        assert memo.recall("trace") is None

@@ -92,7 +92,9 @@ def test_large_states_share_blocks_among_threads(level, threads):
 def test_every_layout_is_read_in_place(level, view):
     x = view(torch.randn(12, 37, 9, 11) + 2)
     y = torch.randn_like(x, dtype=torch.float32)
-    assert error(covariance((x, y)), x, y) < 1e-7
+    acc = pc.StreamingCovariance()
+    acc.update(x, y, layout="auto")
+    assert error(acc.finalize(), x, y) < 1e-7
 
 
 def test_unaligned_memory(level):
@@ -101,11 +103,29 @@ def test_unaligned_memory(level):
     assert error(covariance((x, x)), x, x) < 1e-7
 
 
-def test_nlc_layout():
-    x = torch.randn(8, 30, 20)
+@pytest.mark.parametrize(
+    ("shape", "layout"),
+    [
+        ((30, 20), "nc"),
+        ((8, 20, 30), "ncl"),
+        ((8, 30, 20), "nlc"),
+        ((30, 8, 20), "lnc"),
+        ((4, 5, 6, 20), "nhwc"),
+        ((4, 5, 20, 6), "nhcw"),
+        ((20, 9, 7), "chw"),
+        ((3, 20, 4, 5, 2), "ncdhw"),
+        ((3, 4, 5, 2, 20), "ndhwc"),
+    ],
+)
+@pytest.mark.parametrize("strided", [False, True])
+def test_a_letter_for_each_dimension(shape, layout, strided):
+    x = torch.randn(*shape)
+    if strided:
+        x = torch.randn(*shape[:-1], 2 * shape[-1])[..., ::2]
     acc = pc.StreamingCovariance()
-    acc.update(x, layout="nlc")
-    assert error(acc.finalize(), x.reshape(-1, 20), x.reshape(-1, 20)) < 1e-7
+    acc.update(x, layout=layout)
+    rows = x.movedim(layout.index("c"), -1).reshape(-1, 20)
+    assert error(acc.finalize(), rows, rows) < 1e-7
 
 
 def test_means_of_a_thousand_deviations_cost_nothing(level):
@@ -184,8 +204,14 @@ def test_values_that_are_not_finite_are_named_and_leave_the_state(level, bad):
 def test_wrong_input_is_named():
     acc = pc.StreamingCovariance()
     x = torch.randn(10, 4)
-    with pytest.raises(ValueError, match=r"expected \(N, C\)"):
+    with pytest.raises(ValueError, match="expected 2 dimensions or more, such as 'nc', 'ncl'"):
         acc.update(torch.randn(10))
+    with pytest.raises(ValueError, match="say which: layout='nlc' or layout='ncl'"):
+        acc.update(torch.randn(10, 4, 3))
+    with pytest.raises(ValueError, match="expected 3 dimensions, by layout 'nlc'"):
+        acc.update(x, layout="nlc")
+    with pytest.raises(ValueError, match="layout is 'nll'; expected 'infer', or a letter for each dimension"):
+        acc.update(torch.randn(10, 4, 3), layout="nll")
     with pytest.raises(TypeError, match="x has dtype"):
         acc.update(torch.ones(10, 4, dtype=torch.int64))
     with pytest.raises(TypeError, match="x is a str"):

@@ -13,8 +13,8 @@ from prunecca.storage import atomic, states
 def quick(monkeypatch):
     """Figures are drawn, and instead of their files, which take most of the time, empty ones are written."""
 
-    def save(figure, path):
-        atomic.write_atomic(path, b"")
+    def save(figure, path, within):
+        atomic.write_atomic(path, b"", within)
         return [path]
 
     monkeypatch.setattr(style, "save", save)

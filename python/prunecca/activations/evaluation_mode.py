@@ -14,7 +14,8 @@ from torch import nn
 def evaluating(models: Mapping[str, nn.Module], device: torch.device | str | None) -> Iterator[torch.device]:
     """Eval mode for all modules, on one device; training flags and devices are as before afterwards.
 
-    A model that is spread over several devices stays where it is.
+    A model that is spread over several devices stays where it is. ``torch.inference_mode`` is off meanwhile: its tensors
+    cannot tell whether they were overwritten.
 
     Args:
         models: by what error messages call them.
@@ -37,7 +38,8 @@ def evaluating(models: Mapping[str, nn.Module], device: torch.device | str | Non
             model.eval()
             if device is not None and len(found[label]) < 2:
                 model.to(target)
-        yield target
+        with torch.inference_mode(False):
+            yield target
     finally:
         for module, training in flags.items():
             module.training = training

@@ -6,13 +6,14 @@ import difflib
 import fnmatch
 from collections import Counter
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from torch import nn
 
+from .functional import Kind
 from .inputs import Batch, Forward
-from .trace import Event, Kind, trace
+from .trace import Event, trace
 from .wrappers import bare, named_layers, unwrapped
 
 LayerChoice = str | type[nn.Module]
@@ -23,14 +24,21 @@ class Layer:
     """One output of one module in a forward pass.
 
     Attributes:
-        name: as in tables: the module's, or ``"module#2"`` for the second call of a module that runs several times.
-        module: the module's name.
+        name: as in tables: the module's, or ``"module#2"`` for the second call of a module that runs several times. Of a
+            function that the model calls itself, such as ``F.relu``, that of the module before it and its own:
+            ``"conv1.relu"``.
+        module: the name without the number.
         call: which of its calls, from 1.
         calls: how many it makes in one forward pass.
         kind: ``"conv"``, ``"pool"`` or ``"fc"``: the last of these that had run when the output was there (``"fc"`` if none
             had).
         depth: position among the chosen layers in order of execution, from 0.
         overwritten: a later operation writes to the output in place, so it must be copied to outlive the forward pass.
+        function: of a function, its own name; empty for a module.
+        ordinal: of a function, which of its calls in a forward pass it is, from 1.
+        layout: which axis of the output holds the channels, such as ``"nchw"`` or ``"nlc"``, as the forward pass tells;
+            None where it does not.
+        ndim: dimensions of the output.
 
     Example:
         >>> import torch, prunecca as pc
@@ -46,6 +54,10 @@ class Layer:
     kind: Kind
     depth: int
     overwritten: bool = False
+    function: str = ""
+    ordinal: int = 0
+    layout: str | None = None
+    ndim: int = 0
 
 
 def find_layers(
@@ -63,8 +75,7 @@ def find_layers(
         layers: module names, names of calls (``"layer1.0.relu#2"``), globs (``"features.*"``) and module types, mixed.
             None takes the model's attribute ``representation_layers`` (names) if it has one, and otherwise: the activation
             after each convolution and each hidden linear layer (through normalisation and, for convolutions, residual
-            sums), and each pooling. Only modules can be seen: where the activation is a plain function call, it is the
-            output of the layer, or of its normalisation, that is taken.
+            sums), and each pooling; modules and functions alike.
         forward: as in ``compare``.
 
     Returns:
@@ -81,7 +92,13 @@ def find_layers(
         ['conv1', 'fc1']
     """
     model = unwrapped(model, "the model")
-    events = trace(model, Batch.of(inputs, forward).few())
+    return choose_layers(model, trace(model, Batch.of(inputs, forward).few()), layers)
+
+
+def choose_layers(
+    model: nn.Module, events: list[Event], layers: Iterable[LayerChoice] | LayerChoice | None = None
+) -> list[Layer]:
+    """The chosen layers among the events of a forward pass; as ``find_layers``."""
     if layers is None:
         layers = getattr(model, "representation_layers", None)
     if layers is None:
@@ -97,35 +114,54 @@ def find_layers(
             raise ValueError(
                 "the choice of layers is empty; expected names, globs or module types, or None for the default"
             )
-    totals = Counter(event.module for event in events)
+    totals = Counter(event.name for event in events)
     ordered = [event for event in events if event in chosen]
     return [
         Layer(
-            name=event.module if totals[event.module] == 1 else f"{event.module}#{event.call}",
-            module=event.module,
+            name=event.name if totals[event.name] == 1 else f"{event.name}#{event.call}",
+            module=event.name,
             call=event.call,
-            calls=totals[event.module],
+            calls=totals[event.name],
             kind=event.kind or "fc",
             depth=depth,
             overwritten=event.overwritten,
+            function=event.function,
+            ordinal=event.ordinal,
+            layout=event.layout,
+            ndim=event.ndim,
         )
         for depth, event in enumerate(ordered)
     ]
 
 
+def counterpart(layer: Layer, events: list[Event]) -> Layer:
+    """The same layer of another model, as that model's forward pass has it; unchanged where it has none of that name."""
+    event = next((event for event in events if (event.name, event.call) == (layer.module, layer.call)), None)
+    if event is None:
+        return layer
+    return replace(
+        layer,
+        overwritten=event.overwritten,
+        function=event.function,
+        ordinal=event.ordinal,
+        layout=event.layout,
+        ndim=event.ndim,
+    )
+
+
 def _match(model: nn.Module, events: list[Event], choice: Any) -> list[Event]:
     modules = named_layers(model)
     if isinstance(choice, type) and issubclass(choice, nn.Module):
-        found = [event for event in events if isinstance(modules[event.module], choice)]
+        found = [event for event in events if isinstance(modules.get(event.name), choice)]
         if not found:
             raise ValueError(f"no module of type {choice.__name__} runs in {type(model).__name__}")
         return found
     if not isinstance(choice, str):
         raise TypeError(f"layer {choice!r} is a {type(choice).__name__}; expected a name, a glob or a module type")
-    if choice.partition("#")[0] not in modules:
+    if choice.partition("#")[0] not in (modules.keys() | {event.name for event in events}):
         choice = bare(choice)
     if any(sign in choice for sign in "*?["):
-        found = [event for event in events if fnmatch.fnmatchcase(event.module, choice)]
+        found = [event for event in events if fnmatch.fnmatchcase(event.name, choice)]
         if not found:
             raise ValueError(
                 f"no layer that runs in {type(model).__name__} matches {choice!r}{nearest_names(choice, modules)}"
@@ -136,9 +172,11 @@ def _match(model: nn.Module, events: list[Event], choice: Any) -> list[Event]:
 
 def _named(modules: dict[str, nn.Module], events: list[Event], choice: str) -> Event:
     name, _, call = choice.partition("#")
-    if not name or name not in modules:
-        raise ValueError(f"there is no layer {name!r}{nearest_names(name, modules)}")
-    runs = [event for event in events if modules[event.module] is modules[name]]
+    runs = [event for event in events if event.name == name]
+    if not runs and (not name or name not in modules):
+        raise ValueError(f"there is no layer {name!r}{nearest_names(name, [*modules, *(e.name for e in events)])}")
+    if name in modules:  # by any of its names
+        runs = [event for event in events if modules.get(event.name) is modules[name]]
     if not runs:
         raise ValueError(f"layer {name!r} does not run in a forward pass; expected a layer that does")
     if not call and len(runs) > 1:
@@ -150,7 +188,7 @@ def _named(modules: dict[str, nn.Module], events: list[Event], choice: str) -> E
     return runs[int(call or 1) - 1]
 
 
-def nearest_names(name: str, modules: dict[str, nn.Module]) -> str:
-    names = [known for known in modules if known]
+def nearest_names(name: str, known: Iterable[str]) -> str:
+    names = [other for other in dict.fromkeys(known) if other]
     near = difflib.get_close_matches(name, names, n=3, cutoff=0.5) or names[:5]
-    return f"; expected a module such as {', '.join(repr(n) for n in near)}" if near else ""
+    return f"; expected a layer such as {', '.join(repr(n) for n in near)}" if near else ""

@@ -28,7 +28,8 @@ def unwrapped(model: Any, label: str) -> nn.Module:
     """
     while True:
         if isinstance(model, torch.jit.ScriptModule):
-            raise TypeError(f"{label} is a scripted module, whose layers cannot be watched; {_SOURCE}")
+            name = type(model).__name__
+            raise TypeError(f"{label} is a {name} of torch.jit, whose layers cannot be watched; {_SOURCE}")
         if isinstance(model, torch.export.ExportedProgram) or _exported(model):
             raise TypeError(f"{label} is an exported program, whose layers cannot be watched; {_SOURCE}")
         if not isinstance(model, nn.Module):

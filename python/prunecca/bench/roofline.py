@@ -10,6 +10,16 @@ import numpy as np
 from ..storage.atomic import write_atomic
 
 
+def picture_form(path: str | Path) -> str:
+    """The kind of picture that a file name stands for; ``ValueError`` if it stands for none."""
+    from matplotlib.backend_bases import FigureCanvasBase
+
+    form = Path(path).suffix[1:].lower()
+    if form not in FigureCanvasBase.get_supported_filetypes():
+        raise ValueError(f"{path} ends in {Path(path).suffix!r}; expected a picture such as .png, .pdf or .svg")
+    return form
+
+
 def draw_roofline(results: dict[str, Any], path: str | Path) -> None:
     """Draw the results of ``prunecca bench``: operations per byte against GFLOP/s, with the measured peaks as roofs.
 
@@ -17,11 +27,9 @@ def draw_roofline(results: dict[str, Any], path: str | Path) -> None:
     """
     from matplotlib.figure import Figure
 
+    form = picture_form(path)
     peaks, machine = results["peaks"], results["machine"]
     figure = Figure(figsize=(7.5, 4.8), layout="constrained")
-    form = Path(path).suffix[1:].lower()
-    if form not in figure.canvas.get_supported_filetypes():
-        raise ValueError(f"{path} ends in {Path(path).suffix!r}; expected a picture such as .png, .pdf or .svg")
     axes = figure.add_subplot()
     kinds = {"SVCCA": ("o", "C0"), "covariance": ("s", "C1")}
     placed: list[tuple[float, float]] = []
@@ -72,7 +80,9 @@ def draw_roofline(results: dict[str, Any], path: str | Path) -> None:
         axes.plot([], [], marker, color=colour, label=f"prunecca, {label}")
     axes.plot([], [], "s", markerfacecolor="none", color="0.6", label="other ways, same operations counted")
     axes.legend(loc="lower right", frameon=False, fontsize="small")
-    axes.set_title(f"{machine['processor']}, {peaks['threads']} threads, {machine['cpu_level']}", fontsize="medium")
+    busy = "" if results.get("busy") is None else " (the machine is busy)"
+    title = f"{machine['processor']}, {peaks['threads']} threads, {machine['cpu_level']}{busy}"
+    axes.set_title(title, fontsize="medium", parse_math=False)
     axes.grid(alpha=0.25, which="major")
     axes.spines[["top", "right"]].set_visible(False)
     write_atomic(path, lambda stream: figure.savefig(stream, format=form, dpi=150))

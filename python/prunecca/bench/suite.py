@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from ..machine.info import describe_machine
-from ..machine.peaks import measure_peaks
+from ..machine.peaks import RATES, Peaks, best_of, measure_peaks
 from . import workloads
 from .timing import Contest, run
 
@@ -19,6 +19,8 @@ Results = dict[str, Any]
 Selection = list[tuple[str, Callable[[], Contest]]]
 
 _SECONDS = 5.0  # of each contest, besides its checks
+_REPEATS = 3  # of each rate after a contest
+_BUSY = 0.15  # by which probes of one rate may differ on a machine that does nothing else
 
 
 def selection() -> Selection:
@@ -47,7 +49,36 @@ def measure(chosen: Selection | None = None, seconds: float = _SECONDS) -> Itera
 
 
 def machine_and_peaks() -> Results:
-    return {"machine": describe_machine(), "peaks": asdict(measure_peaks(torch.get_num_threads()))}
+    """The machine, and the first of the probes that are spread over a run."""
+    peaks = measure_peaks(torch.get_num_threads())
+    return {"machine": describe_machine(), "peaks": asdict(peaks), "probes": [asdict(peaks)]}
+
+
+def probe_again(results: Results) -> None:
+    """Measure the peaks once more, after a contest; then all results are held against the best so far."""
+    results["probes"].append(asdict(measure_peaks(results["peaks"]["threads"], _REPEATS)))
+    settle(results)
+
+
+def settle(results: Results) -> None:
+    """Take the best of all probes for the peaks, hold every rate against it, and say by how much the probes differ.
+
+    Args:
+        results: with ``machine``, ``probes`` and ``contests``; ``peaks``, ``busy`` (None on a machine that does nothing
+            else) and the fractions of the rows are set.
+    """
+    rows = [row for rivals in results["contests"].values() for row in rivals.values() if "peak_gflops" in row]
+    kinds = {"float32": [r for r in rows if not r["float64"]], "float64": [r for r in rows if r["float64"]]}
+    best = asdict(best_of([Peaks(**probe) for probe in results["probes"]]))
+    lowest = {rate: min(probe[rate] for probe in results["probes"]) for rate in RATES}
+    for rate, measured in kinds.items():
+        best[rate] = max([best[rate], *(row["peak_gflops"] for row in measured)])
+        lowest[rate] = min([lowest[rate], *(row["lowest_peak_gflops"] for row in measured)])
+        for row in measured:
+            row["fraction_of_peak"] = row["gflops"] / best[rate]
+    differ = max(1 - lowest[rate] / best[rate] for rate in RATES)
+    above = any(row["fraction_of_peak"] > 1 for row in rows)
+    results["peaks"], results["busy"] = best, differ if differ > _BUSY or above else None
 
 
 def as_table(results: Results) -> str:
@@ -69,6 +100,12 @@ def as_table(results: Results) -> str:
                 f"| {_percent(row) if ours or 'fraction_of_peak' in row else ''} "
                 f"| {'' if ours else format(row['ours_times_faster'], '.2f') + ' times faster'} |"
             )
+    if results.get("busy") is not None:
+        lines += [
+            "",
+            f"The machine is busy: probes of one rate differed by {100 * results['busy']:.0f} % over the run. Peaks are the best "
+            "of them; run it again beside nothing else before you compare.",
+        ]
     return "\n".join(lines)
 
 
@@ -83,4 +120,7 @@ def _rate(row: Results, title: str) -> str:
 
 
 def _percent(row: Results) -> str:
-    return f"{100 * row['fraction_of_peak']:.0f} %" if "fraction_of_peak" in row else ""
+    if "fraction_of_peak" not in row:
+        return ""
+    percent = f"{100 * row['fraction_of_peak']:.0f} %"
+    return f"{percent} (the machine is busy)" if row["fraction_of_peak"] > 1 else percent

@@ -48,7 +48,14 @@ def reproduce(
     ] = None,
     workers: Annotated[
         int | None,
-        _option("--workers", "Networks at the same time.", _RUN, min=1, show_default="1, on Ray all that have room"),
+        _option(
+            "--workers",
+            "Networks at the same time.",
+            _RUN,
+            min=1,
+            max=4096,
+            show_default="1, on Ray all that have room",
+        ),
     ] = None,
     engine: Annotated[
         str, _option("--engine", "local: processes on this machine. ray: a Ray cluster (extra prunecca\\[ray]).", _RUN)
@@ -57,7 +64,7 @@ def reproduce(
         str | None, _option("--address", "Of a Ray cluster, such as auto.", _RUN, show_default="a local one is started")
     ] = None,
     gpus_per_network: Annotated[
-        float, _option("--gpus-per-network", "On Ray: 0.25 makes four networks on each GPU.", _RUN, min=0.0)
+        float, _option("--gpus-per-network", "On Ray: 0.25 makes four networks on each GPU.", _RUN, min=0.0, max=1024.0)
     ] = 0.0,
     threads: Annotated[
         int | None,
@@ -204,7 +211,7 @@ def reproduce(
         variance=variance,
         trim=trim,
         dimension_images=dimension_images,
-        layers=_names(layers) if layers else None,
+        layers=None if layers is None else _names(layers),
     )
     first, count = _replicates(replicates)
     size = Size(levels if levels is not None else PAPER_LEVELS if paper else SHORT_LEVELS, count, controls, first)
@@ -220,10 +227,10 @@ def reproduce(
         from ..machine.info import choose_device
         from ..study.study import Workers, execute, prepare
 
-        choose_device(device)  # before anything is written
+        choose_device(device)  # before anything is written, as is what follows
         check_folder(folder)
-        run = prepare(names, options, size, folder, data=data, short=not paper, message=_say)
         place = Workers(engine, workers, threads, device, address, gpus_per_network)
+        run = prepare(names, options, size, folder, data=data, short=not paper, message=_say)
         with _reporter() as reporter:
             tables = execute(run, place, data=data, reporter=reporter)
         _conclude(run.root, tables)

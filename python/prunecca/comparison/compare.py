@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Literal
 
@@ -11,21 +12,25 @@ from torch import nn
 
 from ..activations.evaluation_mode import evaluating
 from ..activations.inputs import Forward, input_batches, total_inputs
-from ..activations.layers import Layer, LayerChoice
+from ..activations.layers import LayerChoice
 from ..activations.outputs import Output
 from ..activations.wrappers import eager, unwrapped
 from ..covariance.covariance import Covariance, Layout, Precision
-from ..covariance.distributed import gather, merge_over_ranks, rank_and_size
+from ..covariance.distributed import rank_and_size
+from ..errors import FewRows
 from ..machine.memory import keeping_freed_memory
 from ..progress import Progress, reporting
 from ..similarity.registry import Score, find_metrics
 from .forward import ForwardPasses
+from .ranks import Ranks
 from .result import Comparison
 from .scores import score
 
 Distributed = Literal["shard", "sharded", "off"]
 
 _COLUMNS = ["candidate", "layer", "kind", "depth", "metric", "value", "count", "channels", "kept_x", "kept_y"]
+_COLUMNS += ["layout", "channels_x", "channels_y"]
+_ROWS_PER_DIRECTION = 10  # below, correlations between noise alone are still far from 0
 
 
 def compare(
@@ -37,7 +42,7 @@ def compare(
     *,
     max_datapoints: int | None = None,
     precision: Precision = "float32",
-    layout: Layout = "auto",
+    layout: Layout | Mapping[str, str] = "infer",
     forward: Forward | None = None,
     output: Output = None,
     device: torch.device | str | None = None,
@@ -66,7 +71,10 @@ def compare(
             mapping of names to options, such as ``{"svcca": {"variance": 0.99, "trim": 0.98}}``.
         max_datapoints: stop after that many inputs.
         precision: of the products; "float64" for the smallest directions of cca, pwcca and linear_regression.
-        layout: "nlc" where activations of three dimensions are (N, L, C).
+        layout: which dimension of an activation holds the channels. "infer" follows every layer's output from what fixes it
+            (convolutions, normalisations, linear layers, attention) through everything that moves it. Where that does not
+            tell, or to overrule it: a word such as "nlc" or "nchw" for all outputs of as many dimensions, or words by
+            names or globs of layers, ``{"blocks.*": "nlc", "features.*": "nhwc"}``.
         forward: ``lambda model, batch: model.encode(batch["ids"])``, say, for anything else; ``model`` comes without the
             wrappers of DataParallel and torch.compile.
         output: of layers that give several tensors, which one: a name, an index, a function of what the layer gives, or
@@ -85,7 +93,8 @@ def compare(
 
     Raises:
         ValueError: an empty loader, models on different devices, layers that do not match, run several times or never,
-            activations that are not finite (naming layer, model and batch), metrics or options that do not exist.
+            activations that are not finite (naming layer, model and batch), metrics or options that do not exist; on
+            several ranks, models or layers that differ, or, with "shard", first batches that do.
         TypeError: batches that do not have the inputs of a model, scripted and exported models, and layers whose output
             is not of floating point numbers.
 
@@ -104,39 +113,40 @@ def compare(
         >>> round(float(result.table["value"][0]), 4)
         1.0
     """
-    chosen = find_metrics(metrics)
     if distributed not in ("shard", "sharded", "off"):
         raise ValueError(f"distributed is {distributed!r}; expected 'shard', 'sharded' or 'off'")
-    if max_datapoints is not None and max_datapoints < 1:
-        raise ValueError(f"max_datapoints is {max_datapoints}; expected at least 1, or None for all")
-    model, others = unwrapped(reference, "the reference"), _by_name(candidates)
-    run = ForwardPasses(model, others, layers, precision, "debiased_cka" in chosen, layout)
     rank, ranks = (0, 1) if distributed == "off" else rank_and_size()
     share = (rank, ranks) if distributed == "shard" else (0, 1)
-    # Inference mode counts no versions, by which writing to inputs and activations is noticed.
-    with (
-        torch.inference_mode(False),
-        torch.no_grad(),
-        eager(run.models().values()),
-        evaluating(run.models(), device) as target,
-    ):
-        failure: Exception | None = None
-        try:
-            with reporting(progress, total_inputs(loader, max_datapoints)) as report, keeping_freed_memory(target):
-                for number, batch, done in input_batches(loader, max_datapoints, share, forward):
-                    run.batch(number, batch, target, output)
-                    if number % share[1] != share[0]:
-                        run.forget()
-                    report(done)
-        except Exception as error:
-            if ranks == 1:
-                raise
-            failure = error
-        if ranks > 1:
-            _bring_together(run, failure, rank, target)
-    if not run.layers:
+    others = Ranks(rank, ranks, same_data=distributed == "shard")
+    chosen: Mapping[str, Score] = {}
+    run, failure, target = None, None, torch.device("cpu")
+    try:
+        chosen = find_metrics(metrics)
+        if max_datapoints is not None and max_datapoints < 1:
+            raise ValueError(f"max_datapoints is {max_datapoints}; expected at least 1, or None for all")
+        model = unwrapped(reference, "the reference")
+        run = ForwardPasses(model, _by_name(candidates), layers, precision, "debiased_cka" in chosen, layout)
+        with (
+            evaluating(run.models(), device) as target,
+            torch.no_grad(),
+            eager(run.models().values()),
+            reporting(progress, total_inputs(loader, max_datapoints)) as report,
+            keeping_freed_memory(target),
+        ):
+            for number, batch, done in input_batches(loader, max_datapoints, share, forward):
+                run.batch(number, batch, target, output)
+                others.meet(run, batch)
+                if number % share[1] != share[0]:
+                    run.forget()
+                report(done)
+    except Exception as error:  # raised on every rank, once all have come together
+        failure = error
+    with torch.inference_mode(False), torch.no_grad():
+        merged = others.bring_together(run, failure, target)
+    if not merged.layers:
         raise ValueError("the loader gave no inputs; expected at least one batch")
-    return _result(run, chosen, keep_covariances)
+    with torch.inference_mode(False):
+        return _result(merged, chosen, keep_covariances)
 
 
 def _result(run: ForwardPasses, metrics: Mapping[str, Score], keep: bool) -> Comparison:
@@ -149,31 +159,46 @@ def _result(run: ForwardPasses, metrics: Mapping[str, Score], keep: bool) -> Com
             shown = accumulator.finalize() if keep else covariances
         except ValueError as error:
             raise ValueError(f"layer {layer.name!r}: {error}") from error
-        fixed = {"layer": layer.name, "kind": layer.kind, "depth": layer.depth}
+        fixed = {"layer": layer.name, "kind": layer.kind, "depth": layer.depth, "layout": run.layouts[layer.name]}
         for name, cov, scores in zip(run.candidates, shown, score(covariances, metrics), strict=True):
-            sizes = {"count": cov.count, "channels": cov.xx.shape[-1]}
+            channels = {"channels": cov.xx.shape[-1], "channels_x": cov.xx.shape[-1], "channels_y": cov.yy.shape[-1]}
+            sizes = {"count": cov.count, **channels}
             rows += [{"candidate": name, **fixed, **scored, **sizes} for scored in scores]
             if keep:
                 kept[name, layer.name] = cov
     table = pd.DataFrame(rows, columns=_COLUMNS).astype({"kept_x": "Int64", "kept_y": "Int64"})
     order = {name: position for position, name in enumerate(run.candidates)}
+    table["reliable"] = _reliable(table)
+    _warn_of_few_rows(table)
     table = table.sort_values("candidate", key=lambda names: names.map(order), kind="stable", ignore_index=True)
     return Comparison(table, tuple(run.layers), kept)
 
 
-def _bring_together(run: ForwardPasses, failure: Exception | None, rank: int, device: torch.device) -> None:
-    """Merge the accumulators of all ranks; a failure on one rank is raised on all, so that none waits for ever."""
-    reports = gather((None if failure is None else str(failure), run.layers))
-    if failure is not None:
-        raise failure
-    for other, (message, _) in enumerate(reports):
-        if message is not None:
-            raise RuntimeError(f"the comparison failed on rank {other}: {message}")
-    layers: list[Layer] = next((layers for _, layers in reports if layers), [])
-    if not run.layers:
-        run.expect(layers)
-    for layer in layers:
-        merge_over_ranks(run.accumulators[layer.name], device)
+def _reliable(table: pd.DataFrame) -> pd.Series:
+    """Whether there are more rows than directions took part: otherwise any two representations correlate perfectly."""
+    directions = table["kept_x"].fillna(0) + table["kept_y"].fillna(0)
+    return (table["count"] > directions).astype(bool)
+
+
+def _warn_of_few_rows(table: pd.DataFrame) -> None:
+    directions = table["kept_x"].fillna(0) + table["kept_y"].fillna(0)
+    meaningless, few = table[~table["reliable"]], table[table["count"] < _ROWS_PER_DIRECTION * directions]
+    for rows, words in (
+        (meaningless, "no more rows than directions, so that the value means nothing (any two networks get about 1)"),
+        (few, f"fewer than {_ROWS_PER_DIRECTION} rows a direction, so that part of the value is chance"),
+    ):
+        if len(rows):
+            layers = list(dict.fromkeys(rows["layer"]))
+            shown = ", ".join(map(repr, layers[:3])) + (f" and {len(layers) - 3} more" if len(layers) > 3 else "")
+            first = rows.iloc[0]
+            kept = " + ".join(f"{first[side]}" for side in ("kept_x", "kept_y") if first[side] is not pd.NA)
+            warnings.warn(
+                f"{', '.join(dict.fromkeys(rows['metric']))} of {shown}: {words}; {first['layer']!r} has {first['count']} "
+                f"rows for {kept} directions. Give more datapoints, or use a metric that keeps no directions (linear_cka)",
+                FewRows,
+                stacklevel=4,
+            )
+            return
 
 
 def _by_name(candidates: Any) -> dict[str, nn.Module]:

@@ -19,7 +19,7 @@ import torch
 
 from ..covariance.accumulator import CovarianceAccumulator
 from ..covariance.covariance import Covariance, Layout, Precision
-from ..covariance.view import View
+from ..covariance.view import View, channel_axis
 from ..progress import Progress, reporting
 from ..similarity.operands import default_precision
 from ..similarity.registry import find_metrics
@@ -41,7 +41,7 @@ def compare_files(
     metrics: str | Iterable[str] | Mapping[str, Mapping[str, Any]] = ("svcca",),
     *,
     precision: Precision | None = None,
-    layout: Layout = "auto",
+    layout: Layout = "infer",
     progress: Progress = False,
 ) -> pd.DataFrame:
     """Score stored activations against those of a reference, in one pass over all files and in little memory.
@@ -50,12 +50,12 @@ def compare_files(
     the page cache as it was.
 
     Args:
-        reference: a ``.npy`` or ``.safetensors`` file that holds a (N, C), (N, C, L) or (N, C, H, W) array; a tensor
+        reference: a ``.npy`` or ``.safetensors`` file that holds a (N, C), (N, C, H, W) or, by ``layout``, other array; a tensor
             among several of a safetensors file is named as ``"file.safetensors:name"``.
         candidates: such files with the same datapoints in the same order.
         metrics: as in ``compare``.
         precision: of the products; None takes float64 for a few thousand rows or float64 files, and float32 otherwise.
-        layout: ``"nlc"`` for arrays of shape (N, L, C).
+        layout: which dimension holds the channels, such as ``"nlc"``; needed for arrays of 3 dimensions.
         progress: True for a bar, or a function called with the bytes done and their total.
 
     Returns:
@@ -97,7 +97,7 @@ def _covariances(
     *,
     precision: Precision | None = None,
     norms: bool = False,
-    layout: Layout = "auto",
+    layout: Layout = "infer",
     progress: Progress = False,
     chunk_bytes: int = _CHUNK_BYTES,
 ) -> list[Covariance]:
@@ -111,6 +111,8 @@ def _covariances(
             )
     rows = math.prod(_datapoints(first, layout))
     step = max(1, chunk_bytes // sum(f.row_bytes for f in files))
+    if channel_axis(first.shape, layout) == 0:  # an unbatched activation is read whole
+        step = first.shape[0]
     starts = range(0, first.shape[0], step)
     plan = [[_piece(f, start, min(start + step, f.shape[0])) for f in files] for start in starts]
     team = [
@@ -142,7 +144,7 @@ def _covariances(
                 report(done)
     for member in team[1:]:
         team[0].merge(member)
-    return team[0].finalize()
+    return team[0].finalize(rescale=True)
 
 
 def _team_size(files: Sequence[StoredActivations], layout: Layout, chunks: int) -> int:
@@ -150,7 +152,7 @@ def _team_size(files: Sequence[StoredActivations], layout: Layout, chunks: int) 
 
     Threads that share a chunk wait for each other several times in it, and the reading often holds up one of them.
     """
-    channels = [f.shape[2 if layout == "nlc" else 1] for f in files]
+    channels = [f.shape[channel_axis(f.shape, layout)] for f in files]
     state = 8 * sum(c * (c + channels[0]) for c in channels)
     return min(2, torch.get_num_threads(), chunks) if state <= _STATE_BYTES else 1
 
@@ -160,7 +162,8 @@ def _activation(raw: np.ndarray[Any, Any], file: StoredActivations) -> torch.Ten
 
 
 def _datapoints(file: StoredActivations, layout: Layout) -> tuple[int, ...]:
-    return file.shape[:2] if layout == "nlc" else (file.shape[0], *file.shape[2:])
+    axis = channel_axis(file.shape, layout, f"{file.path}: ")
+    return file.shape[:axis] + file.shape[axis + 1 :]
 
 
 def _piece(file: StoredActivations, start: int, stop: int) -> Piece:

@@ -12,8 +12,10 @@ from torch import Tensor, nn
 from ..activations.first_pass import ModelCall, SharedBatch
 from ..activations.hooks import capturing
 from ..activations.inputs import Batch
-from ..activations.layers import Layer, find_layers
+from ..activations.layers import Layer, choose_layers, counterpart
+from ..activations.layouts import chosen_layout
 from ..activations.outputs import Output
+from ..activations.trace import trace, version_of
 from ..covariance.accumulator import CovarianceAccumulator
 from ..covariance.covariance import Layout, Precision
 from ..covariance.view import View
@@ -29,10 +31,11 @@ class ForwardPasses:
         choice: Any,
         precision: Precision,
         norms: bool,
-        layout: Layout,
+        layout: Layout | Mapping[str, str],
     ) -> None:
         self.reference, self.candidates, self.layout = reference, candidates, layout
         self.layers: list[Layer] = []
+        self.layouts: dict[str, str] = {}  # of the reference
         self.accumulators: dict[str, CovarianceAccumulator] = {}
         self._choice, self._precision, self._norms = choice, precision, norms
         self._counterparts: dict[str, list[Layer]] = {}
@@ -43,6 +46,9 @@ class ForwardPasses:
 
     def expect(self, layers: list[Layer]) -> None:
         self.layers = layers
+        self.layouts = {
+            layer.name: chosen_layout(self.layout, layer.name, layer.ndim, layer.layout) for layer in layers
+        }
         self.accumulators = {
             layer.name: CovarianceAccumulator(precision=self._precision, norms=self._norms) for layer in layers
         }
@@ -60,19 +66,19 @@ class ForwardPasses:
         if not self.layers:
             self._choose(inputs.copy, output)
         views: dict[str, View] = {}
-        versions: dict[str, int] = {}
+        versions: dict[str, int | None] = {}
 
         def consume_reference(layer: Layer, x: Tensor) -> None:
             where = f"layer {layer.name!r} of the reference, batch {number}"
-            view = View.of(x, "the reference", self.layout, where)
+            view = View.of(x, "the reference", self.layouts[layer.name], where)
             self.accumulators[layer.name].add_reference(view)
             views[layer.name] = view.with_tensor(view.tensor.clone()) if layer.overwritten else view
-            versions[layer.name] = views[layer.name].tensor._version
+            versions[layer.name] = version_of(views[layer.name].tensor)
 
         with capturing(self.reference, self.layers, consume_reference, "the reference", output):
             self._calls[self.reference](inputs)
         for name, version in versions.items():
-            if views[name].tensor._version != version:
+            if version_of(views[name].tensor) != version:
                 raise ValueError(
                     f"layer {name!r} of the reference was overwritten in place in batch {number} but not in the first; "
                     "expected forward passes that do the same for every batch"
@@ -93,14 +99,15 @@ class ForwardPasses:
         def consume(layer: Layer, y: Tensor) -> None:
             reference = references[layer.name]
             y = y.to(reference.tensor.device)  # of models that are spread over several
-            shape = tuple(reference.tensor.shape)
-            if positions(reference.tensor, self.layout) != positions(y, self.layout):
-                raise ValueError(
-                    f"layer {layer.name!r} has shape {shape} in the reference and {tuple(y.shape)} in candidate "
-                    f"{name!r}; expected the same datapoints and positions, with any number of channels"
-                )
             where = f"layer {layer.name!r} of candidate {name!r}, batch {number}"
-            view = View.of(y, f"candidate {index}", self.layout, where)
+            word = chosen_layout(self.layout, layer.name, y.ndim, layer.layout)
+            view = View.of(y, f"candidate {index}", word, where)
+            if reference.positions() != view.positions():
+                raise ValueError(
+                    f"layer {layer.name!r} has shape {tuple(reference.tensor.shape)} in the reference and "
+                    f"{tuple(y.shape)} in candidate {name!r}; expected the same datapoints and positions, with any number "
+                    "of channels"
+                )
             self.accumulators[layer.name].add_candidate(index, reference, view)
 
         return consume
@@ -109,15 +116,21 @@ class ForwardPasses:
         for label, model in self.models().items():
             if model not in self._calls:
                 self._calls[model] = ModelCall(model, label, inputs)
+        few = inputs.few()
+        events = {name: trace(model, few, f"candidate {name!r}") for name, model in self.candidates.items()}
+        own = trace(self.reference, few, "the reference")
         if not isinstance(self._choice, Mapping):
-            found = find_layers(self.reference, inputs, self._choice)
-            self._counterparts = dict.fromkeys(self.candidates, found)
+            found = choose_layers(self.reference, own, self._choice)
+            self._counterparts = {
+                name: [counterpart(layer, theirs) for layer in found] for name, theirs in events.items()
+            }
         else:
-            found = find_layers(self.reference, inputs, list(self._choice))
+            found = choose_layers(self.reference, own, list(self._choice))
             for name, model in self.candidates.items():
                 named: dict[str, Layer] = {}
                 for key, value in self._choice.items():
-                    asked, answers = find_layers(self.reference, inputs, key), find_layers(model, inputs, value)
+                    asked = choose_layers(self.reference, own, key)
+                    answers = choose_layers(model, events[name], value)
                     if len(asked) != len(answers):
                         raise ValueError(
                             f"{key!r} is {len(asked)} layers of the reference but {value!r} is {len(answers)} of candidate "
@@ -127,11 +140,7 @@ class ForwardPasses:
                 self._counterparts[name] = [replace(named[layer.name], name=layer.name) for layer in found]
         for model, call in self._calls.items():
             layers = [found] if model is self.reference else []
-            layers += [self._counterparts[name] for name, own in self.candidates.items() if own is model]
+            layers += [self._counterparts[name] for name, other in self.candidates.items() if other is model]
             for each in layers:
                 call.warn_if_random(each, inputs, output)
         self.expect(found)
-
-
-def positions(x: Tensor, layout: Layout) -> tuple[int, ...]:
-    return tuple(x.shape[:2] if layout == "nlc" else (*x.shape[:1], *x.shape[2:]))

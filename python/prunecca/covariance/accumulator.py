@@ -11,12 +11,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..storage.states import read_tensors, write_tensors
+from ..storage.states import read_tensors, with_checksum, write_tensors
 from .accumulate import FEW_ROWS, OutOfRange, accumulate, begin, check_members, estimate_shift
 from .covariance import Covariance, Precision
 from .memo import Memo
 from .moments import CrossMoments, Moments
 from .state import State
+from .stored import check_accumulator
 from .view import View
 
 _SMALLEST = 2.0**-960  # sums of squares from which on float64 holds all digits of the small ones beside them
@@ -52,6 +53,7 @@ class CovarianceAccumulator:
         """Datapoints seen so far (times positions, for convolutional activations)."""
         return self.members[0].count if self.members else 0
 
+    @torch.inference_mode(False)
     def add(self, reference: View, candidates: Sequence[View]) -> None:
         """Add a batch of the reference and of every candidate.
 
@@ -82,6 +84,7 @@ class CovarianceAccumulator:
                 ),
             )
 
+    @torch.inference_mode(False)
     def add_reference(self, view: View) -> None:
         """Add a batch of the reference alone; each candidate must follow with ``add_candidate`` and the same batch."""
         with self._lock:
@@ -100,6 +103,7 @@ class CovarianceAccumulator:
 
             self._take(state, [0], add)
 
+    @torch.inference_mode(False)
     def add_candidate(self, index: int, reference: View, view: View) -> None:
         """Add a batch of one candidate beside the reference's batch of the same datapoints.
 
@@ -130,6 +134,7 @@ class CovarianceAccumulator:
 
             self._take(state, [0, index + 1], add)
 
+    @torch.inference_mode(False)
     def merge(self, other: CovarianceAccumulator) -> None:
         """Add what ``other`` has seen, as if its batches had been given here; ``other`` is not changed.
 
@@ -165,6 +170,7 @@ class CovarianceAccumulator:
         for cross in self.cross:
             cross.clear()
 
+    @torch.inference_mode(False)
     def finalize(self, *, rescale: bool = False) -> list[Covariance]:
         """The covariance of the reference with each candidate so far; accumulation may go on.
 
@@ -188,6 +194,7 @@ class CovarianceAccumulator:
                 covariances.append(self._covariance([reference, candidate], xx, yy, units, memo))
             return covariances
 
+    @torch.inference_mode(False)
     def alone(self, *, rescale: bool = False) -> Covariance:
         """The covariance of the reference with itself; as ``finalize``."""
         with self._lock:
@@ -197,7 +204,7 @@ class CovarianceAccumulator:
             return self._covariance([reference, reference], xx, xx, reference.scatter, Memo(xx))
 
     def save(self, path: str | Path, meta: dict[str, Any]) -> None:
-        """Write the state and ``meta`` to a safetensors file."""
+        """Write the state and ``meta`` to a safetensors file, with a checksum of all that it holds."""
         with self._lock:
             parts: list[Moments | CrossMoments] = [*self.members, *self.cross]
             tensors = {
@@ -206,18 +213,19 @@ class CovarianceAccumulator:
             check_members(self.members)
             facts = {name: [getattr(m, fact) for m in self.members] for name, fact in _FACTS.items()}
             state = {"precision": self.precision, "norms": self.norms, **meta, **facts}
-            write_tensors(path, tensors, {"kind": "StreamingCovariance", **state})
+            write_tensors(path, tensors, with_checksum(tensors, {"kind": "StreamingCovariance", **state}))
 
     @classmethod
     def load(cls, path: str | Path) -> tuple[CovarianceAccumulator, dict[str, Any]]:
-        """What ``save`` wrote: the state, and everything else."""
+        """What ``save`` wrote: the state, and everything else; checked against the checksum and against each other."""
         tensors, meta = read_tensors(path, "StreamingCovariance")
+        check_accumulator(path, tensors, meta)
         new = cls(precision=meta["precision"], norms=meta["norms"])
         n = len(meta["counts"])
-        parts = [
-            {name.split(".", 1)[1]: t for name, t in tensors.items() if name.startswith(f"{i}.")}
-            for i in range(2 * n - 1)
-        ]
+        parts: list[dict[str, Tensor]] = [{} for _ in range(2 * n - 1)]
+        for full_name, tensor in tensors.items():
+            number, _, name = full_name.partition(".")
+            parts[int(number)][name] = tensor
         for k, part in enumerate(parts[:n]):
             facts = {fact: meta[name][k] for name, fact in _FACTS.items() if name in meta}
             new.members.append(Moments.from_tensors(part, new.precision, facts))

@@ -8,10 +8,11 @@ from typing import Any, Literal
 
 from torch import Tensor
 
-from ..storage.states import read_tensors, write_tensors
+from ..storage.states import read_tensors, with_checksum, write_tensors
 from .memo import Memo
+from .stored import check_covariance
 
-Layout = Literal["auto", "nlc"]
+Layout = str  # "infer", or a word such as "nchw" or "nlc": see covariance.view
 Precision = Literal["float32", "float64"]
 
 
@@ -77,28 +78,30 @@ class Covariance:
         self.__post_init__()
 
     def save(self, path: str | Path) -> None:
-        """Write to a safetensors file.
+        """Write to a safetensors file, with a checksum of all that it holds.
 
         Args:
             path: where to write.
         """
         values = {f.name: getattr(self, f.name) for f in fields(self)}
         tensors = {name: value.contiguous() for name, value in values.items() if isinstance(value, Tensor)}
-        write_tensors(path, tensors, {"kind": "Covariance", "count": self.count, "precision": self.precision})
+        meta = {"kind": "Covariance", "count": self.count, "precision": self.precision}
+        write_tensors(path, tensors, with_checksum(tensors, meta))
 
     @classmethod
     def load(cls, path: str | Path) -> Covariance:
-        """Read what ``save`` wrote.
+        """Read what ``save`` wrote; its numbers are checked against the checksum and against each other.
 
         Args:
-            path: the file.
+            path: the file; one of an earlier version has no checksum, and is loaded without that comparison.
 
         Returns:
             The covariance, on the host.
 
         Raises:
-            ValueError: the file holds something else.
+            ValueError: the file holds something else, or was changed since it was written.
         """
         tensors, meta = read_tensors(path, "Covariance")
+        check_covariance(path, tensors, meta)
         values: dict[str, Any] = {"count": meta["count"], "precision": meta["precision"], **tensors}
         return cls(**values)

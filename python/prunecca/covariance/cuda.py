@@ -13,7 +13,7 @@ from functools import reduce
 import torch
 
 from .. import _native
-from .._arrays import NativeArray, native, stream_of
+from .._arrays import native, stream_of
 from .view import Call
 
 _NOTHING = (1 << 63) - 1
@@ -102,7 +102,7 @@ def update(call: Call, watch: Watch) -> None:
         )
 
 
-def _workspace_size(call: Call, arrays: list[NativeArray]) -> int:
+def _workspace_size(call: Call, arrays: list[_native.Array]) -> int:
     """Bytes that the kernels need; 0 when they cannot take the views as they lie."""
     counted = [s is not None for s in call.sums]
     axes, norms = call.channel_axes, bool(call.norms)

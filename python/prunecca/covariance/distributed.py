@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -11,6 +13,8 @@ from torch import Tensor
 from .accumulator import CovarianceAccumulator
 from .moments import CrossMoments, Moments
 from .state import State, common_exponent
+
+_COLUMNS = 1009  # a prime: rows of a matrix that have changed places fall into other columns
 
 
 def rank_and_size() -> tuple[int, int]:
@@ -25,6 +29,33 @@ def gather(value: Any) -> list[Any]:
     values: list[Any] = [None] * rank_and_size()[1]
     dist.all_gather_object(values, value)
     return values
+
+
+def digests(tensors: Mapping[str, Tensor]) -> dict[str, str]:
+    """Dtype, shape and a digest of the bits of each tensor: sums of integers, so that it costs one pass over memory."""
+    summed = {name: _sums(tensor.detach()) for name, tensor in tensors.items()}
+    places: dict[torch.device, list[str]] = {}
+    for name, sums in summed.items():
+        places.setdefault(sums.device, []).append(name)
+    found: dict[str, str] = {}
+    for names in places.values():  # one transfer from each device
+        parts = torch.split(torch.cat([summed[name] for name in names]).cpu(), [len(summed[name]) for name in names])
+        found |= {name: hashlib.sha256(part.numpy().data).hexdigest() for name, part in zip(names, parts, strict=True)}
+    return {name: f"{t.dtype} {tuple(t.shape)} {found[name]}" for name, t in tensors.items()}
+
+
+def _sums(tensor: Tensor) -> Tensor:
+    if tensor.is_meta:
+        return torch.zeros(0, dtype=torch.int64)
+    values = tensor.dequantize() if tensor.is_quantized else tensor.to_dense()
+    data = values.resolve_conj().resolve_neg().contiguous().reshape(-1)
+    if data.storage_offset() * data.element_size() % 8:
+        data = data.clone()
+    data = data.view(torch.uint8)
+    whole = data[: len(data) // 8 * 8].view(torch.int64)
+    columns = whole[: len(whole) // _COLUMNS * _COLUMNS].view(-1, _COLUMNS).sum(0)
+    rest = torch.cat([whole[len(whole) // _COLUMNS * _COLUMNS :], data[8 * len(whole) :].to(torch.int64)])
+    return torch.cat([columns, rest])
 
 
 def merge_over_ranks(accumulator: CovarianceAccumulator, device: torch.device) -> None:

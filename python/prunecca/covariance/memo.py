@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
 from torch import Tensor
 
 
@@ -17,7 +18,7 @@ class Memo:
     def __init__(self, matrix: Tensor | None = None) -> None:
         self.matrix = matrix
         self._results: dict[str, Any] = {}
-        self._version = -1
+        self._seen: int | Tensor | None = None
 
     def bound_to(self, matrix: Tensor) -> Memo:
         """This memo when it belongs to that very tensor, otherwise a new one that does."""
@@ -25,19 +26,25 @@ class Memo:
 
     def recall(self, name: str) -> Any:
         """A result, or None if there is none yet or the tensor was written to since."""
-        known = self.matrix is not None and self._version == _version(self.matrix)
+        known = self.matrix is not None and _unchanged(self.matrix, self._seen)
         return self._results.get(name) if known else None
 
     def keep(self, name: str, result: Any) -> None:
         """Remember a result of the tensor as it is now."""
         if self.matrix is None:
             return
-        version = _version(self.matrix)
-        if version != self._version:
+        if not _unchanged(self.matrix, self._seen):
             self._results.clear()
-        self._results[name], self._version = result, version
+            self._seen = _state(self.matrix)
+        self._results[name] = result
 
 
-def _version(matrix: Tensor) -> int:
-    # Inference tensors carry no version, but cannot be written to outside of inference mode either.
-    return 0 if matrix.is_inference() else matrix._version
+def _state(matrix: Tensor) -> int | Tensor:
+    # Tensors of inference mode count no versions; within it they can be written to all the same.
+    return matrix.clone() if matrix.is_inference() else matrix._version
+
+
+def _unchanged(matrix: Tensor, seen: int | Tensor | None) -> bool:
+    if isinstance(seen, Tensor):
+        return torch.equal(matrix, seen)
+    return not matrix.is_inference() and matrix._version == seen

@@ -58,14 +58,16 @@ class StreamingCovariance:
         """Datapoints seen so far (times positions, for convolutional activations)."""
         return self._accumulator.count
 
-    def update(self, x: Any, y: Any = None, *, layout: Layout = "auto", where: str = "") -> None:
+    def update(self, x: Any, y: Any = None, *, layout: Layout = "infer", where: str = "") -> None:
         """Add a batch of ``x`` with the same datapoints of ``y``.
 
         Args:
-            x: (N, C), (N, C, L) or (N, C, H, W) torch, NumPy, CuPy or numba array of float16, bfloat16, float32 or
+            x: (N, C), (N, C, H, W) or, by ``layout``, another torch, NumPy, CuPy or numba array of float16, bfloat16, float32 or
                 float64, of any strides.
             y: nothing, one such array, or a list of candidates; the same in every call.
-            layout: ``"nlc"`` for arrays of shape (N, L, C); ``"auto"`` takes dimension 1 as the channels.
+            layout: a letter for each dimension, ``c`` for the channels: ``"nc"``, ``"ncl"``, ``"nlc"``, ``"lnc"``,
+                ``"nchw"``, ``"nhwc"``, ``"ncdhw"``. ``"infer"`` takes dimension 1 of 2, 4 or 5 dimensions; of 3, one
+                must be named. ``"auto"`` takes dimension 1 of any.
             where: put in front of error messages, to name the layer and the batch.
 
         Raises:
@@ -90,7 +92,7 @@ class StreamingCovariance:
         if first:
             self._as_list = as_list
 
-    def update_reference(self, x: Any, *, layout: Layout = "auto", where: str = "") -> None:
+    def update_reference(self, x: Any, *, layout: Layout = "infer", where: str = "") -> None:
         """Add a batch of ``x`` alone; each candidate must follow with ``update_candidate`` and the same ``x``.
 
         Args:
@@ -101,7 +103,7 @@ class StreamingCovariance:
         self._accumulator.add_reference(View.of(x, "the reference", layout, where))
         self._as_list = True
 
-    def update_candidate(self, index: int, x: Any, y: Any, *, layout: Layout = "auto", where: str = "") -> None:
+    def update_candidate(self, index: int, x: Any, y: Any, *, layout: Layout = "infer", where: str = "") -> None:
         """Add a batch of one candidate beside the reference's batch.
 
         Args:

@@ -162,8 +162,20 @@ def as_svg(figure: Figure) -> bytes:
 
 
 @literal
-def save(figure: Figure, path: str | os.PathLike[str], *, kinds: Sequence[str] = ("png", "pdf")) -> list[Path]:
+def save(
+    figure: Figure,
+    path: str | os.PathLike[str],
+    *,
+    kinds: Sequence[str] = ("png", "pdf"),
+    within: Path | None = None,
+) -> list[Path]:
     """Write the figure as ``path``.png (200 dots per inch) and ``path``.pdf, each whole or not at all.
+
+    Args:
+        figure: what is drawn.
+        path: of the files, without their endings.
+        kinds: the endings.
+        within: the folder below which no link is followed, see ``storage.regular_files``.
 
     Returns:
         What was written. The same figure gives the same bytes.
@@ -181,6 +193,6 @@ def save(figure: Figure, path: str | os.PathLike[str], *, kinds: Sequence[str] =
         def write(stream: BinaryIO, kind: str = kind, metadata: dict[str, None] = metadata) -> None:
             figure.savefig(stream, format=kind, dpi=200, metadata=metadata)
 
-        write_atomic(target, write)
+        write_atomic(target, write, within)
         written.append(target)
     return written

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
 
 from .. import _native
 from .._arrays import native
+
+RATES = ("float32", "float64", "read", "copy")
 
 _FMA_SECONDS = 0.01
 _BUFFER_BYTES = 256 << 20  # beyond any cache this is likely to meet
@@ -31,6 +33,12 @@ class Peaks:
     float64: float
     read: float
     copy: float
+
+
+def best_of(probes: Sequence[Peaks]) -> Peaks:
+    """The best of each rate: whatever else a machine does makes probes slower, never faster."""
+    rates = {rate: max(getattr(probe, rate) for probe in probes) for rate in RATES}
+    return Peaks(probes[0].threads, **rates)
 
 
 def measure_peaks(threads: int | None = None, repeats: int = 15) -> Peaks:

@@ -13,7 +13,7 @@ from .masks import (
 )
 from .optimizers import MaskedAdam, MaskedSGD
 from .packing import pack, unpack
-from .pools import pools_by_type
+from .pools import UnpooledWarning, pools_by_type
 from .recipe import RECIPES, Recipe, recipe_named
 from .rewind import Snapshot
 
@@ -26,6 +26,7 @@ __all__ = [
     "MaskedSGD",
     "Recipe",
     "Snapshot",
+    "UnpooledWarning",
     "apply_masks",
     "density",
     "density_per_layer",

@@ -11,6 +11,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from .._arrays import resolved
+
 
 @dataclass(frozen=True)
 class Criterion:
@@ -72,7 +74,7 @@ def _score(
     generator: torch.Generator,
 ) -> Tensor:
     f = final[name].detach()
-    if not f.is_floating_point():
+    if f.dtype not in (torch.float16, torch.bfloat16, torch.float32, torch.float64):
         raise TypeError(f"parameter '{name}' has dtype {f.dtype}; expected float16, bfloat16, float32 or float64")
     if criterion.score is None:
         # Drawn on the host, so that every device and rank draws the same; 53 bits make ties unlikely.
@@ -83,7 +85,7 @@ def _score(
         raise ValueError(
             f"criterion '{criterion.name}' needs the initial value of '{name}'; pass initial= with all pooled parameters"
         )
-    i = initial[name].detach().to(f.device)
+    i = resolved(initial[name], f"initial value of '{name}'").detach().to(f.device)
     if i.shape != f.shape:
         raise ValueError(
             f"initial value of '{name}' has shape {tuple(i.shape)}; expected that of the parameter, {tuple(f.shape)}"

@@ -6,15 +6,16 @@ for those who train in pieces and store what lies between.
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from .masks import Masks, Named, density, full_masks, named_tensors, prune
-from .pools import Pools, pools_by_type
+from .masks import Masks, density, full_masks, prune
+from .names import Named, copies_of, first_names, named_tensors, under_first_names
+from .pools import Pools, pools_by_type, rates_by_pool
 from .recipe import Recipe
 from .rewind import Snapshot
 
@@ -53,6 +54,9 @@ def imp(
 ) -> Iterator[Level]:
     """Train, prune, rewind, train again: Algorithm 1 of Ansuini et al. 2020.
 
+    What ``train`` keeps besides the model, such as an average of its weights, is neither rewound nor masked here: begin
+    it anew at each level, or mask it with ``apply_masks``.
+
     Args:
         model: trained in place.
         recipe: what is pruned, and from where the rest is trained again.
@@ -66,6 +70,9 @@ def imp(
         A ``Level`` after each training, with ``model`` as trained at that level. Stop at a target density, or when
         performance falls, by leaving the loop.
 
+    Raises:
+        ValueError: before anything is trained, if no pool names a parameter, or a pool has no rate.
+
     Example:
         >>> import torch, prunecca as pc
         >>> model = torch.nn.Sequential(torch.nn.Linear(8, 8), torch.nn.ReLU(), torch.nn.Linear(8, 2))
@@ -78,8 +85,9 @@ def imp(
         [1.0, 0.5, 0.25]
     """
     pools = pools_by_type(model) if pools is None else pools
-    initial = Snapshot.capture(model)  # line 1
+    rates_by_pool(recipe.rates, pools)
     masks = full_masks(model, pools)  # line 2
+    initial = Snapshot.capture(model)  # line 1
     optimizer = make_optimizer(model, masks)
     train(model, optimizer, 0, recipe.rewind_epoch)
     rewind = Snapshot.capture(model, optimizer, epoch=recipe.rewind_epoch)
@@ -182,10 +190,11 @@ def next_weights(
         fresh: a new random network, for ``survivors="reinitialize"``.
 
     Returns:
-        Names with tensors, on the devices of the state that the values are taken from.
+        Names with tensors, on the devices of the state that the values are taken from. A weight that has two names in any
+        of the states (shared by two modules) is one tensor under both.
 
     Raises:
-        ValueError: the recipe needs ``fresh``, which is None.
+        ValueError: the recipe needs ``fresh``, which is None, or a mask has no weight of its name.
 
     Example:
         >>> import torch, prunecca as pc
@@ -197,10 +206,16 @@ def next_weights(
     if recipe.survivors == "reinitialize" and fresh is None:
         raise ValueError("survivors='reinitialize' needs the state of a new random network; pass it as fresh")
     base = {"keep": final, "reinitialize": fresh}.get(recipe.survivors) or rewind
-    weights = {name: v.detach().clone() if isinstance(v, Tensor) else copy.deepcopy(v) for name, v in base.items()}
+    first = _same_names(initial, rewind, final, base)
+    initial, final = (under_first_names(state, first) for state in (initial, final))
+    previous = under_first_names(previous or {}, first)
+    weights = copies_of(base)
+    changed = under_first_names(weights, first)
     generator = torch.Generator().manual_seed((recipe.seed * 1_000_003 + level) % 2**63)
-    for name, mask in masks.items():
-        values = weights[name]
+    for name, mask in under_first_names(masks, first).items():
+        if not all(name in state for state in (changed, initial, final)):
+            raise ValueError(f"mask '{name}' has no weight of that name; expected states with all masked weights")
+        values = changed[name]
         start, end = initial[name].to(values.device), final[name].to(values.device)
         kept = mask.to(values.device)
         if recipe.survivors == "shuffle":
@@ -216,7 +231,22 @@ def next_weights(
         elif recipe.pruned in ("frozen", "by_movement"):
             shrunk = end.abs() < start.abs() if recipe.pruned == "by_movement" else torch.zeros_like(kept)
             gone = torch.where(shrunk, gone, values)
-            if previous is not None and name in previous:
+            if name in previous:
                 gone = torch.where(previous[name].to(values.device), gone, end)
-        weights[name] = torch.where(kept, values, gone)
-    return weights
+        changed[name] = torch.where(kept, values, gone)
+    return {name: changed[first.get(name, name)] for name in weights}
+
+
+def _same_names(*states: Mapping[str, Any]) -> dict[str, str]:
+    """Every name with the first name of its weight; names that are one weight in any of the states are in all."""
+    root: dict[str, str] = {}
+
+    def find(name: str) -> str:
+        while root.setdefault(name, name) != name:
+            name = root[name]
+        return name
+
+    for state in states:
+        for name, earlier in first_names(state).items():
+            root[find(name)] = find(earlier)
+    return {name: find(name) for name in list(root)}

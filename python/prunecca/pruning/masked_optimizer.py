@@ -9,16 +9,20 @@ import torch
 from torch import Tensor
 
 from .. import _native
-from .._arrays import native
+from .._arrays import native, resolved
 from .masks import fitting_mask, in_memory_order, zero_pruned
 
 PRUNED = ("zero", "frozen")
+Step = Callable[[], None]
+
+_DTYPES = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
 
 
 class MaskedOptimizer(torch.optim.Optimizer):
     """What ``MaskedAdam`` and ``MaskedSGD`` share: names, masks, state."""
 
     _moments: tuple[str, ...] = ()  # keys of the per-weight state
+    _counts: tuple[str, ...] = ()  # further keys
     _refused: tuple[str, ...] = ()  # options of torch's optimizer that a loaded state may not have switched on
 
     def __init__(
@@ -70,15 +74,16 @@ class MaskedOptimizer(torch.optim.Optimizer):
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
-        for group in self.param_groups:
-            stepped = [(name, p) for name, p in pairs(group) if p.grad is not None]
-            if not stepped:
-                continue
-            parameters = [p for _, p in stepped]
-            gradients = [self._gradient(name, p) for name, p in stepped]
-            masks = [self._mask(name, p) for name, p in stepped]
-            self._step_native(group, parameters, gradients, masks)
-            torch.autograd.graph.increment_version(parameters)
+        # All or nothing: what could be refused is, for every group, before the first weight or count changes.
+        groups = [group for group in self.param_groups if any(p.grad is not None for p in group["params"])]
+        try:
+            for parameters, _, take in [self._prepared(group, len(groups) > 1) for group in groups]:
+                take()
+                torch.autograd.graph.increment_version(parameters)
+        except (TypeError, ValueError):
+            for group in groups:  # here, where it costs nothing as long as all is well
+                _name_the_one_refused((name, p) for name, p in pairs(group) if p.grad is not None)
+            raise
         return loss
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
@@ -87,13 +92,15 @@ class MaskedOptimizer(torch.optim.Optimizer):
             for option in self._refused:
                 if group.get(option):
                     raise ValueError(f"the state was saved with {option}=True; expected a state without, train anew")
+        saved = [index for group in state_dict["param_groups"] for index in group["params"]]
+        for index, (name, parameter) in zip(saved, self._named().items(), strict=False):
+            self._check_state(name, parameter, state_dict["state"].get(index) or {})
         capturable = [group["capturable"] for group in self.param_groups]
         super().load_state_dict(state_dict)
         for group, own in zip(self.param_groups, capturable, strict=True):
             for option, value in self.defaults.items():
                 group.setdefault(option, value)
             group["capturable"] = own  # how this optimizer runs, and nothing that was learnt
-        saved = [index for group in state_dict["param_groups"] for index in group["params"]]
         for index, parameter in zip(saved, self._named().values(), strict=True):
             # torch hands the tensors over by reference, and rounds moments to half-precision weights.
             for key, value in state_dict["state"].get(index, {}).items():
@@ -117,15 +124,76 @@ class MaskedOptimizer(torch.optim.Optimizer):
             twice = next(name for name in names if names.count(name) > 1)
             raise ValueError(f"parameter name '{twice}' was given twice; expected every name once")
 
-    def _step_native(
+    def _prepared(self, group: dict[str, Any], among_others: bool) -> tuple[list[Tensor], list[Tensor], Step]:
+        """The parameters that have gradients, these gradients, which must live until the step is taken, and the step."""
+        stepped = [(name, p) for name, p in pairs(group) if p.grad is not None]
+        parameters = [p for _, p in stepped]
+        gradients = [self._gradient(name, p) for name, p in stepped]
+        masks = [self._mask(name, p) for name, p in stepped]
+        if among_others:  # a single native call checks all of this by itself, before it writes
+            self._check(stepped)
+        return parameters, gradients, self._prepare(group, parameters, gradients, masks)
+
+    def _check(self, stepped: list[tuple[str, Tensor]]) -> None:
+        """Refuse what the native step of one group would refuse after that of another was taken."""
+        devices = sorted({str(p.device) for _, p in stepped})
+        if len(devices) > 1:
+            raise ValueError(
+                f"parameters of one group lie on {' and '.join(devices)}; expected one device, put them in groups of their own"
+            )
+        for name, parameter in stepped:
+            gradient = cast(Tensor, parameter.grad)
+            if gradient.dtype != parameter.dtype:
+                raise ValueError(
+                    f"gradient of '{name}' is {gradient.dtype}; expected that of its weight, {parameter.dtype}"
+                )
+            if (
+                not parameter.is_contiguous()
+                and torch.empty_like(parameter, device="meta").stride() != parameter.stride()
+            ):
+                raise ValueError(
+                    f"parameter '{name}' is a weight whose memory has gaps; expected a dense tensor, call .contiguous()"
+                )
+            dtype = torch.float64 if parameter.dtype == torch.float64 else torch.float32
+            for key in self._moments:
+                moment = self.state.get(parameter, {}).get(key)
+                if moment is None:
+                    continue
+                if (moment.shape, moment.dtype, moment.device) != (parameter.shape, dtype, parameter.device):
+                    raise ValueError(
+                        f"{key} of '{name}' is {moment.dtype} of shape {tuple(moment.shape)} on {moment.device}; expected "
+                        f"{dtype} of shape {tuple(parameter.shape)} on {parameter.device}, load the state with load_state_dict"
+                    )
+
+    def _prepare(
         self,
         group: dict[str, Any],
         parameters: list[Tensor],
         gradients: list[Tensor],
         masks: list[_native.Array | None],
-    ) -> None:
-        """The native call of one group; every optimizer has one."""
+    ) -> Step:
+        """What takes the step of one group, and only when it is called changes anything; every optimizer has one."""
         raise NotImplementedError
+
+    def _check_state(self, name: str, parameter: Tensor, state: Mapping[str, Any]) -> None:
+        """Refuse the state of an optimizer of another kind, or of another network."""
+        wrong = {key for key in state if key not in (*self._moments, *self._counts)}
+        if state and (wrong or not state.keys() >= self._needed()):
+            raise ValueError(
+                f"the state of '{name}' holds {', '.join(map(str, state))}; expected "
+                f"{', '.join((*self._moments, *self._counts))}, as {type(self).__name__} or its counterpart in torch.optim saves it"
+            )
+        for key in self._moments:
+            moment = state.get(key)
+            if moment is not None and getattr(moment, "shape", None) != parameter.shape:
+                raise ValueError(
+                    f"{key} of '{name}' has shape {tuple(getattr(moment, 'shape', ()))}; expected that of the parameter, "
+                    f"{tuple(parameter.shape)}"
+                )
+
+    def _needed(self) -> set[str]:
+        """What every state that is not empty holds."""
+        return {*self._moments, *self._counts}
 
     @property
     def _group_of(self) -> dict[Tensor, dict[str, Any]]:
@@ -136,9 +204,13 @@ class MaskedOptimizer(torch.optim.Optimizer):
 
     def _gradient(self, name: str, parameter: Tensor) -> Tensor:
         gradient = cast(Tensor, parameter.grad)
-        if gradient.is_sparse:
+        if parameter.dtype not in _DTYPES:
+            raise TypeError(
+                f"parameter '{name}' has dtype {parameter.dtype}; expected float16, bfloat16, float32 or float64"
+            )
+        if gradient.layout is not torch.strided:
             raise TypeError(f"gradient of '{name}' is sparse; expected a dense gradient, use Embedding(sparse=False)")
-        return in_memory_order(gradient, parameter)
+        return in_memory_order(gradient.resolve_neg(), parameter)
 
     def _mask(self, name: str, parameter: Tensor) -> _native.Array | None:
         mask = self.masks.get(name)
@@ -162,10 +234,11 @@ class MaskedOptimizer(torch.optim.Optimizer):
             held = self._rates[device] = torch.zeros((), device=device)
         return held.fill_(float(rate))
 
-    def _state_of(self, parameter: Tensor, key: str) -> Tensor:
-        moment: Tensor = self.state[parameter][key]
-        if moment.stride() != parameter.stride():
-            moment = self.state[parameter][key] = in_memory_order(moment, parameter)
+    def _moment_of(self, state: dict[str, Any], key: str, parameter: Tensor) -> Tensor:
+        """A moment in the memory order of its parameter."""
+        moment: Tensor = state[key]
+        if moment.stride() != parameter.stride() and moment.shape == parameter.shape:
+            moment = state[key] = in_memory_order(moment, parameter)
         return moment
 
     def _zero_pruned(self) -> None:
@@ -181,6 +254,12 @@ class MaskedOptimizer(torch.optim.Optimizer):
 
 def pairs(group: dict[str, Any]) -> Iterable[tuple[str, Tensor]]:
     return zip(group["param_names"], group["params"], strict=True)
+
+
+def _name_the_one_refused(stepped: Iterable[tuple[str, Tensor]]) -> None:
+    for name, parameter in stepped:
+        native(parameter, f"parameter '{name}'")
+        resolved(cast(Tensor, parameter.grad), f"gradient of '{name}'")
 
 
 def capturing(parameters: list[Tensor]) -> bool:

@@ -9,17 +9,19 @@ import math
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from fractions import Fraction
+from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from .. import _native
-from .._arrays import native, stream_of
+from .._arrays import native, resolved, same_memory, stream_of
 from .criteria import find_criterion, scores
+from .names import Named, first_names, named_tensors, some, under_first_names, without_wrappers
+from .pools import rate_as_written, rates_by_pool
 from .threshold import RankedGroup, count_kept, prune_lowest
 
 Masks = dict[str, Tensor]
-Named = nn.Module | Mapping[str, Tensor] | Iterable[tuple[str, Tensor]]
 SCOPES = ("pool", "layer", "global")
 
 
@@ -39,7 +41,7 @@ class LayerCollapseWarning(UserWarning):
 def prune(
     parameters: Named,
     pools: Mapping[str, Sequence[str]],
-    rates: float | Mapping[str, float],
+    rates: Any,
     previous: Mapping[str, Tensor] | None = None,
     *,
     criterion: str = "large_final",
@@ -51,13 +53,15 @@ def prune(
     """Masks that prune ``floor(rate * survivors)`` more entries of each pool: those with the lowest scores.
 
     Ties are broken by the lowest flat (row-major) index, in the order in which the pool lists its parameters: the
-    result depends on nothing but the values. -0 equals 0; denormals count as what they are.
+    result depends on nothing but the values. -0 equals 0; denormals count as what they are. A tensor that has several
+    names is one weight: it is pruned and counted once, and its mask stands under the first of them.
 
     Args:
         parameters: a model, or names with tensors (any floating dtype, any shape).
         pools: as from ``pools_by_type``.
-        rates: the fraction of each pool's survivors to prune, in [0, 1], taken as the decimal it is written as: 0.29 of
-            100 is 29.
+        rates: the fraction of each pool's survivors to prune, in [0, 1], for all or by pool: a number of Python or NumPy,
+            a tensor of one, a fraction, a decimal, or one of these as text. It is taken as the decimal it is written as:
+            0.29 of 100 is 29, in float32 too; ``Fraction(1, 3)`` is a third.
         previous: the masks so far; what they prune stays pruned, and survivors are counted from them, never from the
             weights. Names outside the pools are carried over.
         criterion: a name of ``CRITERIA``; some need ``initial``.
@@ -71,7 +75,9 @@ def prune(
         Parameter name -> ``torch.bool`` of the parameter's shape, True where a weight is kept.
 
     Raises:
-        ValueError: a rate outside [0, 1], a NaN (naming the parameter), an unknown name, or a mask that does not fit.
+        ValueError: a rate outside [0, 1], a NaN (naming the parameter), an unknown name, a mask that does not fit, or
+            pools that name no parameter at all.
+        TypeError: a rate is no number, or parameters have no names.
 
     Warns:
         LayerCollapseWarning: a layer loses its last weight.
@@ -81,13 +87,16 @@ def prune(
         >>> pc.pruning.prune({"weight": torch.tensor([3.0, -1.0, 2.0, 0.5])}, {"all": ["weight"]}, 0.5)
         {'weight': tensor([ True, False,  True, False])}
     """
-    final = named_tensors(parameters)
-    start = None if initial is None else named_tensors(initial)
+    final = dict(named_tensors(parameters))
+    first = first_names(final)
+    start = None if initial is None else under_first_names(named_tensors(initial), first)
     chosen = find_criterion(criterion)
     generator = torch.Generator().manual_seed(seed)
-    pooled = _check_pools(pools, final)
-    before = {name: fitting_mask(name, mask, final.get(name)) for name, mask in (previous or {}).items()}
-    groups = [(names, _exact(rate)) for names, rate in _groups(pools, rates, scope) if names]
+    pools = _check_pools(pools, first)
+    pooled = [name for names in pools.values() for name in names]
+    final.update((name, resolved(final[name], f"parameter '{name}'")) for name in pooled)
+    before = _under_first_names({n: fitting_mask(n, mask, final.get(n)) for n, mask in (previous or {}).items()}, first)
+    groups = [(names, rate) for names, rate in _groups(pools, rates, scope) if names]
     ranked = []
     for names, _ in groups:
         alive = [before[name] if name in before else torch.ones_like(final[name], dtype=torch.bool) for name in names]
@@ -101,7 +110,9 @@ def prune(
             raise ValueError(f"parameter '{names[nan]}' has a NaN score; expected finite weights, check the training")
         _warn_of_collapse(names, pool.alive, pool.masks)
         after.update(zip(names, pool.masks, strict=True))
-    return {name: after[name] for name in pooled} | {n: m for n, m in before.items() if n not in after}
+    return {name: after[name] for names in pools.values() for name in names} | {
+        n: m for n, m in before.items() if n not in after
+    }
 
 
 def full_masks(parameters: Named, pools: Mapping[str, Sequence[str]]) -> Masks:
@@ -115,7 +126,7 @@ def full_masks(parameters: Named, pools: Mapping[str, Sequence[str]]) -> Masks:
         Parameter name -> ``torch.bool``, all True.
 
     Raises:
-        ValueError: a pooled name does not exist, or is in two pools.
+        ValueError: a pooled name does not exist, or is in two pools, or no name is pooled.
 
     Example:
         >>> import torch, prunecca as pc
@@ -123,14 +134,18 @@ def full_masks(parameters: Named, pools: Mapping[str, Sequence[str]]) -> Masks:
         {'bias': tensor([True, True])}
     """
     final = named_tensors(parameters)
-    return {name: torch.ones_like(final[name], dtype=torch.bool) for name in _check_pools(pools, final)}
+    pooled = [name for names in _check_pools(pools, first_names(final)).values() for name in names]
+    return {name: torch.ones_like(final[name], dtype=torch.bool) for name in pooled}
 
 
 def apply_masks(parameters: Named, masks: Mapping[str, Tensor]) -> None:
     """Set pruned weights to exactly +0, in place.
 
+    An average of the network (torch's ``AveragedModel``, an exponential moving average) remembers what was pruned: apply
+    the masks to it too, once, whenever there are new ones. What averages zeros with zeros then stays zero.
+
     Args:
-        parameters: a model, or names with tensors.
+        parameters: a model, or names with tensors. Names may lack the ``module.`` or ``_orig_mod.`` of a wrapper.
         masks: parameter name -> ``torch.bool`` of the parameter's shape.
 
     Raises:
@@ -144,7 +159,8 @@ def apply_masks(parameters: Named, masks: Mapping[str, Tensor]) -> None:
         tensor([1., 0.])
     """
     tensors = named_tensors(parameters)
-    zero_pruned([(tensors.get(name), name, mask) for name, mask in masks.items()])
+    inside = without_wrappers(tensors)
+    zero_pruned([(tensors.get(name, inside.get(name)), name, mask) for name, mask in masks.items()])
 
 
 def density(masks: Mapping[str, Tensor]) -> float:
@@ -161,8 +177,9 @@ def density(masks: Mapping[str, Tensor]) -> float:
         >>> pc.pruning.density({"weight": torch.tensor([True, False, True, True])})
         0.75
     """
-    total = sum(mask.numel() for mask in masks.values())
-    return sum(count_kept(list(masks.values()))) / total if total else 1.0
+    fitting = [fitting_mask(name, mask, None) for name, mask in masks.items()]
+    total = sum(mask.numel() for mask in fitting)
+    return sum(count_kept(fitting)) / total if total else 1.0
 
 
 def density_per_layer(masks: Mapping[str, Tensor]) -> dict[str, float]:
@@ -179,18 +196,11 @@ def density_per_layer(masks: Mapping[str, Tensor]) -> dict[str, float]:
         >>> pc.pruning.density_per_layer({"a": torch.tensor([True, False]), "b": torch.tensor([True])})
         {'a': 0.5, 'b': 1.0}
     """
-    counts = count_kept(list(masks.values()))
+    counts = count_kept([fitting_mask(name, mask, None) for name, mask in masks.items()])
     return {
         name: count / mask.numel() if mask.numel() else 1.0
         for (name, mask), count in zip(masks.items(), counts, strict=True)
     }
-
-
-def named_tensors(parameters: Named) -> dict[str, Tensor]:
-    """Names with tensors, of a model, a mapping, or pairs."""
-    if isinstance(parameters, nn.Module):
-        return dict(parameters.named_parameters())
-    return dict(parameters)
 
 
 def fitting_mask(name: str, mask: Tensor, parameter: Tensor | None) -> Tensor:
@@ -198,6 +208,7 @@ def fitting_mask(name: str, mask: Tensor, parameter: Tensor | None) -> Tensor:
     if not isinstance(mask, Tensor) or mask.dtype != torch.bool:
         kind = mask.dtype if isinstance(mask, Tensor) else type(mask).__name__
         raise TypeError(f"mask '{name}' is {kind}; expected a tensor of dtype torch.bool")
+    mask = resolved(mask, f"mask '{name}'")
     if parameter is None:
         return mask
     if mask.shape != parameter.shape:
@@ -216,20 +227,23 @@ def in_memory_order(tensor: Tensor, like: Tensor) -> Tensor:
 
 def zero_pruned(items: Iterable[tuple[Tensor | None, str, Tensor]]) -> None:
     """Set entries outside each mask to +0 in place: (tensor, name for errors, mask), all in one native call."""
-    given, dense, masks = [], [], []
+    given, names, dense, masks = [], [], [], []
     for tensor, name, mask in items:
         if tensor is None:
             raise ValueError(f"mask '{name}' has no parameter of that name; expected masks of existing parameters")
         given.append(tensor)
-        dense.append(_without_gaps(tensor.detach()))
-        masks.append(in_memory_order(fitting_mask(name, mask, tensor), dense[-1]))
+        names.append(name)
+        plain = resolved(tensor, f"parameter '{name}'").detach()
+        dense.append(_without_gaps(plain))
+        masks.append(in_memory_order(fitting_mask(name, mask, plain), dense[-1]))
     if not given:
         return
     threads, stream = torch.get_num_threads(), stream_of(dense[0])
-    _native.masked_copy(_all(dense), _all(dense), _all(masks), threads=threads, stream=stream)
+    arrays = [native(tensor, f"parameter '{name}'") for tensor, name in zip(dense, names, strict=True)]
+    _native.masked_copy(arrays, arrays, _all(masks), threads=threads, stream=stream)
     with torch.no_grad():
         for tensor, filled in zip(given, dense, strict=True):
-            if filled.data_ptr() != tensor.data_ptr():
+            if not same_memory(filled, tensor):
                 tensor.copy_(filled)
     torch.autograd.graph.increment_version(given)
 
@@ -240,46 +254,56 @@ def _without_gaps(tensor: Tensor) -> Tensor:
     return tensor.contiguous()
 
 
-def _check_pools(pools: Mapping[str, Sequence[str]], final: Mapping[str, Tensor]) -> list[str]:
+def _check_pools(pools: Mapping[str, Sequence[str]], first: Mapping[str, str]) -> dict[str, list[str]]:
+    """The pools with every weight in one of them, once, under its first name."""
     pooled = [name for names in pools.values() for name in names]
+    if not pooled:
+        raise ValueError(
+            "there is nothing to prune: no pool names a parameter; name those to be pruned, as {'all': ['0.weight']}"
+        )
     for name in pooled:
-        if name not in final:
-            raise ValueError(f"pooled parameter '{name}' does not exist; expected names among {some(final)}")
+        if name not in first:
+            raise ValueError(f"pooled parameter '{name}' does not exist; expected names among {some(first)}")
     if len(set(pooled)) < len(pooled):
         twice = next(name for name in pooled if pooled.count(name) > 1)
         raise ValueError(f"parameter '{twice}' is pooled twice; expected every name in one pool, once")
-    return pooled
+    once = {pool: list(dict.fromkeys(first[name] for name in names)) for pool, names in pools.items()}
+    pool_of: dict[str, str] = {}
+    for pool, names in once.items():
+        for name in names:
+            if pool_of.setdefault(name, pool) != pool:
+                raise ValueError(
+                    f"parameter '{name}' has several names, in the pools '{pool_of[name]}' and '{pool}'; expected one pool"
+                )
+    return once
 
 
-def _groups(
-    pools: Mapping[str, Sequence[str]], rates: float | Mapping[str, float], scope: str
-) -> list[tuple[list[str], float]]:
+def _under_first_names(masks: Mapping[str, Tensor], first: Mapping[str, str]) -> Masks:
+    """One mask for each weight: what any of its names prunes is pruned."""
+    together: Masks = {}
+    for name, mask in masks.items():
+        known = first.get(name, name)
+        together[known] = together[known] & mask if known in together else mask
+    return together
+
+
+def _groups(pools: Mapping[str, list[str]], rates: Any, scope: str) -> list[tuple[list[str], Fraction]]:
     """The sets of parameters that are ranked together, each with its rate."""
     if scope not in SCOPES:
         raise ValueError(f"scope '{scope}' is unknown; expected one of {', '.join(SCOPES)}")
-    by_pool = dict(rates) if isinstance(rates, Mapping) else dict.fromkeys(pools, rates)
-    for pool in by_pool.keys() ^ pools.keys():
-        what = "no rate" if pool in pools else "a rate, but does not exist"
-        raise ValueError(f"pool '{pool}' has {what}; expected one rate for each of the pools {some(pools)}")
-    for pool, rate in by_pool.items():
-        if not 0 <= rate <= 1:
-            raise ValueError(f"pruning rate of pool '{pool}' is {rate}; expected a fraction in [0, 1]")
+    by_pool = {pool: rate_as_written(rate, pool) for pool, rate in rates_by_pool(rates, pools).items()}
     if scope == "pool":
         return [(list(names), by_pool[pool]) for pool, names in pools.items()]
     if scope == "global":
         if len(set(by_pool.values())) > 1:
-            raise ValueError(f"global scope was given the rates {by_pool}; expected one rate for all pools")
+            shown = {pool: float(rate) for pool, rate in by_pool.items()}
+            raise ValueError(f"global scope was given the rates {shown}; expected one rate for all pools")
         return [([n for names in pools.values() for n in names], rate) for rate in set(by_pool.values())]
     modules: dict[tuple[str, str], list[str]] = {}
     for pool, names in pools.items():
         for name in names:
             modules.setdefault((pool, name.rpartition(".")[0] or name), []).append(name)
     return [(names, by_pool[pool]) for (pool, _), names in modules.items()]
-
-
-def _exact(rate: float) -> Fraction:
-    # As written: the double nearest to 0.29 lies below it, and floor would then lose one entry.
-    return Fraction(repr(float(rate)))
 
 
 def _warn_of_collapse(names: list[str], before: list[Tensor], after: list[Tensor]) -> None:
@@ -294,9 +318,3 @@ def _warn_of_collapse(names: list[str], before: list[Tensor], after: list[Tensor
 
 def _all(tensors: list[Tensor]) -> list[_native.Array]:
     return [native(t) for t in tensors]
-
-
-def some(names: Iterable[str]) -> str:
-    """The first few names, for an error."""
-    shown = list(names)
-    return ", ".join(map(str, shown[:6])) + (f" and {len(shown) - 6} more" if len(shown) > 6 else "")

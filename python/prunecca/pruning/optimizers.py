@@ -17,7 +17,7 @@ from torch import Tensor
 
 from .. import _native
 from .._arrays import native, stream_of
-from .masked_optimizer import MaskedOptimizer, capturing, check_rates, refuse_while_capturing
+from .masked_optimizer import MaskedOptimizer, Step, capturing, check_rates, refuse_while_capturing
 
 
 class MaskedAdam(MaskedOptimizer):
@@ -52,6 +52,7 @@ class MaskedAdam(MaskedOptimizer):
     """
 
     _moments = ("exp_avg", "exp_avg_sq")
+    _counts = ("step",)
     _refused = ("amsgrad", "maximize")
 
     def __init__(
@@ -80,88 +81,89 @@ class MaskedAdam(MaskedOptimizer):
         }
         super().__init__(named_parameters, masks, defaults, pruned)
 
-    def _step_native(
+    def _prepare(
         self,
         group: dict[str, Any],
         parameters: list[Tensor],
         gradients: list[Tensor],
         masks: list[_native.Array | None],
-    ) -> None:
-        if group["capturable"]:
-            return self._step_on_device(group, parameters, gradients, masks)
-        if capturing(parameters):
+    ) -> Step:
+        if not group["capturable"] and capturing(parameters):
             raise RuntimeError(
                 "a CUDA graph would repeat one step number for ever; make MaskedAdam with capturable=True"
             )
-        lr, decay, decoupled = float(group["lr"]), group["weight_decay"], group["decoupled_weight_decay"]
-        steps = []
-        for parameter in parameters:
-            state = self.state[parameter]
-            if not state:
-                state["step"] = torch.zeros((), dtype=torch.float32)
-                state.update({key: self._moment(parameter) for key in self._moments})
-            state["step"] += 1
-            steps.append(int(state["step"]))
-        _native.adam_step(
-            weights=[native(p) for p in parameters],
-            gradients=[native(g) for g in gradients],
-            means=[native(self._state_of(p, "exp_avg")) for p in parameters],
-            squares=[native(self._state_of(p, "exp_avg_sq")) for p in parameters],
-            masks=masks,
-            steps=steps,
-            lr=lr,
-            beta1=float(group["betas"][0]),
-            beta2=float(group["betas"][1]),
-            epsilon=group["eps"],
-            l2=0.0 if decoupled else decay,
-            shrink=1 - lr * decay if decoupled else 1.0,
-            keep_masked=self.pruned == "frozen",
-            threads=torch.get_num_threads(),
-            stream=stream_of(parameters[0]),
+        new = {p: self._new_state(p, group["capturable"]) for p in parameters if not self.state.get(p)}
+        states = (
+            [new[p] if p in new else self.state[p] for p in parameters] if new else [self.state[p] for p in parameters]
         )
-
-    def _step_on_device(
-        self,
-        group: dict[str, Any],
-        parameters: list[Tensor],
-        gradients: list[Tensor],
-        masks: list[_native.Array | None],
-    ) -> None:
-        for parameter in parameters:
-            if not self.state[parameter]:
-                refuse_while_capturing(parameters)
-                self.state[parameter].update({key: self._moment(parameter) for key in self._moments})
-        step = self._shared_step(parameters)
-        schedule = torch.empty(3, dtype=torch.float64, device=parameters[0].device)
-        stream, decoupled = stream_of(parameters[0]), group["decoupled_weight_decay"]
+        decay, decoupled = group["weight_decay"], group["decoupled_weight_decay"]
         beta1, beta2 = map(float, group["betas"])
-        _native.adam_advance(
-            step=native(step),
-            rate=native(self._rate_on_device(group, parameters)),
-            beta1=beta1,
-            beta2=beta2,
-            decay=group["weight_decay"] if decoupled else 0.0,
-            schedule=native(schedule),
-            stream=stream,
-        )
-        _native.adam_step_scheduled(
-            weights=[native(p) for p in parameters],
-            gradients=[native(g) for g in gradients],
-            means=[native(self._state_of(p, "exp_avg")) for p in parameters],
-            squares=[native(self._state_of(p, "exp_avg_sq")) for p in parameters],
-            masks=masks,
-            schedule=native(schedule),
-            beta1=beta1,
-            beta2=beta2,
-            epsilon=group["eps"],
-            l2=0.0 if decoupled else group["weight_decay"],
-            keep_masked=self.pruned == "frozen",
-            stream=stream,
-        )
+        given: dict[str, Any] = {
+            "weights": [native(p) for p in parameters],
+            "gradients": [native(g) for g in gradients],
+            "masks": masks,
+            "beta1": beta1,
+            "beta2": beta2,
+            "epsilon": group["eps"],
+            "l2": 0.0 if decoupled else decay,
+            "keep_masked": self.pruned == "frozen",
+            "stream": stream_of(parameters[0]),
+        }
+        moments = [
+            [self._moment_of(s, key, p) for s, p in zip(states, parameters, strict=True)] for key in self._moments
+        ]
+        given |= {name: [native(m) for m in kept] for name, kept in zip(("means", "squares"), moments, strict=True)}
+        if group["capturable"]:
+            return self._prepare_on_device(group, parameters, states, given)
+        lr, steps = float(group["lr"]), [int(state["step"]) + 1 for state in states]
 
-    def _shared_step(self, parameters: list[Tensor]) -> Tensor:
+        def take() -> None:
+            _native.adam_step(
+                **given,
+                steps=steps,
+                lr=lr,
+                shrink=1 - lr * decay if decoupled else 1.0,
+                threads=torch.get_num_threads(),
+            )
+            self.state.update(new)
+            for state in states:
+                state["step"] += 1
+
+        return take
+
+    def _prepare_on_device(
+        self, group: dict[str, Any], parameters: list[Tensor], states: list[dict[str, Any]], given: dict[str, Any]
+    ) -> Step:
+        step = self._shared_step(parameters, states)
+        schedule = torch.empty(3, dtype=torch.float64, device=parameters[0].device)
+        rate = self._rate_on_device(group, parameters)
+
+        def take() -> None:
+            for parameter, state in zip(parameters, states, strict=True):
+                self.state[parameter] = state
+                state["step"] = step
+            _native.adam_advance(
+                step=native(step),
+                rate=native(rate),
+                beta1=given["beta1"],
+                beta2=given["beta2"],
+                decay=group["weight_decay"] if group["decoupled_weight_decay"] else 0.0,
+                schedule=native(schedule),
+                stream=given["stream"],
+            )
+            _native.adam_step_scheduled(**given, schedule=native(schedule))
+
+        return take
+
+    def _new_state(self, parameter: Tensor, capturable: bool) -> dict[str, Any]:
+        if capturable:
+            refuse_while_capturing([parameter])
+        step = {} if capturable else {"step": torch.zeros((), dtype=torch.float32)}
+        return step | {key: self._moment(parameter) for key in self._moments}
+
+    def _shared_step(self, parameters: list[Tensor], states: list[dict[str, Any]]) -> Tensor:
         """The one step count of these parameters, float32 on their device; every parameter's state holds that tensor."""
-        held: list[Tensor | None] = [self.state[p].get("step") for p in parameters]
+        held: list[Tensor | None] = [state.get("step") for state in states]
         shared = held[0]
         if shared is None or any(step is not shared for step in held):
             refuse_while_capturing(parameters)
@@ -171,8 +173,6 @@ class MaskedAdam(MaskedOptimizer):
                     f"parameters of one group have taken {sorted(counts)} steps; a capturable group has one count, put them in groups of their own"
                 )
             shared = torch.tensor(counts.pop(), dtype=torch.float32, device=parameters[0].device)
-            for parameter in parameters:
-                self.state[parameter]["step"] = shared
         return shared
 
 
@@ -231,48 +231,47 @@ class MaskedSGD(MaskedOptimizer):
         }
         super().__init__(named_parameters, masks, defaults, pruned)
 
-    def _step_native(
+    def _prepare(
         self,
         group: dict[str, Any],
         parameters: list[Tensor],
         gradients: list[Tensor],
         masks: list[_native.Array | None],
-    ) -> None:
+    ) -> Step:
         moving = group["momentum"] != 0
-        first = [moving and self.state[p].get("momentum_buffer") is None for p in parameters]
-        for parameter, new in zip(parameters, first, strict=True):
-            if new:
-                refuse_while_capturing(parameters)
-                self.state[parameter]["momentum_buffer"] = self._moment(parameter)
-        momenta = [native(self._state_of(p, "momentum_buffer")) for p in parameters] if moving else []
-        if group["capturable"]:
-            _native.sgd_step_scheduled(
-                weights=[native(p) for p in parameters],
-                gradients=[native(g) for g in gradients],
-                momenta=momenta,
-                masks=masks,
-                first=first,
-                rate=native(self._rate_on_device(group, parameters)),
-                momentum=float(group["momentum"]),
-                dampening=float(group["dampening"]),
-                l2=group["weight_decay"],
-                nesterov=group["nesterov"],
-                keep_masked=self.pruned == "frozen",
-                stream=stream_of(parameters[0]),
-            )
-            return
-        _native.sgd_step(
-            weights=[native(p) for p in parameters],
-            gradients=[native(g) for g in gradients],
-            momenta=momenta,
-            masks=masks,
-            first=first,
-            lr=float(group["lr"]),
-            momentum=float(group["momentum"]),
-            dampening=float(group["dampening"]),
-            l2=group["weight_decay"],
-            nesterov=group["nesterov"],
-            keep_masked=self.pruned == "frozen",
-            threads=torch.get_num_threads(),
-            stream=stream_of(parameters[0]),
-        )
+        states = [self.state.get(p, {}) if moving else {} for p in parameters]
+        first = [moving and state.get("momentum_buffer") is None for state in states]
+        if any(first):
+            refuse_while_capturing(parameters)
+        momenta = [
+            self._moment(p) if new else self._moment_of(state, "momentum_buffer", p)
+            for p, state, new in zip(parameters if moving else [], states, first, strict=False)
+        ]
+        given: dict[str, Any] = {
+            "weights": [native(p) for p in parameters],
+            "gradients": [native(g) for g in gradients],
+            "momenta": [native(m) for m in momenta],
+            "masks": masks,
+            "first": first,
+            "momentum": float(group["momentum"]),
+            "dampening": float(group["dampening"]),
+            "l2": group["weight_decay"],
+            "nesterov": group["nesterov"],
+            "keep_masked": self.pruned == "frozen",
+            "stream": stream_of(parameters[0]),
+        }
+        rate = self._rate_on_device(group, parameters) if group["capturable"] else float(group["lr"])
+
+        def take() -> None:
+            if isinstance(rate, Tensor):
+                _native.sgd_step_scheduled(**given, rate=native(rate))
+            else:
+                _native.sgd_step(**given, lr=rate, threads=torch.get_num_threads())
+            for parameter, momentum, new in zip(parameters, momenta, first, strict=False):
+                if new:
+                    self.state[parameter]["momentum_buffer"] = momentum
+
+        return take
+
+    def _needed(self) -> set[str]:
+        return set()

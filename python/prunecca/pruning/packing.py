@@ -8,7 +8,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from .masks import Masks, fitting_mask, some
+from .._arrays import resolved
+from .masks import Masks, fitting_mask
+from .names import some
 
 
 def pack(masks: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -53,7 +55,8 @@ def unpack(packed: Mapping[str, Tensor], shapes: nn.Module | Mapping[str, Tensor
     """
     known = dict(shapes.named_parameters()) if isinstance(shapes, nn.Module) else dict(shapes)
     masks = {}
-    for name, data in packed.items():
+    for name, given in packed.items():
+        data = resolved(given, f"packed mask '{name}'")
         if name not in known:
             raise ValueError(f"packed mask '{name}' has no parameter of that name; expected one of {some(known)}")
         like = known[name]

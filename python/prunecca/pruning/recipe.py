@@ -8,6 +8,7 @@ from typing import Any
 
 from .criteria import find_criterion
 from .masks import SCOPES
+from .pools import rate_as_written
 
 # What a kept weight becomes before it is trained again (Zhou et al. 2019, "mask-1 actions", and two more).
 SURVIVORS = {
@@ -34,7 +35,7 @@ class Recipe:
     """One way of iterative pruning. The default is the paper's: magnitude pruning with rewinding to the third epoch.
 
     Attributes:
-        rates: fraction of the survivors pruned per level, for each pool or for all.
+        rates: fraction of the survivors pruned per level, for each pool or for all, as in ``prune``.
         levels: pruning iterations.
         epochs: T, of the first training.
         rewind_epoch: k; retraining runs the remaining T - k epochs, or ``retraining_epochs``.
@@ -48,6 +49,7 @@ class Recipe:
 
     Raises:
         ValueError: an option is none of those it may be.
+        TypeError: a rate is no number.
 
     Example:
         >>> import prunecca as pc
@@ -55,7 +57,7 @@ class Recipe:
         Retraining(first=3, last=10, optimizer='restore', from_end=False)
     """
 
-    rates: float | Mapping[str, float] = field(default_factory=lambda: {"conv": 0.1, "fc": 0.2})
+    rates: Any = field(default_factory=lambda: {"conv": 0.1, "fc": 0.2})
     levels: int = 20
     epochs: int = 50
     rewind_epoch: int = 3
@@ -72,6 +74,8 @@ class Recipe:
 
     def __post_init__(self) -> None:
         find_criterion(self.criterion)
+        for pool, rate in self.rates.items() if isinstance(self.rates, Mapping) else [("each", self.rates)]:
+            rate_as_written(rate, pool)
         for option, value, known in (
             ("scope", self.scope, SCOPES),
             ("survivors", self.survivors, SURVIVORS),

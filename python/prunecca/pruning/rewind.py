@@ -12,9 +12,12 @@ import torch
 from torch import Tensor, nn
 
 from ..storage import states
+from ..storage.regular_files import LARGEST_STATE, read_regular
+from ..storage.structures import put_together, taken_apart
 from .masked_optimizer import MaskedOptimizer
 from .masks import apply_masks, zero_pruned
-from .optimizer_state import OptimizerState
+from .names import copies_of, first_names, named_tensors, without_wrappers
+from .optimizer_state import OptimizerState, held_by
 
 OPTIMIZER_REWINDS = ("restore", "fresh")
 
@@ -32,7 +35,8 @@ class Snapshot:
 
     Attributes:
         epoch: epochs finished.
-        model: weights, biases and buffers, as ``model.state_dict()``.
+        model: weights, biases, buffers and extra state, as ``model.state_dict()``; a shared weight is one tensor under
+            each of its names.
         optimizer: what the optimizer remembers, by parameter name; None if it was not captured.
         schedule: the state of a learning-rate schedule; None if it was not captured.
         best: the weights of lowest validation loss so far, where a training keeps them.
@@ -123,26 +127,21 @@ class Snapshot:
             mask_state(model, optimizer, masks)
 
     def tensors(self) -> dict[str, Tensor]:
-        """All tensors by ``model.``, ``optimizer.`` or ``best.`` and their name."""
-        parts = {"model": self.model, "optimizer": self.optimizer.tensors if self.optimizer else {}, "best": self.best}
-        named = {f"{part}.{name}": tensor for part, tensors in parts.items() for name, tensor in tensors.items()}
-        for name, value in named.items():
-            if not isinstance(value, Tensor):
-                raise TypeError(f"{name} is a {type(value).__name__}; only tensors can be stored, keep it elsewhere")
-        return named
+        """All tensors by ``model.``, ``optimizer.`` or ``best.`` and their first name, and those within other values."""
+        return self._stored()[0]
 
     def as_bytes(self) -> bytes:
         """The content of a file: the same state gives the same bytes."""
-        return states.state_bytes(self.tensors(), self._metadata())
+        return states.state_bytes(*self._stored())
 
     def save(self, path: str | Path) -> None:
         """Write a safetensors file, atomically.
 
         Raises:
             StorageError: the disk is full, or the folder cannot be written.
-            TypeError: a setting of the optimizer, or a record, is nothing that JSON can hold.
+            TypeError: a setting of the optimizer, extra state, or a record is neither tensors nor what JSON can hold.
         """
-        states.save_state(path, self.tensors(), self._metadata())
+        states.save_state(path, *self._stored())
 
     @classmethod
     def load(cls, path: str | Path) -> Snapshot:
@@ -152,7 +151,7 @@ class Snapshot:
             FileNotFoundError: there is no such file.
             CorruptFile: the file is cut short, was changed, or is something else.
         """
-        return cls.from_bytes(Path(path).read_bytes(), str(path))
+        return cls.from_bytes(read_regular(path, LARGEST_STATE), str(path))
 
     @classmethod
     def from_bytes(cls, data: bytes, name: str = "the state") -> Snapshot:
@@ -160,38 +159,61 @@ class Snapshot:
         tensors, metadata = states.state_from_bytes(data, name)
         if "epoch" not in metadata:
             raise states.not_whole(name, data)
-        parts: dict[str, dict[str, Tensor]] = {"model": {}, "optimizer": {}, "best": {}}
+        extra = put_together(metadata.get("extra"), tensors) or {}
+        parts: dict[str, dict[str, Any]] = {"model": {}, "optimizer": {}, "best": {}}
         for full_name, tensor in tensors.items():
             part, _, rest = full_name.partition(".")
             parts[part][rest] = tensor
+        for part in ("model", "best"):
+            parts[part].update(extra.get(part, {}))
+            for alias, known in metadata.get("tied", {}).get(part, {}).items():
+                parts[part][alias] = parts[part][known]
         kept = metadata["optimizer"]
         return cls(
             metadata["epoch"],
             parts["model"],
-            None if kept is None else OptimizerState(parts["optimizer"], kept["numbers"], _groups(kept["groups"])),
+            None if kept is None else _optimizer_state(parts["optimizer"], kept, extra.get("optimizer", {})),
             metadata["schedule"],
             parts["best"],
             metadata["records"],
         )
 
-    def _metadata(self) -> dict[str, Any]:
-        kept = self.optimizer
-        groups = [{key: _plain(value) for key, value in group.items()} for group in kept.groups] if kept else []
-        return {
+    def _stored(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        """Tensors and metadata of a file. What only few states have has a key only in these."""
+        tensors: dict[str, Tensor] = {}
+        extra: dict[str, Any] = {}
+        tied: dict[str, dict[str, str]] = {}
+        for part, values in (("model", self.model), ("best", self.best)):
+            aliases = {name: known for name, known in first_names(values).items() if name != known}
+            kept = {name: value for name, value in values.items() if name not in aliases}
+            tensors |= {f"{part}.{name}": value for name, value in kept.items() if isinstance(value, Tensor)}
+            others = {name: value for name, value in kept.items() if not isinstance(value, Tensor)}
+            if others:  # of get_extra_state
+                extra[part] = others
+            if aliases:
+                tied[part] = aliases
+        optimizer = self.optimizer
+        if optimizer is not None:
+            tensors |= {f"optimizer.{name}": tensor for name, tensor in optimizer.tensors.items()}
+            rest = _beyond_json(optimizer)
+            if rest:
+                extra["optimizer"] = rest
+        apart = taken_apart(extra, "extra", tensors) if extra else None
+        return tensors, {
             "epoch": self.epoch,
-            "optimizer": {"numbers": kept.numbers, "groups": groups} if kept else None,
+            "optimizer": None
+            if optimizer is None
+            else {"numbers": _numbers(optimizer), "groups": _settings(optimizer)},
             "schedule": self.schedule,
             "records": self.records,
+            **({"extra": apart} if extra else {}),
+            **({"tied": tied} if tied else {}),
         }
 
 
-def copied(model: nn.Module) -> dict[str, Tensor]:
-    """Copies of all weights, biases, buffers and extra state."""
-    # Not all of it need be tensors: modules may add state of their own (get_extra_state).
-    return {
-        name: value.detach().clone() if isinstance(value, Tensor) else copy.deepcopy(value)
-        for name, value in model.state_dict().items()
-    }
+def copied(model: nn.Module) -> dict[str, Any]:
+    """Copies of all weights, biases, buffers and extra state (``get_extra_state``, which may be anything)."""
+    return copies_of(model.state_dict())
 
 
 def mask_state(model: nn.Module, optimizer: torch.optim.Optimizer | None, masks: Mapping[str, Tensor]) -> None:
@@ -200,13 +222,44 @@ def mask_state(model: nn.Module, optimizer: torch.optim.Optimizer | None, masks:
     if isinstance(optimizer, MaskedOptimizer):
         optimizer.set_masks(masks)
     elif optimizer is not None:
-        named = dict(model.named_parameters())
+        named = named_tensors(model)
+        named = without_wrappers(named) | named
         zero_pruned(
             (value, name, mask)
+            for state in (optimizer.state, *(held.state for held in held_by(optimizer).values()))
             for name, mask in masks.items()
-            for key, value in optimizer.state.get(named[name], {}).items()
-            if key != "step" and isinstance(value, Tensor) and value.shape == mask.shape
+            for key, value in state.get(named[name], {}).items()
+            if key != "step" and _of_each_weight(value, mask)
         )
+
+
+def _of_each_weight(value: Any, mask: Tensor) -> bool:
+    # Factored moments belong to rows and columns, counts to tensors, and the codes of quantised ones are no numbers.
+    return isinstance(value, Tensor) and value.shape == mask.shape and value.dim() > 0 and value.is_floating_point()
+
+
+def _beyond_json(state: OptimizerState) -> dict[str, Any]:
+    """The parts of an optimizer's state that most have not."""
+    nested = {name: value for name, value in state.numbers.items() if isinstance(value, list | tuple | dict)}
+    inner = {
+        name: {"tensors": s.tensors, "numbers": s.numbers, "groups": _settings(s), "rest": _beyond_json(s)}
+        for name, s in state.inner.items()
+    }
+    return {key: value for key, value in (("nested", nested), ("others", state.others), ("inner", inner)) if value}
+
+
+def _optimizer_state(tensors: dict[str, Tensor], kept: dict[str, Any], rest: dict[str, Any]) -> OptimizerState:
+    inner = {name: _optimizer_state(s["tensors"], s, s["rest"]) for name, s in rest.get("inner", {}).items()}
+    numbers = kept["numbers"] | rest.get("nested", {})
+    return OptimizerState(tensors, numbers, _groups(kept["groups"]), rest.get("others", {}), inner)
+
+
+def _numbers(state: OptimizerState) -> dict[str, Any]:
+    return {name: value for name, value in state.numbers.items() if not isinstance(value, list | tuple | dict)}
+
+
+def _settings(state: OptimizerState) -> list[dict[str, Any]]:
+    return [{key: _plain(value) for key, value in group.items()} for group in state.groups]
 
 
 def _groups(stored: list[dict[str, Any]]) -> list[dict[str, Any]]:

@@ -93,6 +93,7 @@ def write(
     run = read(folders[0], message) if len(folders) == 1 else read_all(folders, message)
     metric = run.choose_metric(metric)
     folder = Path(folders[0]) / "report" if out is None else Path(out)
+    within = next((Path(root) for root in folders if _lies_in(folder, Path(root))), folder)
     claims = judge(run.tables, _subjects(run), metric=metric, margin=margin)
     chosen = pictures.choose(run, metric)
     figures: list[Path] = []
@@ -101,12 +102,17 @@ def write(
         if progress is not None:
             progress(number - 1, len(chosen), picture.name)
         figure = picture.draw()
-        figures += style.save(figure, folder / "figures" / picture.name)
+        figures += style.save(figure, folder / "figures" / picture.name, within=within)
         drawn.append(DrawnPicture(number, picture, as_svg(figure)))
     page, table = folder / "index.html", folder / "claims.csv"
-    write_atomic(page, compose(run, claims, drawn, metric, margin).encode())
-    write_table(table, pd.DataFrame([dataclasses.asdict(claim) for claim in claims]))
+    write_atomic(page, compose(run, claims, drawn, metric, margin).encode(), within)
+    write_table(table, pd.DataFrame([dataclasses.asdict(claim) for claim in claims]), within)
     return Report(page, table, figures, claims)
+
+
+def _lies_in(folder: Path, root: Path) -> bool:
+    """Whether a folder is one of a run directory, which may be someone else's; what leads elsewhere is the user's own."""
+    return folder.is_relative_to(root) and ".." not in folder.relative_to(root).parts
 
 
 def _subjects(run: ReportedRun) -> list[Subject]:

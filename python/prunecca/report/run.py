@@ -14,7 +14,8 @@ import pandas as pd
 from .. import errors
 from ..errors import ConfigurationError
 from ..storage import states
-from ..study import tables
+from ..storage.regular_files import exists
+from ..study import schema, tables
 from ..study.options import SHORT_EPOCHS, Options, Size, merge_configuration
 from ..study.plan import Network, Plan
 from ..study.run_directory import ENVIRONMENT, RECORD, RunDirectory
@@ -35,7 +36,6 @@ _ROW = {  # the columns that name a row of a table
     "epochs": [*KEY, "epoch"],
     "timing": [*KEY, "epoch"],
 }
-_NAMES = {"problem": str, "layer": str, "kind": str, "metric": str}  # a layer may be called "0"
 
 
 @dataclass(frozen=True)
@@ -170,7 +170,7 @@ def read(folder: str | os.PathLike[str], message: Callable[[str], None] | None =
     run = RunDirectory(root, message)
     configuration, plan = run.configuration(), run.plan(problems=False)
     made: dict[str, pd.DataFrame] = {}
-    if any(run.path(network, RECORD).exists() for network in plan.networks()):
+    if any(exists(run.path(network, RECORD), root) for network in plan.networks()):
         made = tables.build(run, plan, run.finished())
     if not made or made["levels"].empty:
         made = {name: _stored(root, name) for name in tables.NAMES}
@@ -225,13 +225,9 @@ def _stored(root: Path, name: str) -> pd.DataFrame:
         root / f"{name}.csv",
     ):
         try:
-            table = pd.read_parquet(path) if path.suffix == ".parquet" else pd.read_csv(path, dtype=_NAMES)
-        except FileNotFoundError:
+            table = tables.read(path, tables.COLUMNS, root)
+        except (FileNotFoundError, NotADirectoryError):
             continue
-        except pd.errors.EmptyDataError:  # how a table without columns is written
-            return pd.DataFrame()
-        except (ValueError, OSError) as error:
-            raise errors.CorruptFile(f"{path} is damaged: it cannot be read as a table; restore it") from error
         missing = [column for column in _NEEDED.get(name, []) if column not in table.columns]
         if missing and not table.empty:
             raise errors.CorruptFile(
@@ -242,7 +238,8 @@ def _stored(root: Path, name: str) -> pd.DataFrame:
 
 
 def _starts(root: Path) -> list[dict[str, Any]]:
+    path = root / ENVIRONMENT
     try:
-        return list(states.read_json(root / ENVIRONMENT)["starts"])
-    except (FileNotFoundError, errors.CorruptFile, KeyError):  # the numbers can be reported without it
+        return schema.check_environment(states.read_json(path, root), path)
+    except (FileNotFoundError, errors.CorruptFile):  # the numbers can be reported without it
         return []

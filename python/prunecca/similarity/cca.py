@@ -74,7 +74,7 @@ def cca(
     tol: float | None = None,
     trim: float | None = None,
     precision: Precision | None = None,
-    layout: Layout = "auto",
+    layout: Layout = "infer",
 ) -> CanonicalCorrelations:
     """Mean canonical correlation (Hotelling 1936; Raghu et al. 2017 without the truncation).
 
@@ -84,7 +84,7 @@ def cca(
     with float32 products. Accumulate with ``precision="float64"`` where such directions matter.
 
     Args:
-        x: a ``Covariance`` alone, or a (N, C), (N, C, L) or (N, C, H, W) array: torch, NumPy, a memory map. Arrays are
+        x: a ``Covariance`` alone, or a (N, C), (N, C, H, W) or, by ``layout``, other array: torch, NumPy, a memory map. Arrays are
             read in tiles of rows.
         y: an array with the same rows.
         tol: directions with an eigenvalue of the correlation matrix of ``tol`` times the largest or less are left out.
@@ -94,7 +94,7 @@ def cca(
             the smallest whose sum reaches ``trim`` of the sum of all; 0.98 is what the code published with SVCCA does.
         precision: of the products when arrays are given: ``"float32"``, ``"float64"``, or None (float64 for float64
             arrays and for few rows).
-        layout: ``"nlc"`` for arrays of shape (N, L, C).
+        layout: which dimension holds the channels, such as ``"nlc"``; needed for arrays of 3 dimensions.
 
     Returns:
         The correlations and their mean.
@@ -122,7 +122,7 @@ def svcca(
     tol: float | None = None,
     trim: float | None = None,
     precision: Precision | None = None,
-    layout: Layout = "auto",
+    layout: Layout = "infer",
 ) -> CanonicalCorrelations:
     """Singular vector CCA (Raghu et al. 2017): CCA of the leading principal directions of each side.
 
@@ -131,7 +131,7 @@ def svcca(
     may be all that is kept. The CCA of what is kept does not depend on scales. Float32 products are all it needs.
 
     Args:
-        x: a ``Covariance`` alone, or a (N, C), (N, C, L) or (N, C, H, W) array.
+        x: a ``Covariance`` alone, or a (N, C), (N, C, H, W) or, by ``layout``, other array.
         y: an array with the same rows.
         variance: each side keeps the smallest number of directions whose eigenvalues of the covariance hold at least
             this fraction of its trace; 1 keeps all, as ``cca`` does.
@@ -168,7 +168,7 @@ def pwcca(
     side: Side = "x",
     tol: float | None = None,
     precision: Precision | None = None,
-    layout: Layout = "auto",
+    layout: Layout = "infer",
 ) -> CanonicalCorrelations:
     """Projection weighted CCA (Morcos et al. 2018, equation 2): correlations weighted by what they explain of one side.
 
@@ -181,7 +181,7 @@ def pwcca(
     with fewer channels. Tied correlations have arbitrary canonical variates, hence arbitrary shares of their weight.
 
     Args:
-        x: a ``Covariance`` alone, or a (N, C), (N, C, L) or (N, C, H, W) array.
+        x: a ``Covariance`` alone, or a (N, C), (N, C, H, W) or, by ``layout``, other array.
         y: an array with the same rows.
         side: whose channels give the weights.
         tol: as in ``cca``.

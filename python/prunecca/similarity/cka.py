@@ -22,14 +22,14 @@ def linear_cka(
     *,
     debiased: bool = False,
     precision: Precision | None = None,
-    layout: Layout = "auto",
+    layout: Layout = "infer",
 ) -> float | Tensor:
     """Centred kernel alignment with linear kernels (Kornblith et al. 2019): ``|xy|^2 / (|xx| |yy|)``, Frobenius norms.
 
     Invariant to orthogonal maps and to isotropic scaling. Float32 products are all it needs.
 
     Args:
-        x: a ``Covariance`` alone, or a (N, C), (N, C, L) or (N, C, H, W) array.
+        x: a ``Covariance`` alone, or a (N, C), (N, C, H, W) or, by ``layout``, other array.
         y: an array with the same rows.
         debiased: with the unbiased estimator of HSIC (Song et al. 2012, equation 5; Nguyen et al. 2021) in place of the
             biased one, which approaches 1 when there are few datapoints for the channels. Exact, in the same pass, from

@@ -11,7 +11,7 @@ from torch import Tensor
 from .._arrays import as_tensor
 from ..covariance.accumulator import CovarianceAccumulator
 from ..covariance.covariance import Covariance, Layout, Precision
-from ..covariance.view import View
+from ..covariance.view import View, channel_axis
 from ..storage.memory_map import chunks
 
 Side = Literal["x", "y"]
@@ -28,14 +28,14 @@ _MANY_ROWS = 4096  # below, float64 products of a pair of 512 channels take less
 
 
 def paired_covariance(
-    x: Any, y: Any, *, precision: Precision | None = None, layout: Layout = "auto", norms: bool = False
+    x: Any, y: Any, *, precision: Precision | None = None, layout: Layout = "infer", norms: bool = False
 ) -> Covariance:
     """``x`` itself when it is a ``Covariance``, else that of two arrays, read in tiles of rows.
 
     Large memory maps are streamed: their pages leave the process once they were used.
 
     Args:
-        x: a ``Covariance``, or a (N, C), (N, C, L), (N, C, H, W) or (N, L, C) array.
+        x: a ``Covariance``, or an array of such a shape as ``layout`` allows.
         y: None beside a ``Covariance``, else an array with the same rows.
         precision: of the products; None for float64 where an array is float64 or has few rows, and float32 otherwise.
         layout: as in ``StreamingCovariance.update``.
@@ -55,9 +55,10 @@ def paired_covariance(
         raise TypeError(f"one {type(x).__name__} was given; expected a Covariance, or two arrays with the same rows")
     first = as_tensor(x, "x")
     as_tensor(y, "y")
-    rows = first.numel() // max(1, first.shape[-1 if layout == "nlc" else 1]) if first.ndim > 1 else 0
+    axis = channel_axis(tuple(first.shape), layout)
+    rows = first.numel() // max(1, first.shape[axis])
     accumulator = CovarianceAccumulator(precision=precision or default_precision(rows), norms=norms)
-    for part_x, part_y in chunks(x, y):
+    for part_x, part_y in chunks(x, y) if axis else [(x, y)]:
         accumulator.add(View.of(part_x, "x", layout), [View.of(part_y, "y", layout)])
     return in_range(accumulator.finalize(rescale=True)[0])
 

@@ -11,14 +11,14 @@ from ..linalg.batched import svdvals
 from .operands import nan_if_dead, paired_covariance, trace
 
 
-def nbs(x: Any, y: Any = None, *, precision: Precision | None = None, layout: Layout = "auto") -> float | Tensor:
+def nbs(x: Any, y: Any = None, *, precision: Precision | None = None, layout: Layout = "infer") -> float | Tensor:
     """Normalised Bures similarity (Tang et al. 2020): nuclear norm of ``xy`` over ``sqrt(tr xx * tr yy)``.
 
     Invariant to orthogonal maps and to isotropic scaling. The Procrustes distance of Ding et al. 2021 between the
     representations scaled to unit norm is ``2 - 2 nbs``; the angle of Williams et al. 2021 is ``arccos(nbs)``.
 
     Args:
-        x: a ``Covariance`` alone, or a (N, C), (N, C, L) or (N, C, H, W) array.
+        x: a ``Covariance`` alone, or a (N, C), (N, C, H, W) or, by ``layout``, other array.
         y: an array with the same rows.
         precision: of the products when arrays are given, as in ``cca``.
         layout: as in ``cca``.
@@ -38,14 +38,16 @@ def nbs(x: Any, y: Any = None, *, precision: Precision | None = None, layout: La
     return nan_if_dead(cov, _bures(cov))
 
 
-def procrustes(x: Any, y: Any = None, *, precision: Precision | None = None, layout: Layout = "auto") -> float | Tensor:
+def procrustes(
+    x: Any, y: Any = None, *, precision: Precision | None = None, layout: Layout = "infer"
+) -> float | Tensor:
     """Variance of one side explained by the best rotation and scaling of the other (Gower 1975): ``nbs`` squared.
 
     It is 1 minus the disparity of a full Procrustes analysis, and the same in both directions. Invariant to orthogonal
     maps and to isotropic scaling; ``linear_regression`` is its counterpart for any linear map.
 
     Args:
-        x: a ``Covariance`` alone, or a (N, C), (N, C, L) or (N, C, H, W) array.
+        x: a ``Covariance`` alone, or a (N, C), (N, C, H, W) or, by ``layout``, other array.
         y: an array with the same rows.
         precision: of the products when arrays are given, as in ``cca``.
         layout: as in ``cca``.

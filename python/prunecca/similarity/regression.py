@@ -42,7 +42,7 @@ def linear_regression(
     target: Side = "y",
     tol: float | None = None,
     precision: Precision | None = None,
-    layout: Layout = "auto",
+    layout: Layout = "infer",
 ) -> ExplainedVariance | Tensor:
     """Fraction of the variance of ``target`` explained by a least-squares fit on the other side: R squared.
 
@@ -50,7 +50,7 @@ def linear_regression(
     maps of the predicting side and to orthogonal maps and scaling of the target. Accuracy as for ``cca``.
 
     Args:
-        x: a ``Covariance`` alone, or a (N, C), (N, C, L) or (N, C, H, W) array.
+        x: a ``Covariance`` alone, or a (N, C), (N, C, H, W) or, by ``layout``, other array.
         y: an array with the same rows.
         target: the side that is predicted.
         tol: directions of the predicting side whose eigenvalue of the correlation matrix is ``tol`` times the largest or

@@ -8,16 +8,21 @@ from __future__ import annotations
 
 import math
 import os
+import tokenize
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
 
+from ..errors import CorruptFile
+from .regular_files import open_regular
 from .states import read_header
 
 _NPY_DTYPES = {"float16": torch.float16, "float32": torch.float32, "float64": torch.float64}
 _SAFETENSORS_DTYPES = {"F16": torch.float16, "BF16": torch.bfloat16, "F32": torch.float32, "F64": torch.float64}
+# NumPy reads a header as a Python literal.
+_BAD_HEADER = (ValueError, TypeError, SyntaxError, RecursionError, MemoryError, tokenize.TokenError)
 _EXPECTED = "expected float16, bfloat16, float32 or float64"
 
 
@@ -70,6 +75,8 @@ def stored_activations(path: str | Path) -> StoredActivations:
         found = _safetensors(file, name)
     else:
         raise ValueError(f"{file} ends in {file.suffix!r}; expected a .npy or .safetensors file of activations")
+    if not all(type(side) is int and side >= 0 for side in found.shape):
+        raise CorruptFile(f"{path} is corrupt: its header says shape {found.shape!r:.80}; expected whole numbers")
     if not 2 <= len(found.shape) <= 4:
         raise ValueError(f"{path} has shape {found.shape}; expected (N, C), (N, C, L) or (N, C, H, W)")
     if 0 in found.shape:
@@ -86,15 +93,15 @@ def _split_name(text: str) -> tuple[Path, str | None]:
 
 
 def _npy(path: Path) -> StoredActivations:
-    with open(path, "rb") as stream:
+    with open_regular(path) as stream:
         try:
             version = np.lib.format.read_magic(stream)
             read_header = (
                 np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
             )
             shape, fortran, dtype = read_header(stream)
-        except ValueError as error:
-            raise ValueError(f"{path} is not a .npy file of numbers: {error}") from error
+        except _BAD_HEADER as error:
+            raise ValueError(f"{path} is not a .npy file of numbers: {error!s:.200}") from error
         offset = stream.tell()
     if dtype.hasobject:
         raise ValueError(f"{path} holds Python objects, which are never loaded; {_EXPECTED}")
@@ -108,7 +115,7 @@ def _npy(path: Path) -> StoredActivations:
 
 
 def _safetensors(path: Path, name: str | None) -> StoredActivations:
-    with open(path, "rb") as stream:
+    with open_regular(path) as stream:
         try:
             header, begin = read_header(stream, os.path.getsize(path))
         except ValueError as error:
@@ -127,10 +134,14 @@ def _safetensors(path: Path, name: str | None) -> StoredActivations:
         names = ", ".join(sorted(tensors)[:8]) + (", ..." if len(tensors) > 8 else "")
         what = f"has no tensor {name!r}" if name is not None else f"holds {len(tensors)} tensors"
         raise ValueError(f"{path} {what}; name one as {path}:NAME, of {names or 'none'}")
-    code, shape, (first, last) = tensors[name]
-    if code not in _SAFETENSORS_DTYPES:
-        raise ValueError(f"{path}:{name} holds {code}; {_EXPECTED}")
+    code, shape, span = tensors[name]
+    if not isinstance(code, str) or code not in _SAFETENSORS_DTYPES:
+        raise ValueError(f"{path}:{name} holds {code!s:.40}; {_EXPECTED}")
+    lists = isinstance(shape, list) and isinstance(span, list) and len(span) == 2
+    if not lists or not all(type(n) is int and n >= 0 for n in (*shape, *span)):
+        raise CorruptFile(f"{path} is corrupt: its header does not say where tensor {name!r:.40} lies")
+    first, last = span
     found = StoredActivations(path, tuple(shape), _SAFETENSORS_DTYPES[code], begin + first)
-    if last - first != found.nbytes:
+    if not shape or last - first != found.nbytes:
         raise ValueError(f"{path} is corrupt: tensor {name!r} of shape {found.shape} cannot have {last - first} bytes")
     return found

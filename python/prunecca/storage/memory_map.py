@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import mmap
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -17,26 +18,47 @@ def chunks(*arrays: Any) -> Iterator[tuple[Any, ...]]:
     The maps' pages are taken out of the process after each chunk (not out of the page cache), so that its resident
     memory does not grow with the file. Other arrays and copy-on-write maps, whose pages may hold changes, are left alone.
     """
-    maps = [a for a in arrays if isinstance(a, np.memmap) and a.mode != "c" and a.ndim]
-    rows = max((len(a) for a in maps), default=0)
-    total = sum(a.nbytes for a in maps)
-    if total <= _CHUNK_BYTES or any(len(a) != rows for a in arrays):
+    mapped = [found for a in arrays if (found := _Mapped.of(a)) is not None]
+    rows = max((m.array.shape[0] for m in mapped), default=0)
+    total = sum(m.array.nbytes for m in mapped)
+    if total <= _CHUNK_BYTES or any(tuple(a.shape[:1]) != (rows,) for a in arrays):
         yield arrays
         return
     step = max(1, _CHUNK_BYTES * rows // total)
     for start in range(0, rows, step):
-        for a in maps:
-            _advise(a[start + step : start + 2 * step], mmap.MADV_WILLNEED)
+        for m in mapped:
+            m.advise(start + step, start + 2 * step, mmap.MADV_WILLNEED)
         yield tuple(a[start : start + step] for a in arrays)
-        for a in maps:
-            _advise(a[start : start + step], mmap.MADV_DONTNEED)
+        for m in mapped:
+            m.advise(start, start + step, mmap.MADV_DONTNEED)
 
 
-def _advise(part: Any, advice: int) -> None:
-    """Give advice on the whole pages that hold ``part``; other data in the same pages is read again when needed."""
-    if not part.size:
-        return
-    low, high = np.lib.array_utils.byte_bounds(part)
-    base = np.frombuffer(part._mmap, np.uint8).ctypes.data
-    begin = (low - base) // mmap.PAGESIZE * mmap.PAGESIZE
-    part._mmap.madvise(advice, begin, high - base - begin)
+@dataclass(frozen=True)
+class _Mapped:
+    """An array whose data lie in a memory map, and that map."""
+
+    array: np.ndarray[Any, Any]
+    map: mmap.mmap
+
+    @classmethod
+    def of(cls, array: Any) -> _Mapped | None:
+        """The map that an array is, or is a view of; None for other arrays, and for copies of maps, which have none."""
+        if not isinstance(array, np.ndarray) or not array.ndim:
+            return None
+        owner: Any = array
+        while isinstance(owner, np.ndarray):
+            found = getattr(owner, "_mmap", None)
+            if isinstance(owner, np.memmap) and isinstance(found, mmap.mmap):
+                return cls(array, found) if owner.mode != "c" else None
+            owner = owner.base
+        return None
+
+    def advise(self, start: int, stop: int, advice: int) -> None:
+        """Give advice on the whole pages that hold these rows; other data in the same pages is read again when needed."""
+        part = self.array[start:stop]
+        if not part.size:
+            return
+        low, high = np.lib.array_utils.byte_bounds(part)
+        base = np.frombuffer(self.map, np.uint8).ctypes.data
+        begin = (low - base) // mmap.PAGESIZE * mmap.PAGESIZE
+        self.map.madvise(advice, begin, high - base - begin)

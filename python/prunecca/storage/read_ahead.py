@@ -15,6 +15,8 @@ from typing import Any
 
 import numpy as np
 
+from .regular_files import open_regular
+
 _BLOCK = mmap.PAGESIZE  # a direct read begins, ends and lands at multiples of this; no disk has larger blocks
 _SAMPLES = 16  # bytes of a file that are looked for in the page cache
 
@@ -122,8 +124,7 @@ class _File:
 
     def __init__(self, path: Path, stack: ExitStack) -> None:
         self._path = path
-        self._file = os.open(path, os.O_RDONLY)
-        stack.callback(os.close, self._file)
+        self._file = stack.enter_context(open_regular(path)).fileno()
         self._is_cached = self._probe()
         self._direct: int | None = None
         if not self._is_cached:

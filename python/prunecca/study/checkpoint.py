@@ -9,6 +9,7 @@ from pathlib import Path
 from ..errors import CorruptFile
 from ..pruning.rewind import Snapshot
 from ..storage.atomic import write_atomic
+from ..storage.regular_files import LARGEST_STATE, read_regular
 from .reporter import Reporter
 
 TRAINING = "training.safetensors"
@@ -17,20 +18,24 @@ REWIND = "rewind.safetensors"
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """The state after the latest epoch, and that of epoch k, in ``folder``; nothing is kept where that is None."""
+    """The state after the latest epoch, and that of epoch k, in ``folder``; nothing is kept where that is None.
+
+    Below ``root``, the run directory, no link is followed.
+    """
 
     folder: Path | None = None
+    root: Path | None = None
 
     def keep(self, snapshot: Snapshot, origin: Mapping[str, str]) -> None:
         """Keep the state after an epoch; ``origin`` identifies the networks it is made from."""
         if self.folder is not None:
             kept = replace(snapshot, records={**snapshot.records, "origin": dict(origin)})
-            kept.save(self.folder / TRAINING)
+            write_atomic(self.folder / TRAINING, kept.as_bytes(), self.root)
 
     def keep_rewind(self, content: bytes) -> None:
         """Keep the file of the rewind epoch."""
         if self.folder is not None:
-            write_atomic(self.folder / REWIND, content)
+            write_atomic(self.folder / REWIND, content, self.root)
 
     def latest(self, origin: Mapping[str, str], reporter: Reporter, name: str) -> Snapshot | None:
         """The state that was kept last, if it was made from the same networks."""
@@ -50,9 +55,12 @@ class Checkpoint:
             return None
         path = self.folder / file
         try:
-            content = path.read_bytes()
+            content = read_regular(path, LARGEST_STATE, self.root)
             return Snapshot.from_bytes(content, str(path)), content
         except (FileNotFoundError, NotADirectoryError):
+            return None
+        except (KeyError, TypeError, AttributeError):  # it is whole, but was written by something else
+            reporter.message(f"{path} holds no state of a training: {name} is trained from its start")
             return None
         except CorruptFile as error:
             reporter.message(f"{error.finding}: {name} is trained from its start")

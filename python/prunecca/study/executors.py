@@ -22,8 +22,9 @@ from typing import Any, Protocol
 
 import torch
 
-from ..errors import WorkerFailed, sentence
+from ..errors import CorruptFile, WorkerFailed, sentence
 from ..machine.info import choose_device
+from ..storage.regular_files import LARGEST_RECORD, read_regular
 from .checkpoint import Checkpoint
 from .level import NetworkResult, Parent, Workplace, make_network
 from .plan import Network, Plan
@@ -58,15 +59,16 @@ class Job:
         torch.set_num_threads(self.threads)
         try:
             folder = self.root / task.network.folder if self._shares_folder() else None
-            place = Workplace(torch.device(choose_device(self.device)), self.data, Checkpoint(folder), reporter)
+            checkpoint = Checkpoint(folder, self.root)
+            place = Workplace(torch.device(choose_device(self.device)), self.data, checkpoint, reporter)
             return make_network(self.plan, task.network, task.parents, place)
         finally:
             torch.set_num_threads(before)
 
     def _shares_folder(self) -> bool:
         try:
-            return (self.root / OWNED).read_text() == self.owner
-        except OSError:
+            return read_regular(self.root / OWNED, LARGEST_RECORD, self.root) == self.owner.encode()
+        except (OSError, CorruptFile):
             return False
 
 

@@ -20,6 +20,7 @@ from .. import pruning
 from ..comparison.compare import compare
 from ..data.loading import representation_subset
 from ..dimension import intrinsic_dimensions
+from ..errors import RUN_AGAIN, CorruptFile
 from ..pruning.rewind import Snapshot
 from ..seeds import seed_for
 from ..storage.states import digest, state_bytes, state_from_bytes
@@ -36,6 +37,7 @@ INITIAL = "initial.safetensors"
 MASKS = "masks.safetensors"
 SIMILARITY = "similarity.parquet"
 DIMENSION = "dimension.parquet"
+_SIMILARITY_COLUMNS = ["layer", "kind", "depth", "metric", "value", "count", "channels", "kept_x", "kept_y"]
 FILES = (STATE, REWIND, INITIAL, MASKS, SIMILARITY, DIMENSION)
 
 LAST_RATE = 0.1  # Han et al. 2015 fine-tune at a tenth; Adam's rate is constant here, so that no schedule ends there
@@ -52,7 +54,28 @@ class Parent:
 
     def tensors(self, name: str) -> dict[str, Tensor]:
         """The tensors of a file, verified."""
-        return state_from_bytes(self.files[name], name)[0]
+        return state_from_bytes(self._content(name), name)[0]
+
+    def state(self, name: str, model: nn.Module) -> dict[str, Tensor]:
+        """The tensors of a file, verified, which must be those of a network like ``model``."""
+        found, expected = self.tensors(name), model.state_dict()
+        for key in sorted(found.keys() | expected.keys()):
+            given, wanted = (tuple(each[key].shape) if key in each else "nothing" for each in (found, expected))
+            if given != wanted:
+                raise CorruptFile(f"{name} of a parent has {given} at {key!a:.60}; expected {wanted}{RUN_AGAIN}")
+        return found
+
+    def rewind(self) -> Snapshot:
+        """The state of epoch k."""
+        try:
+            return Snapshot.from_bytes(self._content(REWIND), REWIND)
+        except (KeyError, TypeError, AttributeError):
+            raise CorruptFile(f"{REWIND} of a parent holds no state of a training{RUN_AGAIN}") from None
+
+    def _content(self, name: str) -> bytes:
+        if name not in self.files:
+            raise CorruptFile(f"a parent has no {name}, but one is made from it{RUN_AGAIN}")
+        return self.files[name]
 
 
 @dataclass(frozen=True)
@@ -162,10 +185,10 @@ class _Level:
             masks = pruning.next_masks(
                 self.recipe,
                 pruning.pools_by_type(model, include_output=self.options.prune_output_layer),
-                self.parent.tensors(STATE),
+                self.parent.state(STATE, model),
                 self._previous(model),
                 self.network.level,
-                self.unpruned.tensors(INITIAL),
+                self.unpruned.state(INITIAL, model),
             )
         for warning in caught:
             self.place.reporter.message(f"{self.network}: {warning.message}")
@@ -207,7 +230,7 @@ class _Level:
         if self.parent is None or self.unpruned is None:
             return
         recipe, network = self.recipe, self.network
-        rewind = Snapshot.from_bytes(self.unpruned.files[REWIND], REWIND)
+        rewind = self.unpruned.rewind()
         fresh = None
         if recipe.survivors == "reinitialize":
             fresh = self.problem.build(self.options, network.replicate, network.level).state_dict()
@@ -215,9 +238,9 @@ class _Level:
             recipe,
             masks,
             network.level,
-            initial=self.unpruned.tensors(INITIAL),
+            initial=self.unpruned.state(INITIAL, training.model),
             rewind=rewind.model,
-            final=self.parent.tensors(STATE),
+            final=self.parent.state(STATE, training.model),
             previous=self._previous(training.model),
             fresh=fresh,
         )
@@ -258,15 +281,15 @@ class _Level:
         """Compare with the unpruned network (level 0: with itself) and measure dimensions, on the fixed images."""
         options = self.options
         reference = self.problem.build(options).to(self.place.device)
-        state = self.files[STATE] if self.unpruned is None else self.unpruned.files[STATE]
-        reference.load_state_dict(state_from_bytes(state, STATE)[0])
+        own = Parent(self.files, "") if self.unpruned is None else self.unpruned
+        reference.load_state_dict(own.state(STATE, reference))
         images = representation_subset(
             self.problem.splits(self.place.data).train.to(self.place.device), options.images, options.seed
         )
         result = compare(
             reference, {"pruned": model}, images, options.layers, options.metric_options(), distributed="off"
         )
-        self.files[SIMILARITY] = parquet(result.table.drop(columns="candidate"))
+        self.files[SIMILARITY] = parquet(result.table[_SIMILARITY_COLUMNS])
         if options.dimension_images:
             found = intrinsic_dimensions(model, images, options.layers, max_datapoints=options.dimension_images)
             self.files[DIMENSION] = parquet(found)

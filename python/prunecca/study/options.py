@@ -18,7 +18,12 @@ FORMAT = 2
 SHORT_EPOCHS = 10
 SHORT_LEVELS = 5
 PAPER_LEVELS = 20
-_MOST = 10**6  # of anything that is counted: more is a slip of the finger
+MOST = 10**6  # of anything that is counted: more is a slip of the finger
+MOST_NETWORKS = 10_000  # of one problem
+_MOST_IMAGES = 10**9
+_MOST_NAMES = 10_000
+_MOST_PIXELS = 4096  # of the side of an image
+_LARGEST_SEED = 2**63 - 1  # what torch takes
 
 # --retrain: from where a pruned network is trained. "rewind": all of the state of epoch k. "lr_rewind" (Renda et al. 2020):
 # the trained weights, with the schedule and optimizer of epoch k. "finetune" (Han et al. 2015): the trained weights, a fresh
@@ -88,22 +93,29 @@ class Options:
     layers: tuple[str, ...] | None = None
 
     def __post_init__(self) -> None:
-        _check(self.seed >= 0, "seed", self.seed, "0 or more")
-        _check(self.epochs is None or 1 <= self.epochs <= _MOST, "epochs", self.epochs, f"1 to {_MOST}")
+        _check(0 <= self.seed <= _LARGEST_SEED, "seed", self.seed, f"0 to {_LARGEST_SEED}")
+        _check(self.epochs is None or 1 <= self.epochs <= MOST, "epochs", self.epochs, f"1 to {MOST}")
         for name, rate in (("conv-rate", self.conv_rate), ("fc-rate", self.fc_rate)):
             _check(rate is None or 0 <= rate < 1, name, rate, "a fraction from 0 up to, not including, 1")
         _check(self.dropout is None or 0 <= self.dropout < 1, "dropout", self.dropout, "a probability in [0, 1)")
         _check(0 < self.learning_rate < float("inf"), "learning-rate", self.learning_rate, "a positive number")
         _check(0 <= self.weight_decay < float("inf"), "weight-decay", self.weight_decay, "0 or more")
-        _check(self.batch_size is None or 2 <= self.batch_size <= _MOST, "batch-size", self.batch_size, f"2 to {_MOST}")
-        _check(self.patience is None or self.patience >= 1, "patience", self.patience, "a positive number")
-        _check(self.image_size is None or self.image_size >= 8, "image-size", self.image_size, "8 or more pixels")
-        _check(self.train_images is None or self.train_images >= 2, "train-images", self.train_images, "2 or more")
-        _check(self.images >= 2, "images", self.images, "2 or more")
-        _check(self.dimension_images >= 0, "dimension-images", self.dimension_images, "0 or more")
+        _check(self.batch_size is None or 2 <= self.batch_size <= MOST, "batch-size", self.batch_size, f"2 to {MOST}")
+        _check(self.patience is None or 1 <= self.patience <= MOST, "patience", self.patience, f"1 to {MOST}")
+        side = self.image_size
+        _check(side is None or 8 <= side <= _MOST_PIXELS, "image-size", side, f"8 to {_MOST_PIXELS} pixels")
+        train = self.train_images
+        _check(train is None or 2 <= train <= _MOST_IMAGES, "train-images", train, f"2 to {_MOST_IMAGES}")
+        _check(2 <= self.images <= _MOST_IMAGES, "images", self.images, f"2 to {_MOST_IMAGES}")
+        dimension = self.dimension_images
+        _check(0 <= dimension <= _MOST_IMAGES, "dimension-images", dimension, f"0 to {_MOST_IMAGES}")
         _check(0 < self.variance <= 1, "variance", self.variance, "a fraction in (0, 1]")
         _check(self.trim is None or 0 < self.trim <= 1, "trim", self.trim, "a fraction in (0, 1]")
         _check(len(self.metrics) > 0, "metrics", "empty", "at least one, such as svcca")
+        _check(self.layers is None or len(self.layers) > 0, "layers", "empty", "at least one, such as conv1")
+        for name, texts in (("metrics", self.metrics), ("layers", self.layers or ())):
+            _check(all(texts), name, "partly empty", "names, separated by commas")
+            _check(len(texts) <= _MOST_NAMES, name, f"a list of {len(texts)}", f"at most {_MOST_NAMES}")
 
     @classmethod
     def from_flags(cls, **flags: Any) -> Options:
@@ -116,7 +128,7 @@ class Options:
             ConfigurationError: a flag cannot be carried out; the sentence names it.
         """
         pruning = {**PRUNING_FLAGS, **{name: value for name, value in flags.items() if name in PRUNING_FLAGS}}
-        _check(0 <= pruning["rewind_epoch"] <= _MOST, "rewind-epoch", pruning["rewind_epoch"], f"0 to {_MOST}")
+        _check(0 <= pruning["rewind_epoch"] <= MOST, "rewind-epoch", pruning["rewind_epoch"], f"0 to {MOST}")
         _one_of("rewind-optimizer", pruning["rewind_optimizer"], ("restore", "fresh"))
         _one_of("criterion", pruning["criterion"], CRITERIA)
         _one_of("scope", pruning["scope"], SCOPES)
@@ -186,10 +198,17 @@ class Size:
     first_replicate: int = 0
 
     def __post_init__(self) -> None:
-        _check(0 <= self.levels <= _MOST, "levels", self.levels, f"0 to {_MOST}")
-        _check(1 <= self.replicates <= _MOST, "replicates", self.replicates, f"1 to {_MOST}")
-        _check(0 <= self.controls <= _MOST, "controls", self.controls, f"0 to {_MOST}")
-        _check(0 <= self.first_replicate <= _MOST, "first replicate", self.first_replicate, f"0 to {_MOST}")
+        _check(0 <= self.levels <= MOST, "levels", self.levels, f"0 to {MOST}")
+        _check(1 <= self.replicates <= MOST, "replicates", self.replicates, f"1 to {MOST}")
+        _check(0 <= self.controls <= MOST, "controls", self.controls, f"0 to {MOST}")
+        _check(0 <= self.first_replicate <= MOST, "first replicate", self.first_replicate, f"0 to {MOST}")
+        networks = 1 + self.levels * self.replicates + self.controls
+        _check(
+            networks <= MOST_NETWORKS,
+            "levels x replicates + controls",
+            f"{networks} networks",
+            f"at most {MOST_NETWORKS}",
+        )
 
     @property
     def numbers(self) -> range:

@@ -25,6 +25,10 @@ from ..similarity.registry import find_metrics
 from ..storage.state_dicts import Misfit
 from ..storage.weights import read_checkpoint
 from .options import SHORT_EPOCHS, Options
+from .schema import check_settings
+
+_FIELDS = [field.name for field in dataclasses.fields(Problem)]
+_SIDE = 32  # in pixels, of all images but those of a folder
 
 
 @dataclass(frozen=True)
@@ -44,8 +48,22 @@ class ResolvedProblem:
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> ResolvedProblem:
         """The problem written by `as_json`."""
-        own = {field.name: value[field.name] for field in dataclasses.fields(cls) if field.name != "problem"}
-        return cls(Problem(**{name: item for name, item in value.items() if name not in own}), **own)
+        own = [field.name for field in dataclasses.fields(cls) if field.name != "problem"]
+        check_settings(value, "the settings of a problem")
+        missing = [name for name in own if name not in value]
+        if missing:
+            raise ConfigurationError(f"the settings of a problem lack {missing[0]}; expected those of this version")
+        settings = {name: item for name, item in value.items() if name not in own}
+        odd = [name for name in settings if name not in _FIELDS]
+        if odd:
+            raise ConfigurationError(f"the settings of a problem have {odd[0]!a}; expected only those of this version")
+        problem, known = Problem(**settings), find_problem(settings["name"])
+        # The sizes of the network are those of the problem, so that no file of others can make it fill the memory.
+        for name in ("dataset", "conv", "fc", "network"):
+            _expect_same(problem.name, name, getattr(problem, name), getattr(known, name))
+        if problem.dataset != "any":
+            _expect_same(problem.name, "image_size", value["image_size"], _SIDE)
+        return cls(problem, **{name: value[name] for name in own})
 
     def recipe(self, options: Options, seed: int = 0) -> Recipe:
         """The recipe of the options with the rates and epochs of this problem, and a seed for what it draws."""
@@ -133,7 +151,7 @@ def load_network(
     checkpoint = read_checkpoint(path)
     metadata = checkpoint.metadata
     name = problem or metadata.get("problem")
-    if name is None:
+    if not isinstance(name, str):
         raise ConfigurationError(f"{path} does not say whose network it is; give --problem, such as cifar2")
     if "setting" in metadata and metadata["problem"] == name:
         resolved = ResolvedProblem.from_json(metadata["setting"])
@@ -149,6 +167,11 @@ def load_network(
         raise ConfigurationError(f"{error}; give the right --problem") from None
     model.load_state_dict(state.tensors, strict=False)  # it was checked; only what older files lack may be missing
     return resolved, model
+
+
+def _expect_same(problem: str, name: str, given: object, known: object) -> None:
+    if given != known:
+        raise ConfigurationError(f"{name} of {problem} is {given!a:.60}; expected {known!r}")
 
 
 def _try_out(resolved: ResolvedProblem, options: Options) -> None:

@@ -24,6 +24,7 @@ import json
 import os
 import secrets
 import socket
+import stat
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -32,10 +33,12 @@ import filelock
 
 from ..errors import ConfigurationError, CorruptFile, InUse
 from ..storage.atomic import file_digest, remove_partial, storage_error, write_atomic
+from ..storage.regular_files import LARGEST_RECORD, LARGEST_STATE, exists, folder_of, read_regular, remove
 from ..storage.states import read_json, write_json
+from . import schema
 from .checkpoint import REWIND, TRAINING
 from .executors import OWNED
-from .level import FILES, INITIAL, MASKS, STATE, NetworkResult, Parent
+from .level import FILES, INITIAL, MASKS, SIMILARITY, STATE, NetworkResult, Parent
 from .options import FORMAT, Options, Size, merge_configuration
 from .plan import Network, Plan
 from .resolve import ResolvedProblem
@@ -44,6 +47,7 @@ CONFIGURATION = "config.json"
 ENVIRONMENT = "environment.json"
 RECORD = "piece.json"
 _LOCK = ".lock"
+_DEPTH = 3  # of the folders of networks
 _INHERITED = (STATE, REWIND, INITIAL, MASKS)  # what other networks are made from
 
 Record = dict[str, Any]
@@ -52,7 +56,8 @@ Record = dict[str, Any]
 class RunDirectory:
     """The files of a study under one folder.
 
-    `message` is told, in one sentence each, what was found damaged.
+    `message` is told, in one sentence each, what was found damaged. The folder may come from someone else: inside it no
+    link is followed, only regular files are opened, and what they hold is checked.
     """
 
     def __init__(self, root: str | os.PathLike[str], message: Callable[[str], None] | None = None) -> None:
@@ -70,6 +75,7 @@ class RunDirectory:
         """
         try:
             self.root.mkdir(parents=True, exist_ok=True)
+            self._check_lock()
             lock = filelock.FileLock(self.root / _LOCK, timeout=0)
             lock.acquire()
         except filelock.Timeout:
@@ -92,11 +98,11 @@ class RunDirectory:
                     "token": secrets.token_hex(8),
                 }
             )
-            write_atomic(owner, content.encode())
+            write_atomic(owner, content.encode(), self.root)
             yield content
         finally:
             with contextlib.suppress(OSError):
-                owner.unlink(missing_ok=True)
+                remove(owner, self.root)
             lock.release()
 
     def configure(self, configuration: dict[str, Any]) -> None:
@@ -109,26 +115,31 @@ class RunDirectory:
             StorageError: the directory cannot be written.
         """
         path = self.root / CONFIGURATION
-        if not path.exists() and self.root.is_dir() and not self._is_ours():
+        schema.check_configuration(configuration, path)
+        if self.root.is_dir() and not exists(path, self.root) and not self._is_ours():
             raise ConfigurationError(f"{self.root} is not empty and not a run directory; choose another --out")
+        merged = configuration
         with contextlib.suppress(FileNotFoundError, CorruptFile):  # a folder that is refused is left as it is
-            merge_configuration(read_json(path), configuration, str(self.root))
+            before = schema.check_configuration(read_json(path, self.root), path)
+            merged = merge_configuration(before, configuration, str(self.root))
+        self._check_folders(merged)
         with self.own():
             for name in (CONFIGURATION, ENVIRONMENT, OWNED):
-                remove_partial(self.root, name)
+                remove_partial(self.root, name, self.root)
             old, whole = self._known_configuration()
             merged = merge_configuration(old, configuration, str(self.root))
             if merged != old or not whole:
-                write_json(path, merged)
+                write_json(path, merged, self.root)
 
     def configuration(self) -> dict[str, Any]:
         """The content of ``config.json``.
 
         Raises:
-            ConfigurationError: this is not a run directory.
+            ConfigurationError: this is not a run directory, or asks for what no study can do.
         """
+        path = self.root / CONFIGURATION
         try:
-            return read_json(self.root / CONFIGURATION)
+            return schema.check_configuration(read_json(path, self.root), path)
         except (FileNotFoundError, NotADirectoryError):
             raise ConfigurationError(
                 f"{self.root} is not a run directory: it has no config.json; expected a folder made by `prunecca reproduce`"
@@ -160,10 +171,10 @@ class RunDirectory:
         """
         path = self.root / ENVIRONMENT
         try:
-            starts = read_json(path)["starts"]
+            starts = schema.check_environment(read_json(path, self.root), path)
         except (FileNotFoundError, CorruptFile):
             starts = []
-        write_json(path, {"starts": [*starts, environment], "configuration": self.configuration()})
+        write_json(path, {"starts": [*starts, environment], "configuration": self.configuration()}, self.root)
 
     def path(self, network: Network, name: str) -> Path:
         """The file `name` of a network."""
@@ -181,35 +192,36 @@ class RunDirectory:
 
     def parent(self, network: Network, record: Record) -> Parent:
         """A finished network as those that are made from it take it."""
-        files = {name: self.path(network, name).read_bytes() for name in _INHERITED if name in record["files"]}
+        names = [name for name in _INHERITED if name in record["files"]]
+        files = {name: read_regular(self.path(network, name), LARGEST_STATE, self.root) for name in names}
         return Parent(files, record_digest(record))
 
     def begin(self, network: Network) -> None:
         """Remove what killed processes left half-written of a network."""
-        remove_partial(self.path(network, ""))
+        remove_partial(self.root / network.folder, within=self.root)
 
     def write(self, network: Network, result: NetworkResult, parents: Mapping[str, str]) -> Record:
         """Write a network and declare it finished, with the digests of its files and of what it was made from."""
         for name, content in result.files.items():
-            write_atomic(self.path(network, name), content)
+            write_atomic(self.path(network, name), content, self.root)
         for name in FILES:
             if name not in result.files:
-                self.path(network, name).unlink(missing_ok=True)
+                remove(self.path(network, name), self.root)
         record = {
             "summary": result.summary,
             "layers": result.layers,
             "epochs": result.epochs,
-            "files": {name: file_digest(self.path(network, name)) for name in FILES if name in result.files},
+            "files": {name: file_digest(self.path(network, name), self.root) for name in FILES if name in result.files},
             "parents": dict(parents),
         }
-        write_json(self.path(network, RECORD), record)
-        self.path(network, TRAINING).unlink(missing_ok=True)
+        write_json(self.path(network, RECORD), record, self.root)
+        remove(self.path(network, TRAINING), self.root)
         return record
 
     def remove_checkpoints(self, plan: Plan) -> None:
         """Remove what processes left that were killed between finishing a network and this; when all are finished."""
         for network in plan.networks():
-            self.path(network, TRAINING).unlink(missing_ok=True)
+            remove(self.path(network, TRAINING), self.root)
 
     def say(self, text: str) -> None:
         """Pass a sentence on to the user, once."""
@@ -223,8 +235,8 @@ class RunDirectory:
         return not names or bool(names & {_LOCK, ENVIRONMENT, "claims"})
 
     def _owner(self) -> str:
-        with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
-            owner = json.loads((self.root / OWNED).read_text())
+        with contextlib.suppress(OSError, ValueError):
+            owner = schema.check_owner(read_regular(self.root / OWNED, LARGEST_RECORD, self.root))
             return f"process {owner['pid']} on {owner['host']} since {owner['since']}"
         return "another process"
 
@@ -232,16 +244,17 @@ class RunDirectory:
         """The configuration so far, None for a new directory, and whether it is that of a whole ``config.json``."""
         path = self.root / CONFIGURATION
         try:
-            return read_json(path), True
+            return schema.check_configuration(read_json(path, self.root), path), True
         except FileNotFoundError:
             finding = f"{path} is missing"
         except CorruptFile as error:
             finding = error.finding
         try:
-            copy: dict[str, Any] = read_json(self.root / ENVIRONMENT)["configuration"]
+            kept = self.root / ENVIRONMENT
+            copy = schema.check_configuration(read_json(kept, self.root)["configuration"], kept)
         except (FileNotFoundError, CorruptFile, KeyError):
             # Without it, networks of other options could pass for those of this study.
-            if any(path.suffix == ".safetensors" for path in self.root.glob("*/**/*")):
+            if self._holds_networks():
                 raise ConfigurationError(
                     f"{finding}, and no other file says with which options the networks there were trained; choose another --out"
                 ) from None
@@ -253,7 +266,7 @@ class RunDirectory:
         """The record of a network whose files are all whole."""
         path = self.path(network, RECORD)
         try:
-            record = read_json(path)
+            record = schema.check_network(read_json(path, self.root), path, FILES, (STATE, SIMILARITY))
         except (FileNotFoundError, NotADirectoryError):
             return None
         except CorruptFile as error:
@@ -261,10 +274,47 @@ class RunDirectory:
             return None
         for name, expected in record["files"].items():
             path = self.path(network, name)
-            if not path.exists() or file_digest(path) != expected:
-                self.say(f"{path} is {'damaged' if path.exists() else 'missing'}: {network} is made again")
+            try:
+                finding = "" if file_digest(path, self.root) == expected else f"{path} is damaged"
+            except (FileNotFoundError, NotADirectoryError):
+                finding = f"{path} is missing"
+            except CorruptFile as error:
+                finding = error.finding
+            if finding:
+                self.say(f"{finding}: {network} is made again")
                 return None
         return record
+
+    def _check_folders(self, configuration: dict[str, Any]) -> None:
+        """Refuse links, and files in the place of folders, before hours are spent on what could not be written."""
+        sizes = {name: Size(**one["size"]) for name, one in configuration["problems"].items()}
+        networks = Plan(Options.from_json(configuration["options"]), {}, sizes).networks()
+        for folder in (*dict.fromkeys(network.folder for network in networks), "tables", "figures"):
+            try:
+                with folder_of(self.root / folder / "file", self.root):
+                    pass
+            except FileNotFoundError:
+                continue
+            except OSError as error:
+                raise storage_error(self.root / folder, error) from error
+
+    def _check_lock(self) -> None:
+        """The lock is the one file that is opened where it lies: it must be nothing else, nor another name of it."""
+        with contextlib.suppress(FileNotFoundError):
+            found = os.lstat(self.root / _LOCK)
+            if not stat.S_ISREG(found.st_mode) or found.st_nlink > 1 or found.st_size:
+                raise ConfigurationError(
+                    f"{self.root / _LOCK} is not the empty file that a study leaves; remove it and run again"
+                )
+
+    def _holds_networks(self) -> bool:
+        """Whether there is a file of tensors in a folder below; links are not followed."""
+        for folder, folders, files in os.walk(self.root):
+            if Path(folder) != self.root and any(name.endswith(".safetensors") for name in files):
+                return True
+            if len(Path(folder).relative_to(self.root).parts) >= _DEPTH:
+                folders.clear()
+        return False
 
 
 def agreeing(plan: Plan, whole: Mapping[Network, Record]) -> dict[Network, Record]:

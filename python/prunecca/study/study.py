@@ -22,6 +22,7 @@ from typing import Any
 import pandas as pd
 import torch
 
+from ..errors import ConfigurationError
 from ..figures import style
 from ..figures.study import accuracy_figure, similarity_figure
 from ..machine.info import build_info, choose_device
@@ -34,6 +35,8 @@ from .ray_executor import RayExecutor
 from .reporter import Reporter
 from .resolve import resolve
 from .run_directory import Record, RunDirectory, agreeing, origin
+
+_MOST = 4096  # of workers, threads and GPUs: more is a slip of the finger
 
 
 @dataclass(frozen=True)
@@ -55,6 +58,13 @@ class Workers:
     device: str = "auto"
     address: str | None = None
     gpus_per_network: float = 0.0
+
+    def __post_init__(self) -> None:
+        for name, value in (("workers", self.count), ("threads", self.threads)):
+            if value is not None and not 1 <= value <= _MOST:
+                raise ConfigurationError(f"{name} is {value}; expected 1 to {_MOST}")
+        if not 0 <= self.gpus_per_network <= _MOST:
+            raise ConfigurationError(f"gpus-per-network is {self.gpus_per_network}; expected 0 to {_MOST}")
 
 
 def prepare(
@@ -126,9 +136,9 @@ def execute(
         job = Job(plan, None if data is None else Path(data), workers.device, threads, here.root, owner)
         here.note_environment(_environment(workers, threads))
         records = make_networks(here, plan, lambda: _executor(job, workers, reporter), reporter)
-        remove_partial(here.root / "tables")
+        remove_partial(here.root / "tables", within=here.root)
         made = tables.write(here, plan, records)
-        _draw(made, here.root / "figures")
+        _draw(made, here.root)
     return made
 
 
@@ -175,7 +185,7 @@ def _executor(job: Job, workers: Workers, reporter: Reporter) -> Executor:
     if workers.engine == "ray":
         return RayExecutor(job, workers.count, workers.address, workers.gpus_per_network, reporter)
     if (workers.count or 1) > 1:
-        return Processes(job, workers.count or 1, reporter)
+        return Processes(job, min(workers.count or 1, len(job.plan.networks())), reporter)
     return Serial(job, reporter)
 
 
@@ -192,9 +202,11 @@ def _environment(workers: Workers, threads: int) -> dict[str, Any]:
     }
 
 
-def _draw(made: dict[str, pd.DataFrame], folder: Path) -> None:
+def _draw(made: dict[str, pd.DataFrame], root: Path) -> None:
     if made["levels"].empty:
         return
-    style.save(accuracy_figure(made["levels"]), folder / "accuracy")
+    folder = root / "figures"
+    style.save(accuracy_figure(made["levels"]), folder / "accuracy", within=root)
     for metric in made["similarity"]["metric"].unique():
-        style.save(similarity_figure(made["similarity"], metric), folder / f"similarity-{metric}")
+        figure = similarity_figure(made["similarity"], metric)
+        style.save(figure, folder / f"similarity-{metric}", within=root)

@@ -13,7 +13,6 @@ replicate is a whole curve. In the rows of a control, level n is its number: it 
 
 from __future__ import annotations
 
-import io
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -21,14 +20,38 @@ from typing import Any
 
 import pandas as pd
 
-from ..storage.tables import write_table
+from ..errors import CorruptFile
+from ..storage.regular_files import exists
+from ..storage.tables import read_table, write_table
 from .level import DIMENSION, SIMILARITY
-from .options import Size
+from .options import MOST_NETWORKS, Size
 from .plan import Network, Plan
 from .run_directory import Record, RunDirectory
+from .schema import is_name
 
 NAMES = ("levels", "layers", "similarity", "dimension", "epochs", "timing")
 KEY = ["problem", "replicate", "level", "control"]
+# The kind of every column: of what is stored of one network, and of the tables of all.
+OF_NETWORK = {
+    **dict.fromkeys(("layer", "kind", "metric"), "text"),
+    **dict.fromkeys(("depth", "count", "channels", "features"), "int"),
+    **dict.fromkeys(("value", "kept_x", "kept_y", "dimension", "error", "duplicates"), "float"),
+}
+COLUMNS = {
+    **dict.fromkeys(("problem", "digest", "split"), "text"),
+    **dict.fromkeys(("replicate", "level", "epoch"), "int"),
+    "control": "bool",
+    **OF_NETWORK,
+    **dict.fromkeys(("density", "parameters", "parameters_left", "epochs", "best_epoch", "seconds"), "float"),
+    **dict.fromkeys((f"{part}_{what}" for part in ("train", "val", "test") for what in ("loss", "accuracy")), "float"),
+}
+_NEEDED = {
+    "similarity": ("layer", "kind", "depth", "metric", "value"),
+    "dimension": ("layer", "kind", "depth", "dimension", "error"),
+}
+_NAMED = "letters, digits and _ . -"
+_MOST_LAYERS = 2000  # of one table: more cannot be drawn
+_MOST_METRICS = 64
 _EPOCH = ["epoch", "train_loss", "train_accuracy", "val_loss", "val_accuracy", "test_loss", "test_accuracy"]
 
 
@@ -45,7 +68,11 @@ def build(run: RunDirectory, plan: Plan, records: Mapping[Network, Record]) -> d
                 rows["timing"].append({**key, "epoch": epoch["epoch"], "seconds": epoch["seconds"]})
             for name, file in (("similarity", SIMILARITY), ("dimension", DIMENSION)):
                 if file in record["files"]:
-                    table = _read(run.path(network, file))
+                    table = read(run.path(network, file), OF_NETWORK, run.root)
+                    missing = [column for column in _NEEDED[name] if column not in table.columns]
+                    if missing or table.empty:
+                        what = f"lacks the columns {', '.join(missing)}" if missing else "has no rows"
+                        raise CorruptFile(f"{run.path(network, file)} {what}; remove it and run again")
                     stored[name].append(table.assign(**key)[[*KEY, *table.columns]])
     tables = {name: pd.DataFrame(rows[name]) for name in NAMES}
     for name, parts in stored.items():
@@ -58,8 +85,8 @@ def write(run: RunDirectory, plan: Plan, records: Mapping[Network, Record]) -> d
     tables = build(run, plan, records)
     for name, table in tables.items():
         folder = run.root / "tables"
-        write_table(folder / f"{name}.parquet", table)
-        write_table(folder / f"{name}.csv", table)
+        write_table(folder / f"{name}.parquet", table, run.root)
+        write_table(folder / f"{name}.csv", table, run.root)
     return tables
 
 
@@ -69,15 +96,43 @@ def load(run_directory: str | os.PathLike[str]) -> dict[str, pd.DataFrame]:
     Raises:
         FileNotFoundError: the folder has no tables (yet).
     """
-    folder = Path(run_directory) / "tables"
-    if not (folder / "levels.parquet").exists():
+    root = Path(run_directory)
+    folder = root / "tables"
+    if not exists(folder / "levels.parquet", root):
         raise FileNotFoundError(f"{run_directory} has no tables; run `prunecca reproduce --out {run_directory}` first")
-    return {name: _read(folder / f"{name}.parquet") for name in NAMES}
+    return {name: read(folder / f"{name}.parquet", COLUMNS, root) for name in NAMES}
 
 
-def _read(path: Path) -> pd.DataFrame:
-    # Not by its name: Arrow takes only those that are UTF-8, and some for addresses on the network.
-    return pd.read_parquet(io.BytesIO(path.read_bytes()))
+def read(path: Path, columns: Mapping[str, str], root: Path) -> pd.DataFrame:
+    """A table of a run directory, which may come from someone else.
+
+    Args:
+        path: of the file.
+        columns: ``OF_NETWORK`` or ``COLUMNS``.
+        root: the run directory.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        CorruptFile: it is no such table; the sentence says why.
+    """
+    table = read_table(path, columns, root)
+    if table.empty:
+        return table
+    for name, is_right, expected in (
+        ("problem", is_name, _NAMED),
+        ("metric", is_name, _NAMED),
+        ("kind", is_name, _NAMED),
+        ("level", lambda level: level <= MOST_NETWORKS, f"at most {MOST_NETWORKS}"),
+    ):
+        odd = [value for value in table[name].unique() if not is_right(value)] if name in table else []
+        if odd:
+            raise CorruptFile(f"{path} has {str(odd[0])[:60]!a} in its column {name}; expected {expected}")
+    for name, most in (("layer", _MOST_LAYERS), ("metric", _MOST_METRICS)):
+        if name in table and table[name].nunique() > most:
+            raise CorruptFile(
+                f"{path} has {table[name].nunique()} values in its column {name}; expected at most {most}"
+            )
+    return table
 
 
 def _keys(network: Network, size: Size) -> list[dict[str, Any]]:

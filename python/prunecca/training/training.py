@@ -271,8 +271,11 @@ class Training:
         self.model.load_state_dict(tensors)
 
     def _take(self, snapshot: Snapshot) -> None:
-        expected = {name: tuple(tensor.shape) for name, tensor in self.model.state_dict().items()}
-        given = {name: tuple(tensor.shape) for name, tensor in snapshot.model.items()}
+        # Extra state of modules need not be tensors.
+        expected, given = (
+            {name: tuple(getattr(value, "shape", ())) for name, value in state.items()}
+            for state in (self.model.state_dict(), snapshot.model)
+        )
         if given != expected:
             odd = sorted(name for name in given.keys() | expected.keys() if given.get(name) != expected.get(name))
             raise ValueError(
@@ -284,7 +287,7 @@ class Training:
 
 
 def _on_cpu(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    return {name: tensor.cpu() for name, tensor in tensors.items()}
+    return {name: tensor.cpu() if isinstance(tensor, Tensor) else tensor for name, tensor in tensors.items()}
 
 
 def _adam(model: nn.Module, config: TrainingConfig, masks: Mapping[str, Tensor]) -> torch.optim.Optimizer:
