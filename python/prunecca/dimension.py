@@ -15,9 +15,12 @@ from torch import Tensor, nn
 
 from ._arrays import as_tensor
 from .activations.evaluation_mode import evaluating
+from .activations.first_pass import ModelCall, SharedBatch
 from .activations.hooks import capturing
-from .activations.inputs import input_batches
+from .activations.inputs import Forward, input_batches
 from .activations.layers import Layer, LayerChoice, find_layers
+from .activations.outputs import Output
+from .activations.wrappers import eager, unwrapped
 from .linalg.neighbours import nearest
 
 _NEIGHBOURS = 16  # so many that a resample practically always holds two of them
@@ -110,6 +113,8 @@ def intrinsic_dimensions(
     layers: Iterable[LayerChoice] | LayerChoice | None = None,
     *,
     max_datapoints: int = 2000,
+    forward: Forward | None = None,
+    output: Output = None,
     device: torch.device | str | None = None,
     seed: int = 0,
 ) -> pd.DataFrame:
@@ -119,7 +124,7 @@ def intrinsic_dimensions(
     inputs are kept, as many layers at a time as fit into 1 GiB.
 
     Args:
-        model, loader, layers, device: as in ``compare``.
+        model, loader, layers, forward, output, device: as in ``compare``.
         max_datapoints: inputs that are used.
         seed: as in ``intrinsic_dimension``.
 
@@ -138,13 +143,18 @@ def intrinsic_dimensions(
         (['conv1', 'fc1'], [8192, 64])
     """
     rows: list[dict[str, Any]] = []
-    with evaluating({"the model": model}, device) as target, torch.no_grad():
-        inputs = [part.to(target) for _, part, _ in input_batches(loader, max_datapoints, (0, 1))]
+    model = unwrapped(model, "the model")
+    named = {"the model": model}
+    with evaluating(named, device) as target, torch.no_grad(), eager([model]):
+        batches = input_batches(loader, max_datapoints, (0, 1), forward)
+        inputs = [SharedBatch(batch, target) for _, batch, _ in batches]
         if not inputs:
             raise ValueError("the loader gave no inputs; expected at least one batch")
-        found = find_layers(model, inputs[0], layers)
-        for group in _groups(model, found, inputs[0], sum(len(part) for part in inputs)):
-            parts = _activations(model, group, inputs)
+        call = ModelCall(model, "the model", inputs[0].copy)
+        found = find_layers(model, inputs[0].copy, layers)
+        call.warn_if_random(found, inputs[0].copy, output)
+        for group in _groups(call, found, inputs, output):
+            parts = _activations(call, group, inputs, output)
             for layer in group:
                 points = torch.cat(parts.pop(layer.name))
                 try:
@@ -202,15 +212,17 @@ def _slope(ratios: NDArray[np.float64], fraction: float) -> float:
     return float(logs @ heights / (logs @ logs)) if logs.any() else math.nan
 
 
-def _groups(model: nn.Module, layers: list[Layer], inputs: Tensor, count: int) -> list[list[Layer]]:
-    """The layers in portions whose activations of ``count`` inputs fit into ``_STORED_BYTES``; at least one in each."""
+def _groups(call: ModelCall, layers: list[Layer], inputs: list[SharedBatch], output: Output) -> list[list[Layer]]:
+    """The layers in portions whose activations of all inputs fit into ``_STORED_BYTES``; at least one in each."""
     sizes: dict[str, int] = {}
+    few = inputs[0].copy.few()
+    count = sum(batch.copy.count for batch in inputs)
 
     def measure(layer: Layer, x: Tensor) -> None:
         sizes[layer.name] = x.numel() // len(x) * x.element_size() * count
 
-    with capturing(model, layers, measure):
-        model(inputs[:2])
+    with capturing(call.model, layers, measure, output=output):
+        few.call(call.model)
     groups: list[list[Layer]] = []
     room = 0
     for layer in layers:
@@ -222,13 +234,15 @@ def _groups(model: nn.Module, layers: list[Layer], inputs: Tensor, count: int) -
     return groups
 
 
-def _activations(model: nn.Module, layers: list[Layer], inputs: list[Tensor]) -> dict[str, list[Tensor]]:
+def _activations(
+    call: ModelCall, layers: list[Layer], inputs: list[SharedBatch], output: Output
+) -> dict[str, list[Tensor]]:
     kept: dict[str, list[Tensor]] = {layer.name: [] for layer in layers}
 
     def keep(layer: Layer, x: Tensor) -> None:
         kept[layer.name].append(x.clone() if layer.overwritten else x)
 
     for part in inputs:
-        with capturing(model, layers, keep):
-            model(part)
+        with capturing(call.model, layers, keep, output=output):
+            call(part)
     return kept

@@ -137,8 +137,16 @@ def _small_images(model: nn.Module) -> Any:
     [
         ({"loader": []}, ValueError, "the loader gave no inputs; expected at least one batch"),
         ({"loader": [IMAGES[:0]]}, ValueError, "the loader gave no inputs"),
-        ({"loader": [{"image": IMAGES}]}, TypeError, "batch 0 of the loader is a dict; expected a tensor of inputs"),
-        ({"loader": [({"image": IMAGES}, 1)]}, TypeError, "batch 0 of the loader is a tuple that starts with a dict"),
+        (
+            {"loader": [{"image": IMAGES}]},
+            TypeError,
+            "Sequential takes input but a batch has the keys 'image'; expected keys that it takes, or forward=",
+        ),
+        (
+            {"loader": [({"image": "a"}, 1)]},
+            TypeError,
+            "batch 0 of the loader is a tuple that starts with a dict; expected",
+        ),
         ({"loader": IMAGES[:1], "layers": "8"}, ValueError, "layer '8': a covariance needs at least 2 datapoints"),
         ({"candidates": {}}, ValueError, "there are no candidates"),
         ({"candidates": {"a": "model"}}, TypeError, "candidate 'a' is a str; expected a torch.nn.Module"),

@@ -12,17 +12,24 @@ from torch.overrides import TorchFunctionMode
 
 from .layers import Layer, nearest_names
 from .layouts import name_of
-from .trace import first_tensor, refuse_scripted
+from .outputs import Output, picked
+from .trace import refuse_scripted
+from .wrappers import named_layers
 
 
 @contextmanager
 def capturing(
-    model: nn.Module, layers: Sequence[Layer], consume: Callable[[Layer, Tensor], None], label: str = "the model"
+    model: nn.Module,
+    layers: Sequence[Layer],
+    consume: Callable[[Layer, Tensor], None],
+    label: str = "the model",
+    output: Output = None,
 ) -> Iterator[None]:
     """Give each layer's output to ``consume`` as soon as the one forward pass of ``model`` in this context produces it.
 
     Hooks are removed on every way out. Raises ``ValueError`` when a layer is missing or did not run as often as in the
-    model it was found in, ``TypeError`` when its output is not a tensor. ``label`` names the model in errors.
+    model it was found in, ``TypeError`` when its output is not a tensor of real numbers. ``label`` names the model in
+    errors; ``output`` picks a tensor where a layer gives several.
     """
     refuse_scripted(model, label)
     wanted = {(layer.module, layer.call): layer for layer in layers if not layer.function}
@@ -34,15 +41,15 @@ def capturing(
             layer = wanted.get((name, calls[name]))
             if layer is None:
                 return
-            output = first_tensor(result)
-            if output is None:
-                raise TypeError(f"layer {layer.name!r} of {label} gives a {type(result).__name__}; expected a tensor")
-            consume(layer, output)
+            consume(layer, picked(result, output, layer.name, label))
 
         return receive
 
-    modules = dict(model.named_modules(remove_duplicate=False))
-    functions = _Functions([layer for layer in layers if layer.function], consume)
+    modules = named_layers(model)
+    functions = _Functions(
+        [layer for layer in layers if layer.function],
+        lambda layer, result: consume(layer, picked(result, None, layer.name, label)),
+    )
     handles = []
     try:
         for name in {layer.module: None for layer in layers if not layer.function}:
@@ -71,7 +78,7 @@ def capturing(
 class _Functions(TorchFunctionMode):
     """Counts the calls of torch functions, and gives away what the chosen ones return."""
 
-    def __init__(self, layers: Sequence[Layer], consume: Callable[[Layer, Tensor], None]) -> None:
+    def __init__(self, layers: Sequence[Layer], consume: Callable[[Layer, Any], None]) -> None:
         super().__init__()
         self.calls: Counter[str] = Counter()
         self.wanted = {(layer.function, layer.ordinal): layer for layer in layers}
@@ -84,7 +91,6 @@ class _Functions(TorchFunctionMode):
         if name in self._names:
             self.calls[name] += 1
             layer = self.wanted.get((name, self.calls[name]))
-            output = first_tensor(result)
-            if layer is not None and output is not None:
-                self._consume(layer, output)
+            if layer is not None:
+                self._consume(layer, result)
         return result

@@ -9,10 +9,12 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import Any
 
-from torch import Tensor, nn
+from torch import nn
 
 from .functional import Kind
+from .inputs import Batch, Forward
 from .trace import Event, trace
+from .wrappers import bare, named_layers, unwrapped
 
 LayerChoice = str | type[nn.Module]
 
@@ -59,17 +61,22 @@ class Layer:
 
 
 def find_layers(
-    model: nn.Module, inputs: Tensor, layers: Iterable[LayerChoice] | LayerChoice | None = None
+    model: nn.Module,
+    inputs: Any,
+    layers: Iterable[LayerChoice] | LayerChoice | None = None,
+    *,
+    forward: Forward | None = None,
 ) -> list[Layer]:
     """The chosen layers of a model in order of execution, found by one forward pass of two of the inputs.
 
     Args:
         model: in eval mode.
-        inputs: (N, ...) as the model takes them, N at least 1.
+        inputs: one batch of at least one datapoint, in any form that ``compare`` takes.
         layers: module names, names of calls (``"layer1.0.relu#2"``), globs (``"features.*"``) and module types, mixed.
             None takes the model's attribute ``representation_layers`` (names) if it has one, and otherwise: the activation
             after each convolution and each hidden linear layer (through normalisation and, for convolutions, residual
             sums), and each pooling; modules and functions alike.
+        forward: as in ``compare``.
 
     Returns:
         The layers, by depth.
@@ -84,7 +91,8 @@ def find_layers(
         >>> [layer.name for layer in pc.find_layers(model, torch.randn(2, 3, 32, 32), ["conv1", "fc?"])]
         ['conv1', 'fc1']
     """
-    return choose_layers(model, trace(model, inputs[:2]), layers)
+    model = unwrapped(model, "the model")
+    return choose_layers(model, trace(model, Batch.of(inputs, forward).few()), layers)
 
 
 def choose_layers(
@@ -142,7 +150,7 @@ def counterpart(layer: Layer, events: list[Event]) -> Layer:
 
 
 def _match(model: nn.Module, events: list[Event], choice: Any) -> list[Event]:
-    modules = dict(model.named_modules(remove_duplicate=False))
+    modules = named_layers(model)
     if isinstance(choice, type) and issubclass(choice, nn.Module):
         found = [event for event in events if isinstance(modules.get(event.name), choice)]
         if not found:
@@ -150,6 +158,8 @@ def _match(model: nn.Module, events: list[Event], choice: Any) -> list[Event]:
         return found
     if not isinstance(choice, str):
         raise TypeError(f"layer {choice!r} is a {type(choice).__name__}; expected a name, a glob or a module type")
+    if choice.partition("#")[0] not in (modules.keys() | {event.name for event in events}):
+        choice = bare(choice)
     if any(sign in choice for sign in "*?["):
         found = [event for event in events if fnmatch.fnmatchcase(event.name, choice)]
         if not found:

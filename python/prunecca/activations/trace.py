@@ -21,7 +21,10 @@ from .functional import (
     Kind,
     kind_of_function,
 )
+from .inputs import Batch
 from .layouts import ChannelAxes, name_of
+from .outputs import first_tensor
+from .wrappers import eager, named_layers
 
 _CONVOLUTIONS = nn.modules.conv._ConvNd
 _POOLINGS = (
@@ -84,13 +87,13 @@ class _Scope:
     functions: set[str]
 
 
-def trace(model: nn.Module, inputs: Tensor, label: str = "the model") -> list[Event]:
+def trace(model: nn.Module, inputs: Batch, label: str = "the model") -> list[Event]:
     """The events of one forward pass without gradients, in the order in which they ended."""
     refuse_scripted(model, label)
     watch = _Watch(model)
     # Without inference mode, whose tensors count no versions: overwritten outputs are found by these.
-    with torch.inference_mode(False), torch.no_grad(), watch.hooked(), watch:
-        output = model(inputs.clone() if inputs.is_inference() else inputs)
+    with torch.inference_mode(False), torch.no_grad(), eager([model]), watch.hooked(), watch:
+        output = inputs.private(None).call(model)
     watch.finish(output)
     return watch.events
 
@@ -102,7 +105,7 @@ class _Watch(TorchFunctionMode):
         super().__init__()
         self.events: list[Event] = []
         self._model = model
-        self._names = {name for name, _ in model.named_modules()}
+        self._names = set(named_layers(model))
         self._axes = ChannelAxes()
         self._scopes: list[_Scope] = [_Scope("", set())]
         self._calls: Counter[str] = Counter()
@@ -230,7 +233,8 @@ class _Watch(TorchFunctionMode):
     def hooked(self) -> Iterator[None]:
         handles = []
         try:
-            for name, module in self._model.named_modules():
+            first = {module: name for name, module in reversed(named_layers(self._model).items())}
+            for module, name in reversed(first.items()):
                 if name:
                     handles += self._hooks(name, module)
             yield
@@ -257,13 +261,6 @@ def refuse_scripted(model: nn.Module, label: str) -> None:
             f"{label} is a {type(model).__name__} of torch.jit, whose layers cannot be watched; expected the torch.nn.Module "
             "that it was made from"
         )
-
-
-def first_tensor(value: Any) -> Tensor | None:
-    """A tensor, or the first one in a tuple or list (poolings with indices, recurrent layers); None if there is none."""
-    if isinstance(value, tuple | list):
-        return next((item for item in value if isinstance(item, Tensor)), None)
-    return value if isinstance(value, Tensor) else None
 
 
 def _kind_of(module: nn.Module) -> Kind | None:

@@ -11,8 +11,10 @@ import torch
 from torch import nn
 
 from ..activations.evaluation_mode import evaluating
-from ..activations.inputs import input_batches, total_inputs
+from ..activations.inputs import Forward, input_batches, total_inputs
 from ..activations.layers import LayerChoice
+from ..activations.outputs import Output
+from ..activations.wrappers import eager, unwrapped
 from ..covariance.covariance import Covariance, Layout, Precision
 from ..covariance.distributed import rank_and_size
 from ..errors import FewRows
@@ -41,6 +43,8 @@ def compare(
     max_datapoints: int | None = None,
     precision: Precision = "float32",
     layout: Layout | Mapping[str, str] = "infer",
+    forward: Forward | None = None,
+    output: Output = None,
     device: torch.device | str | None = None,
     distributed: Distributed = "shard",
     keep_covariances: bool = False,
@@ -56,7 +60,12 @@ def compare(
     Args:
         reference: the network that the others are compared with.
         candidates: a module (called "candidate"), modules by name, or a list (called "0", "1", ...).
-        loader: gives tensors of inputs, or tuples and lists that start with one; a tensor of inputs is cut into batches.
+        loader: gives batches as the models take them. A mapping is passed as keywords, without those that the forward does
+            not take. Of a tuple or list, as many elements are passed as the forward has parameters without defaults, and
+            otherwise the first alone, so that labels are left out; the second too where it is the padding mask of the first
+            and the forward takes an ``attention_mask``. A tensor, a mapping of tensors, or inputs and labels of a whole data
+            set are cut into batches, a Dataset is put into a DataLoader. Models write to copies: the tensors of the loader
+            stay as they are.
         layers: as in ``find_layers``; or a mapping of the reference's layer names to the candidates', where they differ.
         metrics: names of ``METRICS``, functions of a ``Covariance`` that give a number, or a mapping of names to options,
             such as ``{"svcca": {"variance": 0.99, "trim": 0.98}}``; a name of your own stands for a function or for a pair,
@@ -67,7 +76,13 @@ def compare(
             (convolutions, normalisations, linear layers, attention) through everything that moves it. Where that does not
             tell, or to overrule it: a word such as "nlc" or "nchw" for all outputs of as many dimensions, or words by
             names or globs of layers, ``{"blocks.*": "nlc", "features.*": "nhwc"}``.
-        device: where the models are moved for the comparison; None takes the device they are on.
+        forward: ``lambda model, batch: model.encode(batch["ids"])``, say, for anything else; ``model`` comes without the
+            wrappers of DataParallel and torch.compile.
+        output: of layers that give several tensors, which one: a name, an index, a function of what the layer gives, or
+            these by globs of layer names. None takes the first, ``last_hidden_state`` of a ModelOutput, the data of a
+            PackedSequence.
+        device: where the models are moved for the comparison; None takes the device they are on. A model that is spread
+            over several stays there, and its inputs go to the device of its first parameter.
         distributed: where torch.distributed is in use, "shard" lets every rank take its share of the batches of a loader
             that gives all of them the same, "sharded" takes each rank's loader as its share (``max_datapoints`` is then
             that of one rank); both give every rank the same table. "off" compares on this process alone.
@@ -81,7 +96,11 @@ def compare(
         ValueError: an empty loader, models on different devices, layers that do not match, run several times or never,
             activations that are not finite (naming layer, model and batch), metrics or options that do not exist; on
             several ranks, models or layers that differ, or, with "shard", first batches that do.
-        TypeError: batches without a tensor of inputs.
+        TypeError: batches that do not have the inputs of a model, scripted and exported models, and layers whose output
+            is not of floating point numbers.
+
+    Warns:
+        UserWarning: a forward pass is random, and differs from itself.
 
     Example:
         >>> import torch
@@ -106,16 +125,18 @@ def compare(
         chosen = find_metrics(metrics)
         if max_datapoints is not None and max_datapoints < 1:
             raise ValueError(f"max_datapoints is {max_datapoints}; expected at least 1, or None for all")
-        run = ForwardPasses(reference, _by_name(candidates), layers, precision, needs_norms(chosen), layout)
+        model = unwrapped(reference, "the reference")
+        run = ForwardPasses(model, _by_name(candidates), layers, precision, needs_norms(chosen), layout)
         with (
             evaluating(run.models(), device) as target,
             torch.no_grad(),
+            eager(run.models().values()),
             reporting(progress, total_inputs(loader, max_datapoints)) as report,
             keeping_freed_memory(target),
         ):
-            for number, inputs, done in input_batches(loader, max_datapoints, share):
-                run.batch(number, inputs.to(target, non_blocking=True))
-                others.meet(run, inputs)
+            for number, batch, done in input_batches(loader, max_datapoints, share, forward):
+                run.batch(number, batch, target, output)
+                others.meet(run, batch)
                 if number % share[1] != share[0]:
                     run.forget()
                 report(done)
@@ -194,7 +215,4 @@ def _by_name(candidates: Any) -> dict[str, nn.Module]:
         )
     if not named:
         raise ValueError("there are no candidates; expected at least one module")
-    for name, model in named.items():
-        if not isinstance(model, nn.Module):
-            raise TypeError(f"candidate {name!r} is a {type(model).__name__}; expected a torch.nn.Module")
-    return named
+    return {name: unwrapped(model, f"candidate {name!r}") for name, model in named.items()}

@@ -9,9 +9,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ..activations.first_pass import ModelCall, SharedBatch
 from ..activations.hooks import capturing
+from ..activations.inputs import Batch
 from ..activations.layers import Layer, choose_layers, counterpart
 from ..activations.layouts import chosen_layout
+from ..activations.outputs import Output
 from ..activations.trace import trace, version_of
 from ..covariance.accumulator import CovarianceAccumulator
 from ..covariance.covariance import Layout, Precision
@@ -36,7 +39,7 @@ class ForwardPasses:
         self.accumulators: dict[str, CovarianceAccumulator] = {}
         self._choice, self._precision, self._norms = choice, precision, norms
         self._counterparts: dict[str, list[Layer]] = {}
-        self._channels_last: dict[nn.Module, bool] = {}
+        self._calls: dict[nn.Module, ModelCall] = {}
 
     def models(self) -> dict[str, nn.Module]:
         return {"the reference": self.reference} | {f"candidate {n!r}": m for n, m in self.candidates.items()}
@@ -50,9 +53,18 @@ class ForwardPasses:
             layer.name: CovarianceAccumulator(precision=self._precision, norms=self._norms) for layer in layers
         }
 
-    def batch(self, number: int, inputs: Tensor) -> None:
+    def batch(self, number: int, given: Batch, device: torch.device, output: Output = None) -> None:
+        """One forward pass of every model.
+
+        Args:
+            number: of the batch, for error messages.
+            given: as the loader gave it; it stays as it is.
+            device: of the comparison.
+            output: which tensor of a layer's output, where it has several.
+        """
+        inputs = SharedBatch(given, device)
         if not self.layers:
-            self._choose(inputs)
+            self._choose(inputs.copy, output)
         views: dict[str, View] = {}
         versions: dict[str, int | None] = {}
 
@@ -63,8 +75,8 @@ class ForwardPasses:
             views[layer.name] = view.with_tensor(view.tensor.clone()) if layer.overwritten else view
             versions[layer.name] = version_of(views[layer.name].tensor)
 
-        with capturing(self.reference, self.layers, consume_reference, "the reference"):
-            self._forward(self.reference, inputs)
+        with capturing(self.reference, self.layers, consume_reference, "the reference", output):
+            self._calls[self.reference](inputs)
         for name, version in versions.items():
             if version_of(views[name].tensor) != version:
                 raise ValueError(
@@ -72,25 +84,21 @@ class ForwardPasses:
                     "expected forward passes that do the same for every batch"
                 )
         for index, (name, model) in enumerate(self.candidates.items()):
-            with capturing(
-                model, self._counterparts[name], self._consumer(index, name, number, views), f"candidate {name!r}"
-            ):
-                self._forward(model, inputs)
+            consume = self._consumer(index, name, number, views)
+            with capturing(model, self._counterparts[name], consume, f"candidate {name!r}", output):
+                self._calls[model](inputs)
 
     def forget(self) -> None:
         """Of a first batch that is another rank's share, keep the shifts alone."""
         for accumulator in self.accumulators.values():
             accumulator.forget_rows()
 
-    def _forward(self, model: nn.Module, inputs: Tensor) -> None:
-        # On the host convolutions are fastest so, and activations lie as the rows that are accumulated.
-        model(inputs.contiguous(memory_format=torch.channels_last) if self._channels_last[model] else inputs)
-
     def _consumer(
         self, index: int, name: str, number: int, references: dict[str, View]
     ) -> Callable[[Layer, Tensor], None]:
         def consume(layer: Layer, y: Tensor) -> None:
             reference = references[layer.name]
+            y = y.to(reference.tensor.device)  # of models that are spread over several
             where = f"layer {layer.name!r} of candidate {name!r}, batch {number}"
             word = chosen_layout(self.layout, layer.name, y.ndim, layer.layout)
             view = View.of(y, f"candidate {index}", word, where)
@@ -104,10 +112,13 @@ class ForwardPasses:
 
         return consume
 
-    def _choose(self, inputs: Tensor) -> None:
-        self._channels_last = {model: takes_channels_last(model, inputs[:2]) for model in self.models().values()}
-        events = {name: trace(model, inputs[:2], f"candidate {name!r}") for name, model in self.candidates.items()}
-        own = trace(self.reference, inputs[:2], "the reference")
+    def _choose(self, inputs: Batch, output: Output) -> None:
+        for label, model in self.models().items():
+            if model not in self._calls:
+                self._calls[model] = ModelCall(model, label, inputs)
+        few = inputs.few()
+        events = {name: trace(model, few, f"candidate {name!r}") for name, model in self.candidates.items()}
+        own = trace(self.reference, few, "the reference")
         if not isinstance(self._choice, Mapping):
             found = choose_layers(self.reference, own, self._choice)
             self._counterparts = {
@@ -115,19 +126,21 @@ class ForwardPasses:
             }
         else:
             found = choose_layers(self.reference, own, list(self._choice))
-            asked = {key: choose_layers(self.reference, own, key)[0].name for key in self._choice}
             for name, model in self.candidates.items():
-                named = {asked[k]: choose_layers(model, events[name], v)[0] for k, v in self._choice.items()}
+                named: dict[str, Layer] = {}
+                for key, value in self._choice.items():
+                    asked = choose_layers(self.reference, own, key)
+                    answers = choose_layers(model, events[name], value)
+                    if len(asked) != len(answers):
+                        raise ValueError(
+                            f"{key!r} is {len(asked)} layers of the reference but {value!r} is {len(answers)} of candidate "
+                            f"{name!r}; expected as many on both sides, which are compared in order"
+                        )
+                    named |= {layer.name: answer for layer, answer in zip(asked, answers, strict=True)}
                 self._counterparts[name] = [replace(named[layer.name], name=layer.name) for layer in found]
+        for model, call in self._calls.items():
+            layers = [found] if model is self.reference else []
+            layers += [self._counterparts[name] for name, other in self.candidates.items() if other is model]
+            for each in layers:
+                call.warn_if_random(each, inputs, output)
         self.expect(found)
-
-
-def takes_channels_last(model: nn.Module, inputs: Tensor) -> bool:
-    """Whether the model runs on images whose channels are innermost in memory; one that calls view() may not."""
-    if inputs.is_cuda or inputs.ndim != 4:
-        return False
-    try:
-        model(inputs.contiguous(memory_format=torch.channels_last))
-    except RuntimeError:
-        return False
-    return True

@@ -6,8 +6,9 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
+from ..activations.inputs import Batch
 from ..activations.layers import Layer
 from ..covariance.distributed import digests, gather, merge_over_ranks
 from .forward import ForwardPasses
@@ -32,7 +33,7 @@ class Ranks:
         self._rank, self._size, self._same_data = rank, size, same_data
         self._met = size == 1
 
-    def meet(self, run: ForwardPasses | None, inputs: Tensor | None, failure: Exception | None = None) -> None:
+    def meet(self, run: ForwardPasses | None, inputs: Batch | None, failure: Exception | None = None) -> None:
         """Hold models, layers and the first batch against those of the other ranks, once.
 
         Raises:
@@ -42,7 +43,8 @@ class Ranks:
         if self._met:
             return
         self._met = True
-        batch = digests({"batch": inputs}) if self._same_data and inputs is not None else {}
+        tensors = inputs.tensors() if self._same_data and inputs is not None else []
+        batch = digests({f"tensor {number}": tensor for number, tensor in enumerate(tensors)})
         watched = {} if run is None or failure else run.models()
         models = {label: _weights(model) for label, model in watched.items()}
         reports = gather((_message(failure), models, run.layers if run else [], batch))
