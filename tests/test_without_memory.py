@@ -71,11 +71,11 @@ def test_streams(remove):
 def test_networks():
     network = nn.Sequential(nn.Linear(4, 4), nn.ReLU(), nn.Linear(4, 2))
     abstract = nn.Sequential(nn.Linear(4, 4), nn.ReLU(), nn.Linear(4, 2)).to("meta")
-    with pytest.raises(TypeError, match="the reference is a meta tensor"):
+    with pytest.raises(TypeError, match=r"the reference has '0\.weight\' on the meta device"):
         pc.compare(abstract, {"a": abstract}, torch.randn(10, 4))
-    with pytest.raises((TypeError, RuntimeError, ValueError, NotImplementedError)):
+    with pytest.raises(TypeError, match=r"candidate 'a' has '0\.weight\' on the meta device"):
         pc.compare(network, {"a": abstract}, torch.randn(10, 4))
-    with pytest.raises(TypeError, match="is a meta tensor"):
+    with pytest.raises(TypeError, match=r"the model has '0\.weight\' on the meta device"):
         pc.intrinsic_dimensions(abstract, torch.randn(10, 4))
     with pytest.raises(TypeError, match=r"^parameter '.*weight' is a meta tensor"):
         pc.pruning.prune(abstract, pc.pruning.pools_by_type(abstract), 0.5)
@@ -178,7 +178,7 @@ def test_what_is_no_tensor_or_of_another_dtype_is_refused_by_name():
     parameter = nn.Parameter(weight.to(torch.complex64))
     parameter.grad = torch.ones_like(parameter)
     for optimizer in optimizers(parameter, {}):
-        with pytest.raises(TypeError, match=r"^parameter 'w' has dtype torch.complex64; expected one of torch.float32"):
+        with pytest.raises(TypeError, match="^parameter 'w' has dtype torch.complex64; expected float16, bfloat16"):
             optimizer.step()
 
 

@@ -8,6 +8,7 @@ the same gate for whoever knows what the tensor is called, and copies what only 
 
 from __future__ import annotations
 
+from collections.abc import Hashable
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -179,6 +180,13 @@ def _as_plain(tensor: Tensor) -> Tensor:
         return tensor
     with torch._C.DisableTorchFunctionSubclass():
         return tensor.as_subclass(Tensor)
+
+
+def memory_of(tensor: Tensor) -> Hashable:
+    """What tensors of the same entries in the same memory have in common; of one without plain memory, itself."""
+    if not tensor.numel() or not _is_plain(tensor):
+        return id(tensor)
+    return tensor.data_ptr(), tensor.shape, tensor.stride(), tensor.dtype, tensor.device
 
 
 def same_memory(first: Tensor, second: Tensor) -> bool:

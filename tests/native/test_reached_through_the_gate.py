@@ -106,6 +106,30 @@ def starred(module: Module, value: ast.expr, function: ast.FunctionDef) -> list[
     return tuples[0].elts
 
 
+def unpacked(module: Module, value: ast.expr) -> dict[str, list[tuple[ast.expr, ast.FunctionDef]]]:
+    """The entries of a mapping that is unpacked into arguments, by key, wherever the file gives it some."""
+    assert isinstance(value, ast.Name), "a call of the extension unpacks something else than a name"
+    entries: dict[str, list[tuple[ast.expr, ast.FunctionDef]]] = {}
+    for function in module.functions:
+        for node in ast.walk(function):
+            match node:
+                case ast.Assign(targets=[ast.Name(id=name)], value=mapping):
+                    pass
+                case ast.AnnAssign(target=ast.Name(id=name), value=mapping):
+                    pass
+                case ast.AugAssign(target=ast.Name(id=name), op=ast.BitOr(), value=mapping):
+                    pass
+                case _:
+                    continue
+            if name != value.id:
+                continue
+            assert isinstance(mapping, ast.Dict), f"{module.path.name}: {name} is no literal mapping"
+            for key, entry in zip(mapping.keys, mapping.values, strict=True):
+                assert isinstance(key, ast.Constant)
+                entries.setdefault(key.value, []).append((entry, function))
+    return entries
+
+
 def test_the_stub_declares_every_binding():
     bound = {name for name in dir(_native) if callable(getattr(_native, name)) and not name.startswith("__")}
     assert bound | OF_CUDA == set(declared())
@@ -131,11 +155,13 @@ def test_arrays_of_every_call_come_from_the_gate(name):
             else:
                 positional.append(value)
         given = dict(zip(order, positional, strict=False)) | {k.arg: k.value for k in call.keywords if k.arg}
-        assert not [k for k in call.keywords if k.arg is None], "a call of the extension unpacks a mapping"
+        mappings = [unpacked(module, k.value) for k in call.keywords if k.arg is None]
         for argument in wanted:
             where = f"{module.path.name}:{call.lineno}, argument {argument}"
-            assert argument in given, where
-            assert module.made(given[argument], function), f"{where} is not made by native()"
+            values = [(given[argument], function)] if argument in given else []
+            values += [entry for mapping in mappings for entry in mapping.get(argument, [])]
+            assert values, where
+            assert all(module.made(value, around) for value, around in values), f"{where} is not made by native()"
 
 
 def test_bindings_are_only_called_by_name():

@@ -24,7 +24,8 @@ def unwrapped(model: Any, label: str) -> nn.Module:
         label: what error messages call it.
 
     Raises:
-        TypeError: no module, or one whose layers cannot be watched: scripted, traced, frozen or exported.
+        TypeError: no module, one whose layers cannot be watched (scripted, traced, frozen or exported), or one without
+            memory.
     """
     while True:
         if isinstance(model, torch.jit.ScriptModule):
@@ -36,8 +37,18 @@ def unwrapped(model: Any, label: str) -> nn.Module:
             raise TypeError(f"{label} is a {type(model).__name__}; expected a torch.nn.Module")
         inner = model._modules.get(_WRAPPED if isinstance(model, _DELEGATING) else _COMPILED)
         if inner is None:
+            _expect_memory(model, label)
             return model
         model = inner
+
+
+def _expect_memory(model: nn.Module, label: str) -> None:
+    for name, tensor in (*model.named_parameters(), *model.named_buffers()):
+        if tensor.is_meta:
+            raise TypeError(
+                f"{label} has {name!r} on the meta device, where it has no memory; move it to the CPU or a CUDA device with "
+                "to_empty() and load its weights first"
+            )
 
 
 def _exported(model: Any) -> bool:

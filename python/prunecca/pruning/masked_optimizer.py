@@ -76,14 +76,9 @@ class MaskedOptimizer(torch.optim.Optimizer):
                 loss = closure()
         # All or nothing: what could be refused is, for every group, before the first weight or count changes.
         groups = [group for group in self.param_groups if any(p.grad is not None for p in group["params"])]
-        try:
-            for parameters, _, take in [self._prepared(group, len(groups) > 1) for group in groups]:
-                take()
-                torch.autograd.graph.increment_version(parameters)
-        except (TypeError, ValueError):
-            for group in groups:  # here, where it costs nothing as long as all is well
-                _name_the_one_refused((name, p) for name, p in pairs(group) if p.grad is not None)
-            raise
+        for parameters, _, take in [self._prepared(group, len(groups) > 1) for group in groups]:
+            take()
+            torch.autograd.graph.increment_version(parameters)
         return loss
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
@@ -132,7 +127,11 @@ class MaskedOptimizer(torch.optim.Optimizer):
         masks = [self._mask(name, p) for name, p in stepped]
         if among_others:  # a single native call checks all of this by itself, before it writes
             self._check(stepped)
-        return parameters, gradients, self._prepare(group, parameters, gradients, masks)
+        try:
+            return parameters, gradients, self._prepare(group, parameters, gradients, masks)
+        except (TypeError, ValueError):
+            _name_the_one_refused(stepped)  # here, where it costs nothing as long as all is well
+            raise
 
     def _check(self, stepped: list[tuple[str, Tensor]]) -> None:
         """Refuse what the native step of one group would refuse after that of another was taken."""

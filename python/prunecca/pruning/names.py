@@ -6,9 +6,9 @@ import re
 from collections.abc import Hashable, Iterable, Mapping
 from typing import Any, TypeVar
 
-import torch
 from torch import Tensor, nn
 
+from .._arrays import memory_of
 from ..storage.structures import copied
 
 Named = nn.Module | Mapping[str, Tensor] | Iterable[tuple[str, Tensor]]
@@ -69,6 +69,4 @@ def _memory(name: str, value: Any) -> Hashable:
     """What two names of the same tensor have in common; the tensors of a ``state_dict`` are new views each time."""
     if not isinstance(value, Tensor):
         return name
-    if value.layout != torch.strided or value.is_meta or not value.numel():
-        return id(value)
-    return value.data_ptr(), value.shape, value.stride(), value.dtype, value.device
+    return memory_of(value)

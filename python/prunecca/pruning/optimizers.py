@@ -112,7 +112,8 @@ class MaskedAdam(MaskedOptimizer):
         moments = [
             [self._moment_of(s, key, p) for s, p in zip(states, parameters, strict=True)] for key in self._moments
         ]
-        given |= {name: [native(m) for m in kept] for name, kept in zip(("means", "squares"), moments, strict=True)}
+        means, squares = moments
+        given |= {"means": [native(m) for m in means], "squares": [native(m) for m in squares]}
         if group["capturable"]:
             return self._prepare_on_device(group, parameters, states, given)
         lr, steps = float(group["lr"]), [int(state["step"]) + 1 for state in states]
