@@ -178,7 +178,7 @@ def test_what_is_no_tensor_or_of_another_dtype_is_refused_by_name():
     parameter = nn.Parameter(weight.to(torch.complex64))
     parameter.grad = torch.ones_like(parameter)
     for optimizer in optimizers(parameter, {}):
-        with pytest.raises(TypeError, match="^parameter 'w' has dtype torch.complex64; expected float16, bfloat16"):
+        with pytest.raises(TypeError, match=r"^parameter 'w' has dtype torch.complex64; expected float16, bfloat16"):
             optimizer.step()
 
 

@@ -227,7 +227,9 @@ class _Watch(TorchFunctionMode):
         result = first_tensor(output)
         for origin in self._origins:
             is_output = origin.kind == "fc" and not origin.activated and (origin is last or origin.tensor is result)
-            origin.event.representative |= not is_output
+            # Of what a module computes inside of itself (the projections of an attention), only what ends in an activation.
+            inside = kind_of_function(origin.event.function) in ("conv", "fc")
+            origin.event.representative |= not is_output and not inside
 
     @contextmanager
     def hooked(self) -> Iterator[None]:
