@@ -41,7 +41,8 @@ class Noting(Reporter):
         self.begun.append((name, epoch))
 
     def message(self, text: str) -> None:
-        self.messages.append(text)
+        if " directions" not in text:  # a hint of few images
+            self.messages.append(text)
 
 
 def start(out: Path, size: Size = SIZE, **changes: Any) -> RunDirectory:

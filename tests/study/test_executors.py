@@ -44,12 +44,16 @@ class Listener(Reporter):
     def __init__(self) -> None:
         self.begun: list[tuple[str, int]] = []
         self.messages: list[str] = []
+        self.hints: list[str] = []  # of few images
 
     def begin(self, name: str, epoch: int, epochs: int) -> None:
         self.begun.append((name, epoch))
 
     def message(self, text: str) -> None:
-        self.messages.append(text)
+        if " directions" in text:
+            self.hints.append(text)
+        else:
+            self.messages.append(text)
 
 
 class Killer(Listener):
@@ -73,6 +77,14 @@ def test_of_two_workers_one_may_be_killed(serial: RunDirectory, tmp_path: Path) 
         "a worker was ended from outside (exit code -9); the others take over from its last finished epoch"
     ]
     assert files(run) == files(serial)
+
+
+def test_few_images_are_said_once_for_all_networks(tmp_path: Path) -> None:
+    run = studies.start(tmp_path / "run", FLAGS, Size(levels=1, replicates=1, controls=1))
+    heard = Listener()
+    studies.make(run, heard)
+    assert len(heard.hints) == 1
+    assert heard.hints[0].startswith("digits2 level 0: svcca of ")
 
 
 @pytest.mark.slow

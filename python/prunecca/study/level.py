@@ -20,7 +20,7 @@ from .. import pruning
 from ..comparison.compare import compare
 from ..data.loading import representation_subset
 from ..dimension import intrinsic_dimensions
-from ..errors import RUN_AGAIN, CorruptFile
+from ..errors import RUN_AGAIN, CorruptFile, FewRows
 from ..pruning.rewind import Snapshot
 from ..seeds import seed_for
 from ..storage.states import digest, state_bytes, state_from_bytes
@@ -286,9 +286,16 @@ class _Level:
         images = representation_subset(
             self.problem.splits(self.place.data).train.to(self.place.device), options.images, options.seed
         )
-        result = compare(
-            reference, {"pruned": model}, images, options.layers, options.metric_options(), distributed="off"
-        )
+        with warnings.catch_warnings(record=True) as noted:
+            warnings.simplefilter("always", FewRows)
+            result = compare(
+                reference, {"pruned": model}, images, options.layers, options.metric_options(), distributed="off"
+            )
+        for warning in noted:
+            if not issubclass(warning.category, FewRows):
+                warnings.warn_explicit(warning.message, warning.category, warning.filename, warning.lineno)
+            elif self.unpruned is None:  # once for all networks of a problem, which have the same images and layers
+                self.place.reporter.message(f"{self.network}: {warning.message}")
         self.files[SIMILARITY] = parquet(result.table[_SIMILARITY_COLUMNS])
         if options.dimension_images:
             found = intrinsic_dimensions(model, images, options.layers, max_datapoints=options.dimension_images)
