@@ -40,8 +40,9 @@ def masks_from(
 
     Example:
         >>> import torch, prunecca as pc
+        >>> from torch.nn.utils import prune
         >>> layer = torch.nn.Linear(2, 1)
-        >>> _ = torch.nn.utils.prune.custom_from_mask(layer, "weight", torch.tensor([[1, 0]]))
+        >>> _ = prune.custom_from_mask(layer, "weight", torch.tensor([[1, 0]]))
         >>> pc.pruning.masks_from(layer)
         {'weight': tensor([[ True, False]])}
     """
