@@ -166,7 +166,7 @@ def _small_images(model: nn.Module) -> Any:
             ValueError,
             r"layer '5' has shape \(20, 8, 6, 6\) in the reference and \(20, 8, 4, 4\) in candidate 's'",
         ),
-        ({"candidates": network(1).to("meta")}, ValueError, "different devices .the reference on cpu, candidate"),
+        ({"candidates": network(1).to("meta")}, TypeError, "candidate 'candidate' has .* on the meta device"),
     ],
 )
 def test_errors_say_what_was_wrong(arguments: dict[str, Any], error: type[Exception], words: str) -> None:

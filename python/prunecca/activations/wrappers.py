@@ -43,12 +43,12 @@ def unwrapped(model: Any, label: str) -> nn.Module:
 
 
 def _expect_memory(model: nn.Module, label: str) -> None:
-    for name, tensor in (*model.named_parameters(), *model.named_buffers()):
-        if tensor.is_meta:
-            raise TypeError(
-                f"{label} has {name!r} on the meta device, where it has no memory; move it to the CPU or a CUDA device with "
-                "to_empty() and load its weights first"
-            )
+    tensors = dict((*model.named_parameters(), *model.named_buffers()))
+    if tensors and all(tensor.is_meta for tensor in tensors.values()):
+        raise TypeError(
+            f"{label} has {next(iter(tensors))!r} on the meta device, where it has no memory; move it to the CPU or a CUDA "
+            "device with to_empty() and load its weights first"
+        )
 
 
 def _exported(model: Any) -> bool:
