@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import functools
 import math
 import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -22,6 +23,20 @@ from .view import View
 
 _SMALLEST = 2.0**-960  # sums of squares from which on float64 holds all digits of the small ones beside them
 _FACTS = {"counts": "count", "exact": "exact", "exponents": "exponent", "wide": "wide", "far": "far"}  # in a file
+_Method = TypeVar("_Method", bound=Callable[..., Any])
+
+
+def _outside_inference(method: _Method) -> _Method:
+    """Under ``torch.inference_mode()`` the method runs outside of it: a state that is made inside cannot be added to later."""
+
+    @functools.wraps(method)
+    def outside(*arguments: Any, **options: Any) -> Any:
+        if not torch.is_inference_mode_enabled():  # the context takes 4 us, the question none
+            return method(*arguments, **options)
+        with torch.inference_mode(False):
+            return method(*arguments, **options)
+
+    return outside  # type: ignore[return-value]
 
 
 class CovarianceAccumulator:
@@ -53,7 +68,7 @@ class CovarianceAccumulator:
         """Datapoints seen so far (times positions, for convolutional activations)."""
         return self.members[0].count if self.members else 0
 
-    @torch.inference_mode(False)
+    @_outside_inference
     def add(self, reference: View, candidates: Sequence[View]) -> None:
         """Add a batch of the reference and of every candidate.
 
@@ -84,7 +99,7 @@ class CovarianceAccumulator:
                 ),
             )
 
-    @torch.inference_mode(False)
+    @_outside_inference
     def add_reference(self, view: View) -> None:
         """Add a batch of the reference alone; each candidate must follow with ``add_candidate`` and the same batch."""
         with self._lock:
@@ -103,7 +118,7 @@ class CovarianceAccumulator:
 
             self._take(state, [0], add)
 
-    @torch.inference_mode(False)
+    @_outside_inference
     def add_candidate(self, index: int, reference: View, view: View) -> None:
         """Add a batch of one candidate beside the reference's batch of the same datapoints.
 
@@ -134,7 +149,7 @@ class CovarianceAccumulator:
 
             self._take(state, [0, index + 1], add)
 
-    @torch.inference_mode(False)
+    @_outside_inference
     def merge(self, other: CovarianceAccumulator) -> None:
         """Add what ``other`` has seen, as if its batches had been given here; ``other`` is not changed.
 
@@ -170,7 +185,7 @@ class CovarianceAccumulator:
         for cross in self.cross:
             cross.clear()
 
-    @torch.inference_mode(False)
+    @_outside_inference
     def finalize(self, *, rescale: bool = False) -> list[Covariance]:
         """The covariance of the reference with each candidate so far; accumulation may go on.
 
@@ -194,7 +209,7 @@ class CovarianceAccumulator:
                 covariances.append(self._covariance([reference, candidate], xx, yy, units, memo))
             return covariances
 
-    @torch.inference_mode(False)
+    @_outside_inference
     def alone(self, *, rescale: bool = False) -> Covariance:
         """The covariance of the reference with itself; as ``finalize``."""
         with self._lock:
