@@ -38,7 +38,7 @@ def replace(folder, name, column, value):
     table.to_parquet(path, index=False)
 
 
-NAMES = ["../../x", "../outside/mine", "/tmp/x", "..", "a/b", "-x", "", "x" * 300, "a\nb", ".hidden"]
+NAMES = ["../../x", "../outside/mine", "/absolute/x", "..", "a/b", "-x", "", "x" * 300, "a\nb", ".hidden"]
 
 
 @pytest.mark.parametrize("name", NAMES)
