@@ -6,7 +6,7 @@ import copy
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, fields, is_dataclass, replace
 from functools import partial
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -215,7 +215,7 @@ def _iterable(loader: Any) -> Iterable[Any]:
         raise TypeError(
             f"the loader is {given}; expected batches: a DataLoader, a list of them, a tensor, or a data set"
         )
-    return loader  # type: ignore[no-any-return]
+    return cast("Iterable[Any]", loader)
 
 
 def _whole(loader: Any) -> bool:

@@ -16,7 +16,7 @@ _LAST |= {"_native_multi_head_attention", "_transformer_encoder_layer_fwd"}
 _LAST |= {"lstm", "gru", "rnn_tanh", "rnn_relu", "lstm_cell", "gru_cell", "rnn_tanh_cell", "rnn_relu_cell"}
 _FIRST = {"batch_norm", "instance_norm", "group_norm", "local_response_norm", "interpolate", "upsample", "grid_sample"}
 # The digit is the number of dimensions behind the channels.
-_SPATIAL = re.compile(r".*(conv|conv_transpose|conv_tbc|max_pool|avg_pool|lp_pool)([123])d(_with_indices)?$")
+_SPATIAL = re.compile(r".*(conv|conv_transpose|max_pool|avg_pool|lp_pool)([123])d(_with_indices)?$")
 _MOVES = {
     *("view", "reshape", "permute", "transpose", "t", "T", "mT", "adjoint", "movedim", "moveaxis", "swapaxes"),
     *("swapdims", "flatten", "unflatten", "squeeze", "unsqueeze", "expand", "expand_as", "broadcast_to", "view_as"),
@@ -24,7 +24,6 @@ _MOVES = {
     *("split_with_sizes", "repeat", "tile", "ravel", "rot90", "pixel_shuffle", "pixel_unshuffle", "channel_shuffle"),
     *("mean", "sum", "amax", "amin", "max", "min", "unsafe_chunk", "unsafe_split", "take_along_dim"),
 }
-_KEEPS = {"pad", "roll", "flip", "cumsum", "dropout", "softmax", "sort", "index_add", "index_fill", "masked_fill"}
 _LAST_MODULES = (
     nn.Linear,
     nn.LayerNorm,

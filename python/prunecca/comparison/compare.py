@@ -169,20 +169,15 @@ def _result(run: ForwardPasses, metrics: Mapping[str, Score], keep: bool) -> Com
                 kept[name, layer.name] = cov
     table = pd.DataFrame(rows, columns=_COLUMNS).astype({"kept_x": "Int64", "kept_y": "Int64"})
     order = {name: position for position, name in enumerate(run.candidates)}
-    table["reliable"] = _reliable(table)
-    _warn_of_few_rows(table)
+    directions = table["kept_x"].fillna(0) + table["kept_y"].fillna(0)
+    # With no more rows than directions, any two representations correlate perfectly.
+    table["reliable"] = (table["count"] > directions).astype(bool)
+    _warn_of_few_rows(table, directions)
     table = table.sort_values("candidate", key=lambda names: names.map(order), kind="stable", ignore_index=True)
     return Comparison(table, tuple(run.layers), kept)
 
 
-def _reliable(table: pd.DataFrame) -> pd.Series:
-    """Whether there are more rows than directions took part: otherwise any two representations correlate perfectly."""
-    directions = table["kept_x"].fillna(0) + table["kept_y"].fillna(0)
-    return (table["count"] > directions).astype(bool)
-
-
-def _warn_of_few_rows(table: pd.DataFrame) -> None:
-    directions = table["kept_x"].fillna(0) + table["kept_y"].fillna(0)
+def _warn_of_few_rows(table: pd.DataFrame, directions: pd.Series) -> None:
     meaningless, few = table[~table["reliable"]], table[table["count"] < _ROWS_PER_DIRECTION * directions]
     for rows, words in (
         (meaningless, "no more rows than directions, so that the value means nothing (any two networks get about 1)"),

@@ -56,21 +56,27 @@ def begin(view: View, precision: Precision, norms: bool) -> Moments:
 
 
 def check_members(members: Iterable[Moments]) -> None:
-    """What the host sees of every batch, for members on a CUDA device; waits for the device, once.
+    """What the host sees of every batch, for members on a CUDA device; waits for the device, twice for all of them.
 
     Raises:
         ValueError: a batch held a value that is not finite, or squares that float32 does not hold.
     """
     on_device = [member for member in members if member.watch is not None]
     cuda.Watch.check_all(list(dict.fromkeys(m.watch for m in on_device if m.watch is not None)))
-    for member in on_device:
-        squares = member.scatter.products.diagonal()
-        lost = (squares < member.count * _LEAST) & ((squares > 0) | (member.sum != 0))
-        if not member.exact and bool(lost.any()):
+    lost = [_lost(member) for member in on_device if not member.exact]
+    found = torch.stack([channels.any() for channels in lost]).tolist() if lost else []
+    for channels, is_lost in zip(lost, found, strict=True):
+        if is_lost:
             raise ValueError(
-                f"the activations of channel {int(lost.nonzero()[0])} are so small after the first batch that float32 "
+                f"the activations of channel {int(channels.nonzero()[0])} are so small after the first batch that float32 "
                 "products do not hold their squares; accumulate with precision='float64'"
             )
+
+
+def _lost(member: Moments) -> Tensor:
+    """Which channels have squares that float32 products do not hold, (C,) bool."""
+    squares = member.scatter.products.diagonal()
+    return (squares < member.count * _LEAST) & ((squares > 0) | (member.sum != 0))
 
 
 def estimate_shift(view: View, exponent: int = 0) -> tuple[Tensor, bool]:
@@ -88,7 +94,8 @@ def estimate_shift(view: View, exponent: int = 0) -> tuple[Tensor, bool]:
     x = sample.tensor
     zeros = torch.zeros(view.channels, dtype=torch.float64, device=x.device)
     total = zeros.clone()
-    call = Call([sample], [], [zeros], [total], [], [], exact=x.dtype == torch.float64)
+    # On a device float64 at once: the host cannot see that float32 does not hold a sum without waiting.
+    call = Call([sample], [], [zeros], [total], [], [], exact=x.is_cuda or x.dtype == torch.float64)
     if x.is_cuda:
         cuda.update(call, cuda.Watch(x.device))
     elif _run(call).reason:  # sums that float32 does not hold

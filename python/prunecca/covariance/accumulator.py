@@ -7,7 +7,7 @@ import math
 import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import torch
 from torch import Tensor
@@ -36,7 +36,7 @@ def _outside_inference(method: _Method) -> _Method:
         with torch.inference_mode(False):
             return method(*arguments, **options)
 
-    return outside  # type: ignore[return-value]
+    return cast(_Method, outside)
 
 
 class CovarianceAccumulator:
