@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -13,16 +12,9 @@ from torch import Tensor, nn
 import prunecca as pc
 
 P = pc.pruning
+pytestmark = pytest.mark.usefixtures("one_thread")
 SURVIVORS = ("rewind", "keep", "shuffle", "signed_constant", "reinitialize")
 PRUNED = ("zero", "init", "zero_if_shrunk", "frozen", "by_movement")
-
-
-@pytest.fixture(autouse=True)
-def _one_thread() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 class Encoder(nn.Module):
