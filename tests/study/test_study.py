@@ -202,8 +202,9 @@ def test_damaged_checkpoint_is_trained_from_its_start(finished, tmp_path):
 
     reporter = Noting()
     execute(run, reporter=reporter)
-    assert len(reporter.messages) == 1
-    assert "digits2 level 0 is trained from its start" in reporter.messages[0]
+    damaged, few_rows = reporter.messages
+    assert "digits2 level 0 is trained from its start" in damaged
+    assert "has 48 rows for 21 + 21 directions" in few_rows
     assert digests(run).items() <= digests(finished).items()
 
 
@@ -222,7 +223,7 @@ def test_damaged_file_of_a_finished_piece_is_made_again(finished, tmp_path, piec
     reporter = Noting()
     execute(run, reporter=reporter)
     assert reporter.begun == [str(piece)]
-    assert len(reporter.messages) == 1
+    assert len([message for message in reporter.messages if name in message]) == 1
     assert table_bytes(run) == table_bytes(finished)
 
 
