@@ -23,6 +23,7 @@ from ..progress import Progress, reporting
 from ..similarity.registry import MetricChoice, Score, find_metrics, needs_norms
 from .forward import ForwardPasses
 from .ranks import Ranks
+from .reading import Reading
 from .result import Comparison
 from .scores import score
 
@@ -126,7 +127,8 @@ def compare(
         if max_datapoints is not None and max_datapoints < 1:
             raise ValueError(f"max_datapoints is {max_datapoints}; expected at least 1, or None for all")
         model = unwrapped(reference, "the reference")
-        run = ForwardPasses(model, _by_name(candidates), layers, precision, needs_norms(chosen), layout)
+        reading = Reading(layout)
+        run = ForwardPasses(model, _by_name(candidates), layers, precision, needs_norms(chosen), reading)
         with (
             evaluating(run.models(), device) as target,
             torch.no_grad(),

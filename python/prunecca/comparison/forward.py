@@ -13,12 +13,12 @@ from ..activations.first_pass import ModelCall, SharedBatch
 from ..activations.hooks import capturing
 from ..activations.inputs import Batch
 from ..activations.layers import Layer, choose_layers, counterpart
-from ..activations.layouts import chosen_layout
 from ..activations.outputs import Output
 from ..activations.trace import trace, version_of
 from ..covariance.accumulator import CovarianceAccumulator
-from ..covariance.covariance import Layout, Precision
+from ..covariance.covariance import Precision
 from ..covariance.view import View
+from .reading import Reading
 
 
 class ForwardPasses:
@@ -31,9 +31,9 @@ class ForwardPasses:
         choice: Any,
         precision: Precision,
         norms: bool,
-        layout: Layout | Mapping[str, str],
+        reading: Reading,
     ) -> None:
-        self.reference, self.candidates, self.layout = reference, candidates, layout
+        self.reference, self.candidates, self.reading = reference, candidates, reading
         self.layers: list[Layer] = []
         self.layouts: dict[str, str] = {}  # of the reference
         self.accumulators: dict[str, CovarianceAccumulator] = {}
@@ -46,9 +46,7 @@ class ForwardPasses:
 
     def expect(self, layers: list[Layer]) -> None:
         self.layers = layers
-        self.layouts = {
-            layer.name: chosen_layout(self.layout, layer.name, layer.ndim, layer.layout) for layer in layers
-        }
+        self.layouts = {layer.name: self.reading.word(layer) for layer in layers}
         self.accumulators = {
             layer.name: CovarianceAccumulator(precision=self._precision, norms=self._norms) for layer in layers
         }
@@ -70,7 +68,7 @@ class ForwardPasses:
 
         def consume_reference(layer: Layer, x: Tensor) -> None:
             where = f"layer {layer.name!r} of the reference, batch {number}"
-            view = View.of(x, "the reference", self.layouts[layer.name], where)
+            view = self.reading.view(layer, x, "the reference", where)
             self.accumulators[layer.name].add_reference(view)
             views[layer.name] = view.with_tensor(view.tensor.clone()) if layer.overwritten else view
             versions[layer.name] = version_of(views[layer.name].tensor)
@@ -100,8 +98,7 @@ class ForwardPasses:
             reference = references[layer.name]
             y = y.to(reference.tensor.device)  # of models that are spread over several
             where = f"layer {layer.name!r} of candidate {name!r}, batch {number}"
-            word = chosen_layout(self.layout, layer.name, y.ndim, layer.layout)
-            view = View.of(y, f"candidate {index}", word, where)
+            view = self.reading.view(layer, y, f"candidate {index}", where)
             if reference.positions() != view.positions():
                 raise ValueError(
                     f"layer {layer.name!r} has shape {tuple(reference.tensor.shape)} in the reference and "
