@@ -152,7 +152,7 @@ def intrinsic_dimensions(
             raise ValueError("the loader gave no inputs; expected at least one batch")
         call = ModelCall(model, "the model", inputs[0].copy)
         found = find_layers(model, inputs[0].copy, layers)
-        call.warn_if_random(found, inputs[0].copy, output)
+        call.outputs(found, inputs[0].copy, output)
         for group in _groups(call, found, inputs, output):
             parts = _activations(call, group, inputs, output)
             for layer in group:

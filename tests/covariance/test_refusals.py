@@ -21,7 +21,7 @@ from prunecca.covariance.view import View
 def state_of(acc: CovarianceAccumulator) -> list[Any]:
     """Everything that later batches and results depend on."""
     facts = [[m.count, m.exact, m.exponent, m.wide, m.far] for m in acc.members]
-    tensors = [t.clone() for part in (*acc.members, *acc.cross) for t in part.tensors().values()]
+    tensors = [t.clone() for part in (*acc.members, *acc.cross.values()) for t in part.tensors().values()]
     return [facts, *tensors]
 
 

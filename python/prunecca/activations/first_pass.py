@@ -68,11 +68,11 @@ class ModelCall:
             inputs.renew()
         return result
 
-    def warn_if_random(self, layers: Sequence[Layer], first: Batch, output: Output = None) -> None:
-        """Say so when the layers give other values in a second pass over the same inputs."""
-        if self._random:
-            return  # it has been said
+    def outputs(self, layers: Sequence[Layer], first: Batch, output: Output = None) -> dict[str, Tensor]:
+        """What the layers give for the first two inputs, by name; a warning when they give other values a second time."""
         few = first.few()
+        if self._random:  # it has been said
+            return self._outputs(layers, few, output)
         devices = {tensor.device for tensor in self.model.parameters() if tensor.is_cuda}
         with torch.random.fork_rng(devices=devices):
             before = _random_states(devices)
@@ -89,7 +89,8 @@ class ModelCall:
                         "eval mode",
                         stacklevel=2,
                     )
-                    return
+                    break
+        return once
 
     def _outputs(self, layers: Sequence[Layer], few: Batch, output: Output) -> dict[str, Tensor]:
         seen: dict[str, Tensor] = {}

@@ -2,45 +2,43 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Literal
 
-import pandas as pd
 import torch
 from torch import nn
 
 from ..activations.evaluation_mode import evaluating
 from ..activations.inputs import Forward, input_batches, total_inputs
-from ..activations.layers import LayerChoice
 from ..activations.outputs import Output
 from ..activations.wrappers import eager, unwrapped
 from ..covariance.covariance import Covariance, Layout, Precision
 from ..covariance.distributed import rank_and_size
-from ..errors import FewRows
 from ..machine.memory import keeping_freed_memory
 from ..progress import Progress, reporting
 from ..similarity.registry import MetricChoice, Score, find_metrics, needs_norms
-from .forward import ForwardPasses
+from .forward import ForwardPasses, Request
+from .plan import Layers, Pairs
 from .ranks import Ranks
-from .reading import Reading
+from .reading import Reading, Resize
 from .result import Comparison
-from .scores import score
+from .table import rows_of, table_of
 
 Distributed = Literal["shard", "sharded", "off"]
 
-_COLUMNS = ["candidate", "layer", "kind", "depth", "metric", "value", "count", "channels", "kept_x", "kept_y"]
-_COLUMNS += ["layout", "channels_x", "channels_y"]
-_ROWS_PER_DIRECTION = 10  # below, correlations between noise alone are still far from 0
+_BUDGET = 2 << 30  # bytes of the products of pairs
 
 
 def compare(
     reference: nn.Module,
     candidates: nn.Module | Mapping[str, nn.Module] | Sequence[nn.Module],
     loader: Iterable[Any],
-    layers: Iterable[LayerChoice] | LayerChoice | Mapping[str, str] | None = None,
+    layers: Layers = None,
     metrics: MetricChoice = ("svcca",),
     *,
+    pairs: Pairs = None,
+    resize: Resize = None,
+    budget: int = _BUDGET,
     max_datapoints: int | None = None,
     precision: Precision = "float32",
     layout: Layout | Mapping[str, str] = "infer",
@@ -51,7 +49,7 @@ def compare(
     keep_covariances: bool = False,
     progress: Progress = False,
 ) -> Comparison:
-    """Score every layer of every candidate against the same layer of the reference.
+    """Score every layer of every candidate against the same layer of the reference, or against all of its layers.
 
     Every model makes one forward pass per batch, in eval mode without gradients; the modes are restored. The
     reference's activations live for one batch, those of a candidate are consumed as they are produced. The forward passes
@@ -67,10 +65,19 @@ def compare(
             and the forward takes an ``attention_mask``. A tensor, a mapping of tensors, or inputs and labels of a whole data
             set are cut into batches, a Dataset is put into a DataLoader. Models write to copies: the tensors of the loader
             stay as they are.
-        layers: as in ``find_layers``; or a mapping of the reference's layer names to the candidates', where they differ.
+        layers: as in ``find_layers``. Where the candidates' names differ, a mapping of the reference's to theirs, or pairs of
+            them: globs and types on both sides are compared in order, ``{"blocks.*": "encoder.*"}``, and a list stands for
+            several partners of one layer. By the names of the candidates, each may have a mapping of its own.
         metrics: names of ``METRICS``, functions of a ``Covariance`` that give a number, or a mapping of names to options,
             such as ``{"svcca": {"variance": 0.99, "trim": 0.98}}``; a name of your own stands for a function or for a pair,
             as in ``{"svcca 95": ("svcca", {"variance": 0.95}), "mine": function}``.
+        pairs: "same" (None) compares layers with their namesakes, "all" every layer of the reference with every layer of each
+            candidate; a list of (layer of the reference, layer of the candidate), each a name or a glob, all that match with
+            all that match; or any of these by the names of the candidates. All pairs are made in one pass over the data,
+            each representation's own covariance once.
+        resize: "pool" averages the positions of the larger of two layers to the size of the smaller, where they differ.
+        budget: bytes of the products of pairs (8 times the channels of both) that are held at a time; where all need more,
+            the data are passed over again for the others, and the loader must give the same each time.
         max_datapoints: stop after that many inputs.
         precision: of the products; "float64" for the smallest directions of cca, pwcca and linear_regression.
         layout: which dimension of an activation holds the channels. "infer" follows every layer's output from what fixes it
@@ -122,81 +129,73 @@ def compare(
     others = Ranks(rank, ranks, same_data=distributed == "shard")
     chosen: Mapping[str, Score] = {}
     run, failure, target = None, None, torch.device("cpu")
-    try:
-        chosen = find_metrics(metrics)
-        if max_datapoints is not None and max_datapoints < 1:
-            raise ValueError(f"max_datapoints is {max_datapoints}; expected at least 1, or None for all")
-        model = unwrapped(reference, "the reference")
-        reading = Reading(layout)
-        run = ForwardPasses(model, _by_name(candidates), layers, precision, needs_norms(chosen), reading)
-        with (
-            evaluating(run.models(), device) as target,
-            torch.no_grad(),
-            eager(run.models().values()),
-            reporting(progress, total_inputs(loader, max_datapoints)) as report,
-            keeping_freed_memory(target),
-        ):
-            for number, batch, done in input_batches(loader, max_datapoints, share, forward):
-                run.batch(number, batch, target, output)
-                others.meet(run, batch)
-                if number % share[1] != share[0]:
-                    run.forget()
-                report(done)
-    except Exception as error:  # raised on every rank, once all have come together
-        failure = error
-    with torch.inference_mode(False), torch.no_grad():
-        merged = others.bring_together(run, failure, target)
-    if not merged.layers:
-        raise ValueError("the loader gave no inputs; expected at least one batch")
-    with torch.inference_mode(False):
-        return _result(merged, chosen, keep_covariances)
-
-
-def _result(run: ForwardPasses, metrics: Mapping[str, Score], keep: bool) -> Comparison:
     rows: list[dict[str, Any]] = []
-    kept: dict[tuple[str, str], Covariance] = {}
-    for layer in run.layers:
+    kept: dict[tuple[str, ...], Covariance] = {}
+    while True:
         try:
-            accumulator = run.accumulators.pop(layer.name)
-            covariances = accumulator.finalize(rescale=True)
-            shown = accumulator.finalize() if keep else covariances
-        except ValueError as error:
-            raise ValueError(f"layer {layer.name!r}: {error}") from error
-        fixed = {"layer": layer.name, "kind": layer.kind, "depth": layer.depth, "layout": run.layouts[layer.name]}
-        for name, cov, scores in zip(run.candidates, shown, score(covariances, metrics), strict=True):
-            channels = {"channels": cov.xx.shape[-1], "channels_x": cov.xx.shape[-1], "channels_y": cov.yy.shape[-1]}
-            sizes = {"count": cov.count, **channels}
-            rows += [{"candidate": name, **fixed, **scored, **sizes} for scored in scores]
-            if keep:
-                kept[name, layer.name] = cov
-    table = pd.DataFrame(rows, columns=_COLUMNS).astype({"kept_x": "Int64", "kept_y": "Int64"})
-    order = {name: position for position, name in enumerate(run.candidates)}
-    directions = table["kept_x"].fillna(0) + table["kept_y"].fillna(0)
-    # With no more rows than directions, any two representations correlate perfectly.
-    table["reliable"] = (table["count"] > directions).astype(bool)
-    _warn_of_few_rows(table, directions)
-    table = table.sort_values("candidate", key=lambda names: names.map(order), kind="stable", ignore_index=True)
-    return Comparison(table, tuple(run.layers), kept)
+            if run is None:
+                chosen = find_metrics(metrics)
+                if max_datapoints is not None and max_datapoints < 1:
+                    raise ValueError(f"max_datapoints is {max_datapoints}; expected at least 1, or None for all")
+                model = unwrapped(reference, "the reference")
+                reading = Reading(layout, resize)
+                request = Request(layers, pairs, reading, output, precision, needs_norms(chosen), budget)
+                run = ForwardPasses(model, _by_name(candidates), request)
+            with (
+                evaluating(run.models(), device) as target,
+                torch.no_grad(),
+                eager(run.models().values()),
+                reporting(progress, total_inputs(loader, max_datapoints)) as report,
+                keeping_freed_memory(target),
+            ):
+                for number, batch, done in input_batches(loader, max_datapoints, share, forward):
+                    run.batch(number, batch, target)
+                    _check_rounds(run, loader)
+                    others.meet(run, batch)
+                    if number % share[1] != share[0]:
+                        run.forget()
+                    report(done)
+        except Exception as error:  # raised on every rank, once all have come together
+            failure = error
+        with torch.inference_mode(False), torch.no_grad():
+            merged = others.bring_together(run, failure, target)
+        if merged.setup is None:
+            raise ValueError("the loader gave no inputs; expected at least one batch")
+        with torch.inference_mode(False):
+            rows += _rows(merged, chosen, kept if keep_covariances else None)
+        if not merged.another_round():
+            break
+    with torch.inference_mode(False):
+        return Comparison(table_of(rows, list(merged.candidates)), tuple(merged.setup.plan.layers), kept)
 
 
-def _warn_of_few_rows(table: pd.DataFrame, directions: pd.Series) -> None:
-    meaningless, few = table[~table["reliable"]], table[table["count"] < _ROWS_PER_DIRECTION * directions]
-    for rows, words in (
-        (meaningless, "no more rows than directions, so that the value means nothing (any two networks get about 1)"),
-        (few, f"fewer than {_ROWS_PER_DIRECTION} rows a direction, so that part of the value is chance"),
-    ):
-        if len(rows):
-            layers = list(dict.fromkeys(rows["layer"]))
-            shown = ", ".join(map(repr, layers[:3])) + (f" and {len(layers) - 3} more" if len(layers) > 3 else "")
-            first = rows.iloc[0]
-            kept = " + ".join(f"{first[side]}" for side in ("kept_x", "kept_y") if first[side] is not pd.NA)
-            warnings.warn(
-                f"{', '.join(dict.fromkeys(rows['metric']))} of {shown}: {words}; {first['layer']!r} has {first['count']} "
-                f"rows for {kept} directions. Give more datapoints, or use a metric that keeps no directions (linear_cka)",
-                FewRows,
-                stacklevel=4,
-            )
-            return
+def _rows(
+    run: ForwardPasses, metrics: Mapping[str, Score], kept: dict[tuple[str, ...], Covariance] | None
+) -> list[dict[str, Any]]:
+    """Rows of the table for the pairs of one pass; their covariances are kept where ``kept`` is given."""
+    rows: list[dict[str, Any]] = []
+    setup = run.setup
+    if setup is None:
+        return rows
+    layouts = dict(zip((layer.name for layer in setup.plan.layers), setup.layouts, strict=True))
+    one_to_one = setup.plan.one_to_one
+    plain = run.products.covariances(rescale=False) if kept is not None else None
+    for pairs in run.products.covariances(rescale=True):
+        shown = [pair.covariance for pair in (pairs if plain is None else next(plain))]
+        rows += rows_of(pairs, shown, layouts, metrics)
+        if kept is not None:
+            for pair, cov in zip(pairs, shown, strict=True):
+                names = (pair.x.name,) if one_to_one else (pair.x.name, pair.y.name)
+                kept[pair.candidate, *names] = cov
+    return rows
+
+
+def _check_rounds(run: ForwardPasses, loader: Iterable[Any]) -> None:
+    if run.products.rounds > 1 and iter(loader) is loader:
+        raise ValueError(
+            f"the pairs need {run.products.rounds} passes over the data within the budget, but the loader is an iterator, "
+            "which gives its batches once; expected a DataLoader, a list or a tensor, or a larger budget="
+        )
 
 
 def _by_name(candidates: Any) -> dict[str, nn.Module]:

@@ -9,9 +9,8 @@ import torch
 from torch import nn
 
 from ..activations.inputs import Batch
-from ..activations.layers import Layer
 from ..covariance.distributed import digests, gather, merge_over_ranks
-from .forward import ForwardPasses
+from .forward import ForwardPasses, Setup
 
 _ADVICE = "load the same state on all of them, or compare with distributed='off'"
 _SAME_DATA = (
@@ -47,7 +46,7 @@ class Ranks:
         batch = digests({f"tensor {number}": tensor for number, tensor in enumerate(tensors)})
         watched = {} if run is None or failure else run.models()
         models = {label: _weights(model) for label, model in watched.items()}
-        reports = gather((_message(failure), models, run.layers if run else [], batch))
+        reports = gather((_message(failure), models, run.setup if run else None, batch))
         if failure is None:
             _raise_failures([message for message, *_ in reports])
             for check, part in ((_models, 1), (_layers, 2), (_first_batches, 3)):
@@ -58,15 +57,16 @@ class Ranks:
     ) -> ForwardPasses:
         """Merge the accumulators of all ranks; a failure on one rank is raised on all, so that none waits for ever."""
         self.meet(run, None, failure)
-        reports = gather((_message(failure), run.layers if run else [])) if self._size > 1 else []
+        reports = gather((_message(failure), run.setup if run else None)) if self._size > 1 else []
         if failure is not None or run is None:
             raise failure or RuntimeError("there is nothing to bring together")
         _raise_failures([message for message, _ in reports])
-        layers: list[Layer] = next((layers for _, layers in reports if layers), [])
-        if not run.layers:
-            run.expect(layers)
-        for layer in layers:
-            merge_over_ranks(run.accumulators[layer.name], device)
+        setup = next((setup for _, setup in reports if setup is not None), None)
+        if setup is not None:
+            if run.setup is None:
+                run.expect(setup)
+            for accumulator in run.accumulators.values():
+                merge_over_ranks(accumulator, device)
         return run
 
 
@@ -109,9 +109,9 @@ def _models(first: Mapping[str, dict[str, str]], other: Mapping[str, dict[str, s
             raise ValueError(f"the weights of {label} differ {where}, first in {name!r}; {_ADVICE}")
 
 
-def _layers(first: list[Layer], other: list[Layer], where: str) -> None:
+def _layers(first: Setup, other: Setup, where: str) -> None:
     if first != other:
-        names = [[layer.name for layer in layers] for layers in (first, other)]
+        names = [[layer.name for layer in setup.plan.layers] for setup in (first, other)]
         raise ValueError(f"the layers differ {where}: {_listed(names[0])}, and {_listed(names[1])}; expected the same")
 
 

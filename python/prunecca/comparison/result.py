@@ -24,7 +24,8 @@ class Comparison:
             dimension of the reference's output holds the channels), channels_x, channels_y, and reliable (False where there
             are no more rows than directions, so that the value means nothing).
         layers: the layers in order of execution.
-        covariances: by (candidate, layer name), if they were to be kept; otherwise empty.
+        covariances: by (candidate, layer), of other pairs than namesakes by (candidate, layer, layer_y), if they were to be
+            kept; otherwise empty.
 
     Example:
         >>> import tempfile, torch
@@ -41,7 +42,7 @@ class Comparison:
 
     table: pd.DataFrame
     layers: tuple[Layer, ...]
-    covariances: Mapping[tuple[str, str], Covariance] = field(default_factory=dict)
+    covariances: Mapping[tuple[str, ...], Covariance] = field(default_factory=dict)
 
     def save(self, path: str | Path) -> None:
         """Write the table to a file, whole or not at all.

@@ -147,7 +147,8 @@ def accumulate(
     pairs: list[tuple[int, int]],
     cross: list[CrossMoments],
     counted: list[int],
-) -> None:
+    exact: bool = False,
+) -> bool:
     """Add the rows of views to moments: all of them, or none.
 
     Args:
@@ -155,7 +156,11 @@ def accumulate(
         views: activations with the same rows.
         pairs: positions of two views whose products are added up.
         cross: where, one per pair.
-        counted: positions of the members whose sums and counts grow; the last member is one of them.
+        counted: positions of the members whose sums and counts grow.
+        exact: take the products in float64, whatever the rows are.
+
+    Returns:
+        Whether the products were taken in float64.
 
     Raises:
         ValueError: shapes or devices that do not match, or values that are not finite.
@@ -164,8 +169,8 @@ def accumulate(
     _check(members, views)
     first = views[0].tensor
     if views[0].rows == 0:
-        return
-    exact = views[0].rows <= FEW_ROWS or members[0].precision == "float64"
+        return exact
+    exact = exact or views[0].rows <= FEW_ROWS or members[0].precision == "float64"
     exact = exact or any(m.wide for m in members) or any(view.tensor.dtype == torch.float64 for view in views)
     if first.is_cuda:
         members[-1].watch = members[-1].watch or cuda.Watch(first.device)
@@ -190,6 +195,7 @@ def accumulate(
         member.count += views[i].rows
         member.exact = member.exact and added.exact
         member.wide, member.far = member.wide or i in added.wide, member.far or i in added.far
+    return added.exact
 
 
 @dataclass(slots=True)

@@ -1,54 +1,41 @@
-"""CovarianceAccumulator: the running state of one reference and many candidates."""
+"""CovarianceAccumulator: the running state of references, of candidates, and of pairs of them."""
 
 from __future__ import annotations
 
-import functools
-import math
+import itertools
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeVar, cast
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from ..storage.states import read_tensors, with_checksum, write_tensors
 from .accumulate import FEW_ROWS, OutOfRange, accumulate, begin, check_members, estimate_shift
+from .centred import Centred
 from .covariance import Covariance, Precision
-from .memo import Memo
 from .moments import CrossMoments, Moments
-from .state import State
+from .state import State, outside_inference
 from .stored import check_accumulator
 from .view import View
 
-_SMALLEST = 2.0**-960  # sums of squares from which on float64 holds all digits of the small ones beside them
+# Of more pairs than these, in one native call, tiles of rows and the blocks they add to would be far from each other.
+_TOGETHER = 32
+_NEIGHBOURS = 4  # references and candidates of one call then
 _FACTS = {"counts": "count", "exact": "exact", "exponents": "exponent", "wide": "wide", "far": "far"}  # in a file
-_Method = TypeVar("_Method", bound=Callable[..., Any])
-
-
-def _outside_inference(method: _Method) -> _Method:
-    """Under ``torch.inference_mode()`` the method runs outside of it: a state that is made inside cannot be added to later."""
-
-    @functools.wraps(method)
-    def outside(*arguments: Any, **options: Any) -> Any:
-        if not torch.is_inference_mode_enabled():  # the context takes 4 us, the question none
-            return method(*arguments, **options)
-        with torch.inference_mode(False):
-            return method(*arguments, **options)
-
-    return cast(_Method, outside)
 
 
 class CovarianceAccumulator:
-    """The moments of a reference, of each candidate, and of the reference with each candidate.
+    """The moments of references, of candidates, and of pairs of a reference and a candidate.
 
-    Batches are added all at once (``add``), or the reference's first and then each candidate's as it is produced
-    (``add_reference``, ``add_candidate``). ``StreamingCovariance`` is the public face of it. Threads may share one: a
-    lock lets each call have the state alone.
+    Batches of one reference are added all at once (``add``), or the references' first and then the candidates' as they
+    are produced (``add_references``, ``add_beside``). ``StreamingCovariance`` is the public face of it. Threads may share
+    one: a lock lets each call have the state alone.
 
     Attributes:
-        members: the moments of the reference, then those of each candidate; empty before the first batch.
-        cross: the products of the reference with each candidate.
+        members: the moments of the references, then those of the candidates; empty before the first batch.
+        cross: the products of pairs of members, by their positions.
         precision: ``"float32"`` or ``"float64"`` products.
         norms: whether what debiased CKA needs is kept.
     """
@@ -59,16 +46,17 @@ class CovarianceAccumulator:
         self.precision: Precision = precision
         self.norms = norms
         self.members: list[Moments] = []
-        self.cross: list[CrossMoments] = []
+        self.cross: dict[tuple[int, int], CrossMoments] = {}
         self._lock = threading.RLock()
-        self._past: Moments | None = None  # the reference without its last batch, where candidates need that
+        self._past: dict[int, Moments] = {}  # the references without their last batch, where candidates need them
+        self._earlier: list[Moments] | None = None  # the members as an earlier pass has them
 
     @property
     def count(self) -> int:
         """Datapoints seen so far (times positions, for convolutional activations)."""
         return self.members[0].count if self.members else 0
 
-    @_outside_inference
+    @outside_inference
     def add(self, reference: View, candidates: Sequence[View]) -> None:
         """Add a batch of the reference and of every candidate.
 
@@ -86,70 +74,88 @@ class CovarianceAccumulator:
             state = self._settled()
             if not state.members:
                 members = [self._begin(view) for view in views]
-                state = State(members, [CrossMoments.zeros(members[0], m, self.norms) for m in members[1:]])
+                cross = {(0, k): CrossMoments.zeros(members[0], m, self.norms) for k, m in enumerate(members) if k}
+                state = State(members, cross)
             elif self._should_recentre(state.members[0], reference):
                 state = self._recentred(state, views)
-            everyone = range(len(views))
-            pairs = [*((k, k) for k in everyone), *((0, k) for k in everyone[1:])]
-            self._take(
-                state,
-                everyone,
-                lambda state: accumulate(
-                    state.members, views, pairs, [*(m.scatter for m in state.members), *state.cross], list(everyone)
-                ),
-            )
+            everyone = list(range(len(views)))
+            pairs = [*((k, k) for k in everyone), *state.cross]
+            self._take(state, everyone, lambda state: self._accumulate(state, everyone, views, pairs, everyone))
 
-    @_outside_inference
-    def add_reference(self, view: View) -> None:
-        """Add a batch of the reference alone; each candidate must follow with ``add_candidate`` and the same batch."""
+    @outside_inference
+    def add_references(self, views: Sequence[View]) -> None:
+        """Add a batch of the first members alone; the others must follow with ``add_beside`` and the same batch."""
         with self._lock:
             state = self._settled()
             if not state.members:
-                state = State([self._begin(view)], [])
-            recentred = bool(self.members) and self._should_recentre(state.members[0], view)
-            if recentred:
-                state = state.moved({0: estimate_shift(view)})
-            self._past = None
+                state = State([self._begin(view) for view in views], {})
+            positions = list(range(len(views)))
+            far = []
+            if self.members:
+                far = [k for k in positions if self._should_recentre(state.members[k], views[k])]
+                state = state.moved({k: estimate_shift(views[k]) for k in far})
+            self._past = {}
+            own = [(k, k) for k in positions] if self._earlier is None else []
 
             def add(state: State) -> None:
-                past = state.members[0].copy() if recentred else None
-                accumulate(state.members[:1], [view], [(0, 0)], [state.members[0].scatter], [0])
+                past = {k: state.members[k].copy() for k in positions} if far else {}
+                self._accumulate(state, positions, views, own, positions)
                 self._past = past
 
-            self._take(state, [0], add)
+            self._take(state, positions, add)
 
-    @_outside_inference
-    def add_candidate(self, index: int, reference: View, view: View) -> None:
-        """Add a batch of one candidate beside the reference's batch of the same datapoints.
+    @outside_inference
+    def add_beside(
+        self, first: int, references: Sequence[View], views: Sequence[View], pairs: Sequence[tuple[int, int]]
+    ) -> None:
+        """Add a batch of further members, and of their products with the references.
 
         Args:
-            index: 0, 1, ... in the order in which candidates are first added.
-            reference: what ``add_reference`` was last given.
-            view: the candidate's activation.
+            first: the position of the first of them among the members; members are added in order.
+            references: what ``add_references`` was last given.
+            views: the activations, of the same datapoints.
+            pairs: positions of a reference and of one of these members; the same with every batch.
         """
         with self._lock:
-            known = len(self.members) - 1
-            if not 0 <= index <= known:
-                before = f"candidate {index - 1}"
-                raise ValueError(f"{view.where}candidate {index} came before the reference or before {before}")
-            state = State(list(self.members), list(self.cross))
-            if index == known:
-                state.members.append(self._begin(view))
-                state.cross.append(CrossMoments.zeros(state.members[0], state.members[-1], self.norms))
-            elif self._past is not None and self._should_recentre(state.members[index + 1], view):
-                candidate, cross = state.members[index + 1], state.cross[index]
-                shift, wide = estimate_shift(view)
-                state.cross[index] = cross.moved(self._past, candidate, self._past.shift, shift)
-                state.members[index + 1] = candidate.moved_to(shift, wide)
+            known = len(self.members)
+            if not len(references) <= first <= known:
+                before = f"candidate {first - len(references) - 1}"
+                where = f"{views[0].where}candidate {first - len(references)}"
+                raise ValueError(f"{where} came before the reference or before {before}")
+            state = State(list(self.members), dict(self.cross))
+            positions = list(range(first, first + len(views)))
+            if first == known:
+                state.members += [self._begin(view) for view in views]
+                zeros = {(i, j): CrossMoments.zeros(state.members[i], state.members[j], self.norms) for i, j in pairs}
+                state.cross |= zeros
+            elif self._past:
+                self._recentre_beside(state, dict(zip(positions, views, strict=True)))
+            together = [*range(len(references)), *positions]
+            given = [*references, *views]
+            own = [(k, k) for k in positions] if self._earlier is None else []
 
             def add(state: State) -> None:
-                members = [state.members[0], state.members[index + 1]]
-                cross = [members[1].scatter, state.cross[index]]
-                accumulate(members, [reference, view], [(1, 1), (0, 1)], cross, [1])
+                if len(pairs) <= _TOGETHER:
+                    self._accumulate(state, together, given, [*own, *pairs], positions)
+                    return
+                # First the own products: they tell what is not finite, and what must be taken in float64.
+                exact = self._accumulate(state, positions, views, own, positions)
+                for part in _parts(pairs):
+                    used = sorted({k for pair in part for k in pair})
+                    some = [given[together.index(k)] for k in used]
+                    self._accumulate(state, used, some, part, [], exact)
 
-            self._take(state, [0, index + 1], add)
+            self._take(state, together, add)
 
-    @_outside_inference
+    def add_reference(self, view: View) -> None:
+        """``add_references`` of one."""
+        self.add_references([view])
+
+    def add_candidate(self, index: int, reference: View, view: View) -> None:
+        """``add_beside`` of candidate 0, 1, ... of one reference."""
+        self.add_beside(index + 1, [reference], [view], [(0, index + 1)])
+
+    @outside_inference
     def merge(self, other: CovarianceAccumulator) -> None:
         """Add what ``other`` has seen, as if its batches had been given here; ``other`` is not changed.
 
@@ -167,7 +173,7 @@ class CovarianceAccumulator:
             check_members(other.members)
             if not self.members:
                 self.members = [member.copy() for member in other.members]
-                self.cross = [cross.copy() for cross in other.cross]
+                self.cross = {pair: cross.copy() for pair, cross in other.cross.items()}
                 return
             if len(self.members) != len(other.members):
                 raise ValueError(f"cannot merge {len(other.cross)} candidates into {len(self.cross)}")
@@ -182,12 +188,12 @@ class CovarianceAccumulator:
         """
         for member in self.members:
             member.clear()
-        for cross in self.cross:
+        for cross in self.cross.values():
             cross.clear()
 
-    @_outside_inference
+    @outside_inference
     def finalize(self, *, rescale: bool = False) -> list[Covariance]:
-        """The covariance of the reference with each candidate so far; accumulation may go on.
+        """The covariance of every pair so far, in the order in which they were first added; accumulation may go on.
 
         Args:
             rescale: where a covariance leaves the range of float64, give that of a power of two times the
@@ -197,31 +203,40 @@ class CovarianceAccumulator:
             ValueError: fewer than two datapoints, a candidate that lacks a batch, or a covariance that leaves the range
                 of float64.
         """
-        with self._lock:
-            self._check_count()
-            reference, *candidates = [self._in_units(member, rescale) for member in self.members]
-            xx = reference.scatter.centred(reference, reference)
-            memo = Memo(xx)  # one for all, so that the reference is decomposed once
-            covariances = []
-            for kept, candidate, cross in zip(self.members[1:], candidates, self.cross, strict=True):
-                units = cross.rescaled(self.members[0], kept, reference.exponent, candidate.exponent)
-                yy = candidate.scatter.centred(candidate, candidate)
-                covariances.append(self._covariance([reference, candidate], xx, yy, units, memo))
-            return covariances
+        return [cov for _, cov in self.covariances(rescale=rescale)]
 
-    @_outside_inference
+    @outside_inference
     def alone(self, *, rescale: bool = False) -> Covariance:
         """The covariance of the reference with itself; as ``finalize``."""
         with self._lock:
-            self._check_count()
-            reference = self._in_units(self.members[0], rescale)
-            xx = reference.scatter.centred(reference, reference)
-            return self._covariance([reference, reference], xx, xx, reference.scatter, Memo(xx))
+            return Centred(self.members[:1], rescale).alone(0)
+
+    def covariances(self, *, rescale: bool = False) -> Iterator[tuple[tuple[int, int], Covariance]]:
+        """As ``finalize``, one pair after the other, with the positions of its members."""
+        with self._lock:
+            cross, own = dict(self.cross), None
+            if self._earlier is not None:  # members without a pair take no part in this pass
+                own = {k: self._earlier[k] for pair in cross for k in pair}
+            centred = Centred(self.members, rescale, own)
+        for pair, products in cross.items():
+            yield pair, centred.pair(*pair, products)
+
+    def another_pass(self, pairs: Sequence[tuple[int, int]]) -> CovarianceAccumulator:
+        """An accumulator for other pairs of the same members, in another pass over the same rows.
+
+        The members' own products are those of this one. It is given the same calls, but for the pairs.
+        """
+        new = CovarianceAccumulator(precision=self.precision, norms=self.norms)
+        new._earlier = self._earlier or State(self.members, {}).settled().members
+        new.members = [m.copy() for m in new._earlier]
+        new.cross = {(i, j): CrossMoments.zeros(new.members[i], new.members[j], self.norms) for i, j in pairs}
+        new.forget_rows()
+        return new
 
     def save(self, path: str | Path, meta: dict[str, Any]) -> None:
         """Write the state and ``meta`` to a safetensors file, with a checksum of all that it holds."""
         with self._lock:
-            parts: list[Moments | CrossMoments] = [*self.members, *self.cross]
+            parts: list[Moments | CrossMoments] = [*self.members, *self.cross.values()]
             tensors = {
                 f"{i}.{name}": t.contiguous() for i, part in enumerate(parts) for name, t in part.tensors().items()
             }
@@ -244,7 +259,7 @@ class CovarianceAccumulator:
         for k, part in enumerate(parts[:n]):
             facts = {fact: meta[name][k] for name, fact in _FACTS.items() if name in meta}
             new.members.append(Moments.from_tensors(part, new.precision, facts))
-        new.cross = [CrossMoments.from_tensors(part) for part in parts[n:]]
+        new.cross = {(0, k): CrossMoments.from_tensors(part) for k, part in enumerate(parts[n:], 1)}
         return new, meta
 
     def __getstate__(self) -> dict[str, Any]:
@@ -258,7 +273,12 @@ class CovarianceAccumulator:
 
     def _should_recentre(self, member: Moments, view: View) -> bool:
         """Whether this is the first batch to be taken in float32, after none or some few rows, whose mean may lie far away."""
-        if self.precision == "float64" or view.tensor.dtype == torch.float64 or member.exponent:
+        if (
+            self.precision == "float64"
+            or self._earlier is not None
+            or view.tensor.dtype == torch.float64
+            or member.exponent
+        ):
             return False
         return member.exact and view.channels == member.channels and view.rows > FEW_ROWS
 
@@ -273,7 +293,39 @@ class CovarianceAccumulator:
         far = [k for k, (view, member) in enumerate(pairs) if self._should_recentre(member, view)]
         return state.moved({k: estimate_shift(views[k]) for k in far})
 
-    def _take(self, state: State, positions: Sequence[int], add: Callable[[State], None]) -> None:
+    def _recentre_beside(self, state: State, views: Mapping[int, View]) -> None:
+        """Move members to the means of a new batch whose references, already added, were moved so."""
+        far = [k for k, view in views.items() if self._should_recentre(state.members[k], view)]
+        shifts = {k: estimate_shift(views[k]) for k in far}
+        for (i, j), products in state.cross.items():
+            if j in shifts:
+                past = self._past[i]
+                state.cross[i, j] = products.moved(past, state.members[j], past.shift, shifts[j][0])
+        for k, shift in shifts.items():
+            state.members[k] = state.members[k].moved_to(*shift)
+
+    def _accumulate(
+        self,
+        state: State,
+        positions: Sequence[int],
+        views: Sequence[View],
+        pairs: Sequence[tuple[int, int]],
+        counted: Sequence[int],
+        exact: bool = False,
+    ) -> bool:
+        """``accumulate`` by the positions of the members; returns whether products were taken in float64."""
+        place = {k: number for number, k in enumerate(positions)}
+        products = [state.members[i].scatter if i == j else state.cross[i, j] for i, j in pairs]
+        return accumulate(
+            [state.members[k] for k in positions],
+            list(views),
+            [(place[i], place[j]) for i, j in pairs],
+            products,
+            [place[k] for k in counted],
+            exact,
+        )
+
+    def _take(self, state: State, positions: Sequence[int], add: Callable[[State], object]) -> None:
         """Let ``add`` add a batch to a state, and make that the state of this accumulator.
 
         Args:
@@ -290,48 +342,9 @@ class CovarianceAccumulator:
                 break
         self.members, self.cross = state.members, state.cross
 
-    def _in_units(self, member: Moments, rescale: bool) -> Moments:
-        """The member as its activations are, not multiplied by any power of two; or as it is where that does not fit."""
-        if member.exponent == 0:
-            return member
-        plain = member.rescaled(0)
-        sizes = [
-            plain.scatter.products.diagonal().max(),
-            *([] if plain.scatter.norms is None else plain.scatter.norms[:1]),
-        ]
-        if all(_SMALLEST < float(size) < math.inf for size in sizes):
-            return plain
-        if rescale:
-            return member
-        raise ValueError(
-            f"the activations are about 2^{-member.exponent}, so that their covariance leaves the range of float64; "
-            "scale them, or give them to a metric directly"
-        )
 
-    def _check_count(self) -> None:
-        if self.count < 2:
-            raise ValueError(f"a covariance needs at least 2 datapoints, but {self.count} were given")
-        check_members(self.members)
-
-    def _covariance(self, sides: list[Moments], xx: Tensor, yy: Tensor, cross: CrossMoments, memo: Memo) -> Covariance:
-        x, y = sides
-        if x.count != y.count:
-            raise ValueError(
-                f"the reference has {x.count} datapoints but a candidate has {y.count}; each batch needs both"
-            )
-        norms = (
-            torch.stack([x.scatter.fourth(x, x), y.scatter.fourth(y, y), cross.fourth(x, y)]) if self.norms else None
-        )
-        return Covariance(
-            count=x.count,
-            mean_x=x.mean(),
-            mean_y=y.mean(),
-            xx=xx,
-            yy=yy,
-            xy=cross.centred(x, y),
-            precision="float64" if x.exact and y.exact else "float32",
-            norms=norms,
-            error_x=x.relative_error(),
-            error_y=y.relative_error(),
-            memo_x=memo,
-        )
+def _parts(pairs: Sequence[tuple[int, int]]) -> Iterator[list[tuple[int, int]]]:
+    """Pairs in portions that share members, so that few tiles of rows are packed for many products."""
+    near = sorted(pairs, key=lambda pair: (pair[0] // _NEIGHBOURS, pair[1] // _NEIGHBOURS))
+    for _, part in itertools.groupby(near, key=lambda pair: (pair[0] // _NEIGHBOURS, pair[1] // _NEIGHBOURS)):
+        yield list(part)

@@ -66,7 +66,9 @@ def merge_over_ranks(accumulator: CovarianceAccumulator, device: torch.device) -
     """
     state = State(accumulator.members, accumulator.cross)
     own = [(m.channels, m.count, m.exact, m.fitting_exponent(), m.wide) for m in state.members]
-    described: list[list[tuple[int, int, bool, int | None, bool]]] = gather(own)
+    reports: list[tuple[list[tuple[int, int, bool, int | None, bool]], list[tuple[int, int]]]]
+    reports = gather((own, list(state.cross)))
+    described, pairs = [members for members, _ in reports], [cross for _, cross in reports]
     source = next((rank for rank, members in enumerate(described) if members), None)
     if source is None:
         return
@@ -76,7 +78,8 @@ def merge_over_ranks(accumulator: CovarianceAccumulator, device: torch.device) -
     if not state.members:
         shifts = [torch.zeros(c, dtype=torch.float64, device=device) for c in channels[source]]
         members = [Moments.empty(shift, accumulator.precision, accumulator.norms) for shift in shifts]
-        state = State(members, [CrossMoments.zeros(members[0], member, accumulator.norms) for member in members[1:]])
+        cross = {(i, j): CrossMoments.zeros(members[i], members[j], accumulator.norms) for i, j in pairs[source]}
+        state = State(members, cross)
     ranks = [members for members in described if members]
     for k in range(len(state.members)):
         exponent = common_exponent([members[k][3] for members in ranks])
@@ -88,7 +91,7 @@ def merge_over_ranks(accumulator: CovarianceAccumulator, device: torch.device) -
         member.count = sum(members[k][1] for members in ranks)
         member.exact = all(members[k][2] for members in ranks)
         dist.all_reduce(member.sum)
-    for products in (*(member.scatter for member in state.members), *state.cross):
+    for products in (*(member.scatter for member in state.members), *state.cross.values()):
         dist.all_reduce(products.products)
         if products.norms is not None:
             dist.all_reduce(products.norms)

@@ -1,13 +1,31 @@
-"""The moments of a reference, of its candidates and of each pair, moved, rescaled and merged as one."""
+"""The moments of several representations and of pairs of them, moved, rescaled and merged as one."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import functools
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Any, TypeVar, cast
 
+import torch
 from torch import Tensor
 
 from .moments import CrossMoments, Moments
+
+_Method = TypeVar("_Method", bound=Callable[..., Any])
+
+
+def outside_inference(method: _Method) -> _Method:
+    """Under ``torch.inference_mode()`` the method runs outside of it: a state that is made inside cannot be added to later."""
+
+    @functools.wraps(method)
+    def outside(*arguments: Any, **options: Any) -> Any:
+        if not torch.is_inference_mode_enabled():  # the context takes 4 us, the question none
+            return method(*arguments, **options)
+        with torch.inference_mode(False):
+            return method(*arguments, **options)
+
+    return cast(_Method, outside)
 
 
 @dataclass
@@ -15,12 +33,12 @@ class State:
     """What an accumulator has seen. Every method that changes it makes a new one and leaves this as it is.
 
     Attributes:
-        members: the moments of the reference, then those of each candidate.
-        cross: the products of the reference with each candidate.
+        members: the moments of each representation.
+        cross: the products of pairs of them, by their positions among the members.
     """
 
     members: list[Moments]
-    cross: list[CrossMoments]
+    cross: dict[tuple[int, int], CrossMoments]
 
     def moved(self, shifts: Mapping[int, tuple[Tensor, bool]]) -> State:
         """The same rows about other shifts; all members must have the same rows.
@@ -30,22 +48,20 @@ class State:
         """
         old = self.members
         members = [m.moved_to(*shifts[k]) if k in shifts else m for k, m in enumerate(old)]
-        cross = list(self.cross)
-        for k, products in enumerate(cross):
-            if 0 in shifts or k + 1 in shifts:
-                cross[k] = products.moved(old[0], old[k + 1], members[0].shift, members[k + 1].shift)
+        cross = {
+            (i, j): c.moved(old[i], old[j], members[i].shift, members[j].shift) if i in shifts or j in shifts else c
+            for (i, j), c in self.cross.items()
+        }
         return State(members, cross)
 
     def rescaled(self, position: int, exponent: int) -> State:
         """The same rows, those of one member multiplied by another power of two."""
         old = self.members
         members = [m.rescaled(exponent) if k == position else m for k, m in enumerate(old)]
-        cross = [
-            c.rescaled(old[0], old[k + 1], members[0].exponent, members[k + 1].exponent)
-            if position in (0, k + 1)
-            else c
-            for k, c in enumerate(self.cross)
-        ]
+        cross = {
+            (i, j): c.rescaled(old[i], old[j], members[i].exponent, members[j].exponent) if position in (i, j) else c
+            for (i, j), c in self.cross.items()
+        }
         return State(members, cross)
 
     def settled(self) -> State:
@@ -66,8 +82,8 @@ class State:
         a, b = a.moved(shifts), b.moved(shifts)
         for member, more in zip(a.members, b.members, strict=True):
             member.add(more)
-        for products, others in zip(a.cross, b.cross, strict=True):
-            products.add(others)
+        for pair, products in a.cross.items():
+            products.add(b.cross[pair])
         return a
 
 

@@ -1,0 +1,127 @@
+"""Every layer of the reference beside one layer of each candidate, consumed as the forward passes produce them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from torch import Tensor
+
+from ..activations.layers import Layer
+from ..activations.trace import version_of
+from ..covariance.accumulator import CovarianceAccumulator
+from ..covariance.covariance import Covariance
+from ..covariance.view import View
+from .plan import Plan
+from .reading import Reading
+
+
+@dataclass(frozen=True)
+class Pair:
+    """What a comparison has found of one layer of the reference and one of a candidate.
+
+    Attributes:
+        candidate: its name.
+        x: the layer of the reference.
+        y: the layer of the candidate.
+        covariance: of their rows.
+    """
+
+    candidate: str
+    x: Layer
+    y: Layer
+    covariance: Covariance
+
+
+class Products(Protocol):
+    """What takes the activations of a comparison, and gives the covariances of its pairs."""
+
+    accumulators: dict[str, CovarianceAccumulator]
+
+    @property
+    def rounds(self) -> int: ...
+    def needs(self, name: str) -> bool: ...
+    def reference(self, number: int, layer: Layer, x: Tensor) -> None: ...
+    def end_of_reference(self, number: int) -> None: ...
+    def candidate(self, number: int, name: str, layer: Layer, y: Tensor) -> None: ...
+    def end_of_candidate(self, number: int, name: str) -> None: ...
+    def covariances(self, rescale: bool) -> Iterator[list[Pair]]: ...
+    def next_round(self) -> None: ...
+
+
+class Namesakes:
+    """One accumulator for each layer of the reference.
+
+    Args:
+        plan: with one partner for every layer.
+        reading: of activations.
+        settings: of the accumulators.
+    """
+
+    def __init__(self, plan: Plan, reading: Reading, settings: dict[str, Any]) -> None:
+        self._plan, self._reading = plan, reading
+        self.accumulators = {layer.name: CovarianceAccumulator(**settings) for layer in plan.layers}
+        self._views: dict[str, View] = {}
+        self._versions: dict[str, int | None] = {}
+
+    @property
+    def rounds(self) -> int:
+        """Passes over the data."""
+        return 1
+
+    def needs(self, name: str) -> bool:
+        """Every candidate takes part."""
+        return True
+
+    def next_round(self) -> None:
+        raise RuntimeError("there is one pass only")
+
+    def reference(self, number: int, layer: Layer, x: Tensor) -> None:
+        where = f"layer {layer.name!r} of the reference, batch {number}"
+        view = self._reading.view(layer, x, "the reference", where)
+        self.accumulators[layer.name].add_reference(view)
+        self._views[layer.name] = view.with_tensor(view.tensor.clone()) if layer.overwritten else view
+        self._versions[layer.name] = version_of(self._views[layer.name].tensor)
+
+    def end_of_reference(self, number: int) -> None:
+        for name, version in self._versions.items():
+            if version_of(self._views[name].tensor) != version:
+                raise overwritten(name, "the reference", number)
+
+    def candidate(self, number: int, name: str, layer: Layer, y: Tensor) -> None:
+        position = self._plan.counterparts[name].index(layer)
+        own = self._plan.layers[position]
+        reference = self._views[own.name]
+        y = y.to(reference.tensor.device)  # of models that are spread over several
+        index = list(self._plan.counterparts).index(name)
+        where = f"layer {layer.name!r} of candidate {name!r}, batch {number}"
+        view = self._reading.view(layer, y, f"candidate {index}", where)
+        if reference.positions() != view.positions():
+            raise ValueError(
+                f"layer {own.name!r} has shape {tuple(reference.tensor.shape)} in the reference and "
+                f"{tuple(y.shape)} in candidate {name!r}; expected the same datapoints and positions, with any number "
+                "of channels: resize='pool' brings the larger to the size of the smaller"
+            )
+        self.accumulators[own.name].add_candidate(index, reference, view)
+
+    def end_of_candidate(self, number: int, name: str) -> None:
+        """Nothing is left to do."""
+
+    def covariances(self, rescale: bool) -> Iterator[list[Pair]]:
+        """Candidate, layers and covariance, one layer of the reference after the other."""
+        for position, layer in enumerate(self._plan.layers):
+            try:
+                found = self.accumulators[layer.name].finalize(rescale=rescale)
+            except ValueError as error:
+                raise ValueError(f"layer {layer.name!r}: {error}") from error
+            partners = {name: layers[position] for name, layers in self._plan.counterparts.items()}
+            yield [Pair(name, layer, y, cov) for (name, y), cov in zip(partners.items(), found, strict=True)]
+
+
+def overwritten(layer: str, label: str, number: int) -> ValueError:
+    """What to say of an activation that was written to after it was taken."""
+    return ValueError(
+        f"layer {layer!r} of {label} was overwritten in place in batch {number} but not in the first; "
+        "expected forward passes that do the same for every batch"
+    )

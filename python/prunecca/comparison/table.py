@@ -1,0 +1,84 @@
+"""The table of a comparison, and what its numbers are worth."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import pandas as pd
+
+from ..covariance.covariance import Covariance
+from ..errors import FewRows
+from ..similarity.registry import Score
+from .namesakes import Pair
+from .scores import score, score_alone
+
+_COLUMNS = ["candidate", "layer", "kind", "depth", "metric", "value", "count", "channels", "kept_x", "kept_y"]
+_COLUMNS += ["layout", "channels_x", "channels_y", "layer_y", "depth_y"]
+_ROWS_PER_DIRECTION = 10  # below, correlations between noise alone are still far from 0
+
+
+def rows_of(
+    pairs: Sequence[Pair], shown: Sequence[Covariance], layouts: Mapping[str, str], metrics: Mapping[str, Score]
+) -> list[dict[str, Any]]:
+    """Rows of the table.
+
+    Args:
+        pairs: with covariances that any metric can take; several share their layer of the reference.
+        shown: the same covariances in the units of the activations.
+        layouts: of the layers of the reference, by name.
+        metrics: by name.
+    """
+    covariances = [pair.covariance for pair in pairs]
+    scored = score(covariances, metrics) if len(pairs) > 1 else [score_alone(covariances[0], metrics)]
+    rows = []
+    for pair, cov, scores in zip(pairs, shown, scored, strict=True):
+        layer = {"layer": pair.x.name, "kind": pair.x.kind, "depth": pair.x.depth, "layout": layouts[pair.x.name]}
+        sizes = {"channels": cov.xx.shape[-1], "channels_x": cov.xx.shape[-1], "channels_y": cov.yy.shape[-1]}
+        partner = {"layer_y": pair.y.name, "depth_y": pair.y.depth}
+        rows += [
+            {"candidate": pair.candidate, **layer, **one, "count": cov.count, **sizes, **partner} for one in scores
+        ]
+    return rows
+
+
+def table_of(rows: list[dict[str, Any]], candidates: Sequence[str]) -> pd.DataFrame:
+    """The table, by candidate and depth, with a warning where it holds values that mean little.
+
+    Args:
+        rows: of all pairs.
+        candidates: their names in order.
+    """
+    table = pd.DataFrame(rows, columns=_COLUMNS).astype({"kept_x": "Int64", "kept_y": "Int64"})
+    order = {name: position for position, name in enumerate(candidates)}
+    directions = table["kept_x"].fillna(0) + table["kept_y"].fillna(0)
+    # With no more rows than directions, any two representations correlate perfectly.
+    table["reliable"] = (table["count"] > directions).astype(bool)
+    _warn_of_few_rows(table, directions)
+    places = table["candidate"].map(order)
+    return (
+        table.assign(_place=places)
+        .sort_values(["_place", "depth", "depth_y"], kind="stable", ignore_index=True)
+        .drop(columns="_place")
+    )
+
+
+def _warn_of_few_rows(table: pd.DataFrame, directions: pd.Series) -> None:
+    meaningless, few = table[~table["reliable"]], table[table["count"] < _ROWS_PER_DIRECTION * directions]
+    for rows, words in (
+        (meaningless, "no more rows than directions, so that the value means nothing (any two networks get about 1)"),
+        (few, f"fewer than {_ROWS_PER_DIRECTION} rows a direction, so that part of the value is chance"),
+    ):
+        if len(rows):
+            layers = list(dict.fromkeys(rows["layer"]))
+            shown = ", ".join(map(repr, layers[:3])) + (f" and {len(layers) - 3} more" if len(layers) > 3 else "")
+            first = rows.iloc[0]
+            kept = " + ".join(f"{first[side]}" for side in ("kept_x", "kept_y") if first[side] is not pd.NA)
+            warnings.warn(
+                f"{', '.join(dict.fromkeys(rows['metric']))} of {shown}: {words}; {first['layer']!r} has {first['count']} "
+                f"rows for {kept} directions. Give more datapoints, or use a metric that keeps no directions (linear_cka)",
+                FewRows,
+                stacklevel=4,
+            )
+            return
