@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -42,8 +43,7 @@ class Centred:
         if own is not None:
             self._kept = [_as_before(m, own[k]) if k in own else m for k, m in enumerate(members)]
         self._members = [_in_units(member, rescale) for member in self._kept]
-        self._covariances: dict[int, Tensor] = {}
-        self._memos: dict[int, Memo] = {}
+        self._sides: dict[int, _Side] = {}
 
     def alone(self, position: int) -> Covariance:
         """The covariance of one member with itself."""
@@ -60,12 +60,13 @@ class Centred:
         x, y = self._members[i], self._members[j]
         return self._covariance(i, j, cross.rescaled(self._kept[i], self._kept[j], x.exponent, y.exponent))
 
-    def _own(self, position: int) -> tuple[Tensor, Memo]:
-        if position not in self._covariances:
+    def _side(self, position: int) -> _Side:
+        if position not in self._sides:
             member = self._members[position]
-            self._covariances[position] = member.scatter.centred(member, member)
-            self._memos[position] = Memo(self._covariances[position])
-        return self._covariances[position], self._memos[position]
+            own = member.scatter.centred(member, member)
+            norm = None if member.scatter.norms is None else member.scatter.fourth(member, member)
+            self._sides[position] = _Side(member.mean(), own, Memo(own), norm, member.relative_error())
+        return self._sides[position]
 
     def _covariance(self, i: int, j: int, cross: CrossMoments) -> Covariance:
         x, y = self._members[i], self._members[j]
@@ -73,24 +74,43 @@ class Centred:
             raise ValueError(
                 f"the reference has {x.count} datapoints but a candidate has {y.count}; each batch needs both"
             )
+        a, b = self._side(i), self._side(j)
         norms = None
-        if cross.norms is not None:
-            norms = torch.stack([x.scatter.fourth(x, x), y.scatter.fourth(y, y), cross.fourth(x, y)])
-        (xx, memo_x), (yy, memo_y) = self._own(i), self._own(j)
+        if a.norm is not None and b.norm is not None:
+            norms = torch.stack([a.norm, b.norm, a.norm if i == j else cross.fourth(x, y)])
         return Covariance(
             count=x.count,
-            mean_x=x.mean(),
-            mean_y=y.mean(),
-            xx=xx,
-            yy=yy,
-            xy=xx if i == j else cross.centred(x, y),
+            mean_x=a.mean,
+            mean_y=b.mean,
+            xx=a.covariance,
+            yy=b.covariance,
+            xy=a.covariance if i == j else cross.centred(x, y),
             precision="float64" if x.exact and y.exact else "float32",
             norms=norms,
-            error_x=x.relative_error(),
-            error_y=y.relative_error(),
-            memo_x=memo_x,
-            memo_y=memo_y,
+            error_x=a.error,
+            error_y=b.error,
+            memo_x=a.memo,
+            memo_y=b.memo,
         )
+
+
+@dataclass(frozen=True)
+class _Side:
+    """What a representation is in every pair.
+
+    Attributes:
+        mean: (C,).
+        covariance: with itself, (C, C).
+        memo: of the covariance.
+        norm: the sum over datapoints of the fourth power of the length of a row; None where it is not kept.
+        error: bound of the relative error of each channel's variance, (C,).
+    """
+
+    mean: Tensor
+    covariance: Tensor
+    memo: Memo
+    norm: Tensor | None
+    error: Tensor
 
 
 def _as_before(member: Moments, first: Moments) -> Moments:

@@ -62,6 +62,8 @@ class CrossMoments:
 
     def rescaled(self, x: Moments, y: Moments, exponent_x: int, exponent_y: int) -> CrossMoments:
         """The same rows' products of other powers of two times the two representations."""
+        if (exponent_x, exponent_y) == (x.exponent, y.exponent):
+            return self
         a, b = 2.0 ** (exponent_x - x.exponent), 2.0 ** (exponent_y - y.exponent)
         products = self.products * a * b
         if self.norms is None:
