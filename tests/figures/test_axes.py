@@ -30,5 +30,5 @@ def test_an_axis_holds_every_value(values: list[float], limits: tuple[float, flo
 def test_a_picture_of_distances_cuts_none(values: list[float], top: float) -> None:
     table: Any = {"candidate": "a", "layer": ["1", "2"], "depth": [0, 1], "metric": "gulp", "value": values}
     axes = Figure().subplots()
-    comparison._draw(axes, pd.DataFrame(table), "gulp")
+    comparison.draw_comparison(pd.DataFrame(table), axes=axes)
     assert axes.get_ylim() == pytest.approx((0.0, top))

@@ -5,9 +5,11 @@ from __future__ import annotations
 import matplotlib
 import pandas as pd
 import pytest
+from matplotlib import pyplot
 from matplotlib.text import Text
 
-from prunecca.figures.comparison import save_comparison
+from prunecca.figures.comparison import draw_comparison
+from prunecca.figures.heatmap import heatmap
 from prunecca.figures.problem import control_figure, density_figure, dimension_figure, heat_map, metrics_figure
 from prunecca.figures.study import accuracy_figure, similarity_figure
 from prunecca.figures.style import as_svg, save
@@ -59,11 +61,27 @@ def test_every_picture_draws_names_as_they_are(tmp_path, draw, shown):
 
 def test_layers_and_candidates_of_a_comparison_are_drawn_as_they_are(tmp_path):
     rows = [
-        {"candidate": name, "depth": depth, "metric": "$m", "value": 0.5} for name in NAMES[:7] for depth in range(9)
+        {"candidate": name, "layer": layer, "depth": depth, "metric": "$m", "value": 0.5}
+        for name in NAMES[:7]
+        for depth, layer in enumerate(NAMES)
     ]
-    save_comparison(pd.DataFrame(rows), NAMES, tmp_path / "x.svg")
+    draw_comparison(pd.DataFrame(rows), path=tmp_path / "x.svg")
     source = (tmp_path / "x.svg").read_text()
     for name in (r"$\frac{$", "$x^2$", r"a\_b", " _hidden", "100%", "$m"):
         assert f"<!-- {name} -->" in source
     for few in (1, 2):
-        save_comparison(pd.DataFrame(rows[: 9 * few]), NAMES, tmp_path / "x.pdf")
+        draw_comparison(pd.DataFrame(rows[: 8 * few]), path=tmp_path / "x.pdf")
+
+
+@pytest.mark.parametrize("draw", [heatmap, draw_comparison])
+def test_a_figure_that_is_shown_later_draws_names_as_they_are(tmp_path, draw):
+    names = NAMES[:3]
+    rows = [
+        {"candidate": "$c", "layer": a, "layer_y": b, "depth": i, "depth_y": j, "metric": "$m", "value": 0.5}
+        for i, a in enumerate(names)
+        for j, b in enumerate(names)
+    ]
+    axes = draw(pd.DataFrame(rows))
+    axes.figure.savefig(tmp_path / "x.png")  # by the user, with the settings of the user
+    assert {"$x^2$", r"$\frac{$", "$m"} <= texts(axes.figure)
+    pyplot.close(axes.figure)

@@ -7,17 +7,8 @@ from typing import Any
 
 import numpy as np
 
+from ..figures.output import picture_form
 from ..storage.atomic import write_atomic
-
-
-def picture_form(path: str | Path) -> str:
-    """The kind of picture that a file name stands for; ``ValueError`` if it stands for none."""
-    from matplotlib.backend_bases import FigureCanvasBase
-
-    form = Path(path).suffix[1:].lower()
-    if form not in FigureCanvasBase.get_supported_filetypes():
-        raise ValueError(f"{path} ends in {Path(path).suffix!r}; expected a picture such as .png, .pdf or .svg")
-    return form
 
 
 def draw_roofline(results: dict[str, Any], path: str | Path) -> None:

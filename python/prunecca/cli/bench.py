@@ -52,7 +52,7 @@ def bench(
 
 def _check_outputs(plot: Path | None, json_file: Path | None) -> None:
     """Refuse what could not be written, before minutes are spent on it."""
-    from ..bench.roofline import picture_form
+    from ..figures.output import picture_form
     from .outputs import check_file
 
     if plot is not None:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import pandas as pd
@@ -12,42 +10,64 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from ..similarity.registry import METRIC_NAMES
-from ..storage.atomic import write_atomic
+from .layer_labels import label_inches, label_layers
+from .layer_pairs import along_the_layers, chosen_metric
+from .output import Target, new_figure, picture_form, write_picture
 from .style import literal, named
 
 _MOST_NAMED = 8  # candidates that get a line of the legend each
+_WIDEST = 16.0  # inches
 
 
 @literal
-def save_comparison(table: pd.DataFrame, layers: Sequence[str], path: str | Path, metric: str | None = None) -> None:
-    """Draw similarity per layer to a file.
+def draw_comparison(
+    table: pd.DataFrame,
+    metric: str | None = None,
+    *,
+    path: Target | None = None,
+    axes: Axes | None = None,
+) -> Axes | Figure:
+    """Draw similarity per layer.
 
     Args:
-        table: candidate, depth, metric, value.
-        layers: their names in order of execution.
-        path: its ending is a format that matplotlib knows.
+        table: candidate, layer, depth, metric, value.
         metric: one of the table's; None draws each in a panel of its own.
+        path: where the picture is written, if anywhere; its ending is a format that matplotlib knows.
+        axes: what one metric is drawn on; None makes a figure.
+
+    Returns:
+        The axes of the one panel, or the figure of several.
 
     Raises:
-        ValueError: another metric, or an ending that stands for no format.
+        ValueError: another metric, several metrics for one ``axes``, or an ending that stands for no format.
     """
-    known = list(table["metric"].unique())
-    if metric is not None and metric not in known:
-        raise ValueError(f"the table has no metric {metric!r}; it has {', '.join(known)}")
-    metrics = known if metric is None else [metric]
-    shown = [named(name) for name in layers]
-    width = min(16.0, 3.5 + 0.45 * len(layers))
-    figure = Figure(figsize=(width, 0.8 + 3.2 * len(metrics)), layout="constrained")
-    form = Path(path).suffix[1:].lower()
-    if form not in figure.canvas.get_supported_filetypes():
-        raise ValueError(f"{path} ends in {Path(path).suffix!r}; expected a picture such as .png, .pdf or .svg")
-    panels = figure.subplots(len(metrics), 1, sharex=True, squeeze=False)[:, 0]
-    for axes, name in zip(panels, metrics, strict=True):
-        _draw(axes, table, name)
-    panels[-1].set_xticks(range(len(layers)), shown, rotation=90 if max(map(len, shown)) > 6 else 0)
-    panels[-1].set_xlabel("layer")
-    _name_candidates(panels[0], list(table["candidate"].unique()))
-    write_atomic(path, lambda stream: figure.savefig(stream, format=form, dpi=150))
+    if metric is not None or axes is not None:
+        metrics = [chosen_metric(table, metric, "plot")]
+    else:
+        metrics = [str(name) for name in table["metric"].unique()]
+    if path is not None:
+        picture_form(path)
+    rows = along_the_layers(table)
+    layers = [str(name) for name in rows.sort_values("depth", kind="stable")["layer"].unique()]
+    panels: list[Axes]
+    if axes is not None:
+        figure: Any = axes.figure
+        panels = [axes]
+        width = axes.get_window_extent().transformed(figure.dpi_scale_trans.inverted()).width
+    else:
+        width = min(_WIDEST, 3.5 + 0.45 * len(layers))
+        below = label_inches(layers, 0.85 * width)
+        figure = new_figure(width, 0.7 + 3.2 * len(metrics) + below, shown=path is None)
+        panels = list(figure.subplots(len(metrics), 1, sharex=True, squeeze=False)[:, 0])
+    for panel, name in zip(panels, metrics, strict=True):
+        _draw(panel, rows[rows["metric"] == name], layers, name)
+    label_layers(panels[-1], "x", layers, 0.85 * width, "layer")
+    _name_candidates(panels[0], list(rows["candidate"].unique()))
+    for panel in panels:
+        panel.get_yticklabels()
+    if path is not None:
+        write_picture(figure, path)
+    return panels[0] if len(panels) == 1 else figure
 
 
 def _name_candidates(axes: Axes, candidates: list[str]) -> None:
@@ -61,17 +81,21 @@ def _name_candidates(axes: Axes, candidates: list[str]) -> None:
     axes.set_title(title, fontsize="medium")
 
 
-def _draw(axes: Axes, table: pd.DataFrame, metric: str) -> None:
-    rows = table[table["metric"] == metric]
+def _draw(axes: Axes, rows: pd.DataFrame, layers: list[str], metric: str) -> None:
     candidates = list(rows["candidate"].unique())
     few = len(candidates) <= _MOST_NAMED
+    size = 4.0 if len(layers) <= 40 else 2.5
     for k, candidate in enumerate(candidates):
-        line = rows[rows["candidate"] == candidate].sort_values("depth")
+        line = rows[rows["candidate"] == candidate].set_index("layer")["value"].reindex(layers).astype("float64")
         shade: Any = f"C{k}" if few else colormaps["viridis_r"](0.1 + 0.9 * k / (len(candidates) - 1))
-        axes.plot(line["depth"], line["value"], marker="o", markersize=4, color=shade, label=named(candidate))
+        places = range(len(layers))
+        axes.plot(
+            places, line.to_numpy(), marker="o", markersize=size, linewidth=1.4, color=shade, label=named(candidate)
+        )
     axes.set_ylabel(METRIC_NAMES.get(metric, named(metric)))
     values = rows["value"].dropna()
     lowest, highest = values.min() if len(values) else 0.0, values.max() if len(values) else 0.0
     axes.set_ylim(min(0.0, lowest), 1.04 * max(1.0, highest))  # distances may be above 1
+    axes.set_xlim(-0.5, len(layers) - 0.5)
     axes.grid(alpha=0.3)
     axes.spines[["top", "right"]].set_visible(False)

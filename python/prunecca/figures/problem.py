@@ -8,11 +8,11 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 from matplotlib import colormaps
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 
 from ..similarity.registry import METRIC_NAMES
+from .heatmap import MISSING, colour_scale, is_distance, numbers
 from .style import (
     GREY,
     LINES,
@@ -37,7 +37,7 @@ _ROOM = 6  # names of layers that fit beside each other in it
 def heat_map(similarity: pd.DataFrame, metric: str = "svcca") -> Figure:
     """Median similarity with the unpruned network: layers down, levels across, the control at the right.
 
-    Colours always reach from 0 to 1, so that pictures of several problems can be compared.
+    Colours reach from 0 to 1, so that pictures of several problems can be compared, or from 0 to the greatest distance.
 
     Args:
         similarity: rows of the table ``similarity`` of one problem and one metric.
@@ -56,16 +56,17 @@ def heat_map(similarity: pd.DataFrame, metric: str = "svcca") -> Figure:
     panels = figure.subplots(
         1, len(parts), squeeze=False, sharey=True, width_ratios=[part.shape[1] for part, _ in parts]
     ).ravel()
-    colours = colormaps["magma"].with_extremes(bad="#e4e4e4")  # what changed least is nearest to white
+    # What changed least is nearest to white.
+    colours = colormaps["magma_r" if is_distance(metric) else "magma"].with_extremes(bad=MISSING)
+    norm = colour_scale(metric, np.concatenate([part.ravel() for part, _ in parts]))
     for axes, (part, names) in zip(panels, parts, strict=True):
-        image = axes.pcolormesh(
-            np.ma.masked_invalid(part), vmin=0, vmax=1, cmap=colours, edgecolors="white", linewidth=0.8
-        )
+        cells = np.ma.masked_invalid(part)
+        image = axes.pcolormesh(cells, norm=norm, cmap=colours, edgecolors="white", linewidth=0.8)
         axes.set_xticks(np.arange(len(names)) + 0.5, names)
         axes.tick_params(length=0, labelsize="small")
         axes.spines[:].set_visible(False)
         if columns <= _NUMBERED:
-            _numbers(axes, part)
+            numbers(axes, part, image, 0.5)
     panels[0].set_yticks(np.arange(len(layers)) + 0.5, [named(name) for name in layers])
     panels[0].set_ylim(len(layers), 0)
     panels[0].set_xlabel("pruning iteration")
@@ -227,18 +228,3 @@ def metrics_figure(similarity: pd.DataFrame) -> Figure:
         axes.remove()
     level_bar(figure, list(panels[: len(metrics)]), shades)
     return figure
-
-
-def _numbers(axes: Axes, values: np.ndarray) -> None:
-    """The value in every cell, in black or white, whichever can be read."""
-    for (row, column), value in np.ndenumerate(values):
-        known = np.isfinite(value)
-        axes.text(
-            column + 0.5,
-            row + 0.5,
-            f"{value:.2f}" if known else "–",
-            ha="center",
-            va="center",
-            fontsize=7.5,
-            color="white" if known and value < 0.6 else "black",
-        )
