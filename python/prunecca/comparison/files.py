@@ -1,11 +1,12 @@
-"""Stored activations that need not fit in memory: .npy and safetensors files, read once while they are compared.
+"""Stored activations that need not fit in memory, read once while they are compared.
 
-A file holds an array of shape (N, C), (N, C, H, W) or (N, C, L), datapoints first, in C order, of float16, bfloat16
-(safetensors), float32 or float64. Nothing is unpickled: headers are parsed, and the numbers are read as numbers.
+Arrays are of shape (N, C), (N, C, H, W) or (N, C, L), datapoints first, of float16, bfloat16 (safetensors), float32 or
+float64. Nothing is unpickled: headers are parsed, and the numbers are read as numbers.
 """
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections import deque
 from collections.abc import Iterator, Sequence
@@ -24,7 +25,7 @@ from ..progress import Progress, reporting
 from ..similarity.operands import default_precision
 from ..similarity.registry import MetricChoice, find_metrics, needs_norms
 from ..storage.array_files import StoredActivations, stored_activations
-from ..storage.read_ahead import Chunk, Piece, read_ahead
+from ..storage.read_ahead import Chunk, read_ahead
 from ..text import printable
 from .scores import score
 
@@ -32,12 +33,13 @@ if TYPE_CHECKING:
     import pandas as pd
 
 _CHUNK_BYTES = 16 << 20  # of all files together; two or three of these are held, and a disk reads it in one sweep
+_MOST_GRAINS = 16  # chunks that what a library unpacks at once may fill
 _STATE_BYTES = 32 << 20  # of a second accumulator
 
 
 def compare_files(
     reference: str | Path,
-    candidates: Sequence[str | Path],
+    candidates: Sequence[str | Path] | str | Path,
     metrics: MetricChoice = ("svcca",),
     *,
     precision: Precision | None = None,
@@ -50,9 +52,10 @@ def compare_files(
     the page cache as it was.
 
     Args:
-        reference: a ``.npy`` or ``.safetensors`` file that holds a (N, C), (N, C, H, W) or, by ``layout``, other array; a tensor
-            among several of a safetensors file is named as ``"file.safetensors:name"``.
-        candidates: such files with the same datapoints in the same order.
+        reference: a file that holds a (N, C), (N, C, H, W) or, by ``layout``, other array: ``.npy``, ``.safetensors``,
+            ``.npz``, ``.h5`` (HDF5) or ``.zarr``; one of several arrays in it is named as ``"file.safetensors:name"``. A
+            folder holds shards that follow each other in the order of their names, all ``.npy`` or all ``.safetensors``.
+        candidates: such a file, or several, with the same datapoints in the same order.
         metrics: as in ``compare``.
         precision: of the products; None takes float64 for a few thousand rows or float64 files, and float32 otherwise.
         layout: which dimension holds the channels, such as ``"nlc"``; needed for arrays of 3 dimensions.
@@ -77,6 +80,7 @@ def compare_files(
     import pandas as pd
 
     chosen = find_metrics(metrics)
+    candidates = [candidates] if isinstance(candidates, str | Path) else candidates
     if not candidates:
         raise ValueError(f"only {reference} was given; expected a reference and at least one candidate")
     files = [stored_activations(path) for path in (reference, *candidates)]
@@ -111,8 +115,16 @@ def _covariances(
     step = max(1, chunk_bytes // sum(f.row_bytes for f in files))
     if channel_axis(first.shape, layout) == 0:  # an unbatched activation is read whole
         step = first.shape[0]
-    starts = range(0, first.shape[0], step)
-    plan = [[_piece(f, start, min(start + step, f.shape[0])) for f in files] for start in starts]
+        for f in files:
+            if len(f.parts) > 1:
+                raise ValueError(f"{f.path} holds shards of datapoints; expected a layout with the datapoints first")
+    # A chunk lies in one shard of each file, and holds whole blocks of what libraries unpack.
+    grain = max(f.grain for f in files)
+    if grain * sum(f.row_bytes for f in files) <= _MOST_GRAINS * chunk_bytes:
+        step = max(step // grain, 1) * grain
+    starts = sorted({*range(0, first.shape[0], step), *(begin for f in files for begin in f.begins)})
+    ranges = list(itertools.pairwise([*starts, first.shape[0]]))
+    plan = [[f.piece(start, stop) for f in files] for start, stop in ranges]
     team = [
         CovarianceAccumulator(precision=precision or default_precision(rows), norms=norms)
         for _ in range(_team_size(files, layout, len(plan)))
@@ -121,7 +133,7 @@ def _covariances(
 
     def add(number: int, chunk: Chunk) -> int:
         arrays = [_activation(raw, f) for raw, f in zip(chunk.pieces, files, strict=True)]
-        where = f"{names}, datapoints {number * step} to {number * step + len(arrays[0]) - 1}"
+        where = f"{names}, datapoints {ranges[number][0]} to {ranges[number][1] - 1}"
         called = ["x", *(f"candidate {k}" for k in range(len(arrays) - 1))]
         first, *others = (View.of(x, name, layout, where) for x, name in zip(arrays, called, strict=True))
         team[number % len(team)].add(first, others)
@@ -162,11 +174,6 @@ def _activation(raw: np.ndarray[Any, Any], file: StoredActivations) -> torch.Ten
 def _datapoints(file: StoredActivations, layout: Layout) -> tuple[int, ...]:
     axis = channel_axis(file.shape, layout, f"{file.path}: ")
     return file.shape[:axis] + file.shape[axis + 1 :]
-
-
-def _piece(file: StoredActivations, start: int, stop: int) -> Piece:
-    offset, length = file.offset + start * file.row_bytes, (stop - start) * file.row_bytes
-    return Piece(file.path, offset, length, file.dtype.itemsize)
 
 
 @contextmanager

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import errno
+import math
 import mmap
 import os
 import queue
 import threading
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,9 @@ from typing import Any
 import numpy as np
 
 from .regular_files import open_regular
+
+# Reads the rows from ``start`` to ``stop`` into an array.
+ReadRows = Callable[[int, int, "np.ndarray[Any, Any]"], None]
 
 _BLOCK = mmap.PAGESIZE  # a direct read begins, ends and lands at multiples of this; no disk has larger blocks
 _SAMPLES = 16  # bytes of a file that are looked for in the page cache
@@ -43,6 +47,35 @@ class Piece:
 
 
 @dataclass(frozen=True)
+class Fetched:
+    """Rows of an array that a library reads.
+
+    Args:
+        opened: a context that gives a function reading the rows from ``start`` to ``stop`` into an array; the arrays of
+            one plan that have the same ``opened`` share it, and it is asked in the order of the plan.
+        start, stop: the rows.
+        row: the shape of one.
+        dtype: of the array.
+    """
+
+    opened: Callable[[], AbstractContextManager[ReadRows]]
+    start: int
+    stop: int
+    row: tuple[int, ...]
+    dtype: np.dtype[Any]
+
+    @property
+    def length(self) -> int:
+        """Bytes of the rows."""
+        return (self.stop - self.start) * math.prod(self.row) * self.dtype.itemsize
+
+    @property
+    def room(self) -> int:
+        """Bytes of the blocks that hold them."""
+        return -(-self.length // _BLOCK) * _BLOCK
+
+
+@dataclass(frozen=True)
 class Chunk:
     """Pieces in memory, as uint8 arrays. They may be overwritten once the chunk is released."""
 
@@ -56,7 +89,7 @@ class Chunk:
 
 
 @contextmanager
-def read_ahead(plan: Sequence[Sequence[Piece]], buffers: int = 2) -> Iterator[Iterator[Chunk]]:
+def read_ahead(plan: Sequence[Sequence[Piece | Fetched]], buffers: int = 2) -> Iterator[Iterator[Chunk]]:
     """Chunks of files, read in the order of a plan by a thread that runs ahead.
 
     A file that is not in the page cache is read past it, straight into the buffer: copying would take processor time
@@ -97,21 +130,31 @@ def _chunks(ready: Any) -> Iterator[Chunk]:
         yield got
 
 
-def _read(plan: Sequence[Sequence[Piece]], free: Any, ready: Any, stop: threading.Event) -> None:
+def _read(plan: Sequence[Sequence[Piece | Fetched]], free: Any, ready: Any, stop: threading.Event) -> None:
     """The thread: fills free buffers in order of the plan until it ends, fails or is stopped."""
     end: BaseException | None = None
     try:
         with ExitStack() as stack:
             files: dict[Path, _File] = {}
+            readers: dict[Any, ReadRows] = {}
             for wanted in plan:
                 buffer = free.get()
                 if stop.is_set():
                     break
                 pieces, start = [], 0
                 for piece in wanted:
-                    if piece.path not in files:
-                        files[piece.path] = _File(piece.path, stack)
-                    pieces.append(files[piece.path].read(piece, buffer[start : start + piece.room]))
+                    room = buffer[start : start + piece.room]
+                    if isinstance(piece, Fetched):
+                        if piece.opened not in readers:
+                            readers[piece.opened] = stack.enter_context(piece.opened())
+                        room = room[: piece.length]
+                        rows = room.view(piece.dtype).reshape(-1, *piece.row)
+                        readers[piece.opened](piece.start, piece.stop, rows)
+                        pieces.append(room)
+                    else:
+                        if piece.path not in files:
+                            files[piece.path] = _File(piece.path, stack)
+                        pieces.append(files[piece.path].read(piece, room))
                     start += piece.room
                 ready.put(Chunk(pieces, buffer, free))
     except BaseException as error:  # handed to the thread that asked
