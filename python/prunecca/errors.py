@@ -43,6 +43,10 @@ class CorruptFile(ValueError):
         return str(self).removesuffix(RUN_AGAIN)
 
 
+class PickledObject(CorruptFile):
+    """A file holds Python objects, such as a whole module, and not weights alone."""
+
+
 class WorkerFailed(RuntimeError):
     """A worker process stopped with an error, or all of them were killed."""
 

@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 
 from ..similarity.registry import METRIC_NAMES
 from .layer_labels import label_inches, label_layers
-from .layer_pairs import chosen_candidates, chosen_metric, matrix, only_namesakes
+from .layer_pairs import chosen_candidates, chosen_metric, is_distance, matrix, only_namesakes
 from .output import Target, new_figure, picture_form, write_picture
 from .style import literal, named
 
@@ -22,11 +22,6 @@ _NUMBERED = 12  # layers up to which cells are wide enough for numbers
 _MOST_ACROSS = 3  # panels beside each other
 _WIDEST = {1: 9.5, 2: 7.0, 3: 5.5}  # inches of a panel, by how many are beside each other
 _CELL, _NUMBERED_CELL, _LEAST = 0.2, 0.44, 1.6
-
-
-def is_distance(metric: str) -> bool:
-    """Whether 0 stands for equal networks."""
-    return METRIC_NAMES.get(metric, metric).endswith("distance")
 
 
 def colour_scale(metric: str, values: np.ndarray) -> Normalize:

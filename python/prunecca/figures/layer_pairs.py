@@ -4,6 +4,13 @@ from __future__ import annotations
 
 import pandas as pd
 
+from ..similarity.registry import METRIC_NAMES
+
+
+def is_distance(metric: str) -> bool:
+    """Whether 0 stands for equal networks."""
+    return METRIC_NAMES.get(metric, metric).endswith("distance")
+
 
 def with_partners(table: pd.DataFrame) -> pd.DataFrame:
     """The table with the candidates' layers and their order; without such columns, layers are beside their namesakes."""

@@ -12,7 +12,8 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 
 from ..similarity.registry import METRIC_NAMES
-from .heatmap import MISSING, colour_scale, is_distance, numbers
+from .heatmap import MISSING, colour_scale, numbers
+from .layer_pairs import is_distance
 from .style import (
     GREY,
     LINES,

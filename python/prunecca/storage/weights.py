@@ -23,7 +23,7 @@ import safetensors
 import safetensors.torch
 import torch
 
-from ..errors import CorruptFile
+from ..errors import CorruptFile, PickledObject
 from .state_dicts import Shapes, StateDict, find_state
 from .states import load_state, read_header
 
@@ -198,7 +198,7 @@ def _torch(stream: BinaryIO, file: Path) -> object:
         refused = re.search(r"(?:GLOBAL|Unsupported class) ([\w.]+)", str(error))
         if refused is None:
             raise CorruptFile(f"{file} {_NO_TORCH}") from None
-        raise CorruptFile(
+        raise PickledObject(
             f"{file} holds an object of {refused[1]}, not weights alone, and loading it can run any code; where you trust "
             f"it, load it with torch.load(FILE, weights_only=False), save its weights with {_SAVE}, and give that file"
         ) from None

@@ -152,7 +152,10 @@ def load_network(
     metadata = checkpoint.metadata
     name = problem or metadata.get("problem")
     if not isinstance(name, str):
-        raise ConfigurationError(f"{path} does not say whose network it is; give --problem, such as cifar2")
+        raise ConfigurationError(
+            f"{path} does not say whose network it is; give --problem, such as cifar2, or for a network of your own "
+            "--model package.module:make and --loader"
+        )
     if "setting" in metadata and metadata["problem"] == name:
         resolved = ResolvedProblem.from_json(metadata["setting"])
     else:
