@@ -125,7 +125,11 @@ def test_pictures_are_written_whole_and_leave_no_figure_open(tmp_path):
 
 def test_lines_are_of_namesakes_where_every_pair_is_there():
     table = pairs(3, 3).assign(layer_y=lambda t: t["layer_y"].str.replace("part", "layer"))
-    (line,) = Comparison(table, ()).plot().lines
+    table.loc[(table["layer"] == "layer1") & (table["layer_y"] == "layer1"), "reliable"] = False
+    axes = Comparison(table, ()).plot()
+    line, hollow = axes.lines
+    assert hollow.get_xdata().tolist() == [1]
+    assert axes.get_xlabel() == "layer\nhollow: no more rows than directions"
     np.testing.assert_array_equal(line.get_ydata(), np.diag(Comparison(table, ()).pivot().to_numpy()))
     with pytest.raises(ValueError, match=r"no layer was compared with its namesake.*use heatmap"):
         Comparison(pairs(3, 3), ()).plot()
@@ -137,6 +141,10 @@ def test_one_metric_is_drawn_on_the_axes_of_the_user():
     assert Comparison(table, ()).plot(metric="nbs", ax=mine) is mine
     assert mine.get_ylabel() == "normalised Bures similarity"
     assert not other.lines
+    with pytest.raises(
+        ValueError, match=r"^nbs is a metric, and the first argument is a file; give it as metric='nbs'$"
+    ):
+        Comparison(table, ()).plot("nbs")
     with pytest.raises(ValueError, match=r"the table has the metrics svcca, nbs; name one, as in plot\('svcca'\)"):
         Comparison(table, ()).plot(ax=mine)
 

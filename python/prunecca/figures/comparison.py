@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import pandas as pd
 from matplotlib import colormaps
 from matplotlib.axes import Axes
@@ -46,6 +47,8 @@ def draw_comparison(
     else:
         metrics = [str(name) for name in table["metric"].unique()]
     if path is not None:
+        if path in list(table["metric"]):
+            raise ValueError(f"{path} is a metric, and the first argument is a file; give it as metric={path!r}")
         picture_form(path)
     rows = along_the_layers(table)
     layers = [str(name) for name in rows.sort_values("depth", kind="stable")["layer"].unique()]
@@ -62,6 +65,8 @@ def draw_comparison(
     for panel, name in zip(panels, metrics, strict=True):
         _draw(panel, rows[rows["metric"] == name], layers, name)
     label_layers(panels[-1], "x", layers, 0.85 * width, "layer")
+    if "reliable" in rows and not rows.loc[rows["metric"].isin(metrics), "reliable"].all():
+        panels[-1].set_xlabel(f"{panels[-1].get_xlabel()}\nhollow: no more rows than directions")
     _name_candidates(panels[0], list(rows["candidate"].unique()))
     for panel in panels:
         panel.get_yticklabels()
@@ -86,12 +91,14 @@ def _draw(axes: Axes, rows: pd.DataFrame, layers: list[str], metric: str) -> Non
     few = len(candidates) <= _MOST_NAMED
     size = 4.0 if len(layers) <= 40 else 2.5
     for k, candidate in enumerate(candidates):
-        line = rows[rows["candidate"] == candidate].set_index("layer")["value"].reindex(layers).astype("float64")
+        own = rows[rows["candidate"] == candidate].set_index("layer").reindex(layers)
+        line = own["value"].astype("float64").to_numpy()
         shade: Any = f"C{k}" if few else colormaps["viridis_r"](0.1 + 0.9 * k / (len(candidates) - 1))
-        places = range(len(layers))
-        axes.plot(
-            places, line.to_numpy(), marker="o", markersize=size, linewidth=1.4, color=shade, label=named(candidate)
-        )
+        places = np.arange(len(layers))
+        axes.plot(places, line, marker="o", markersize=size, linewidth=1.4, color=shade, label=named(candidate))
+        hollow = (own["reliable"] == False).to_numpy() if "reliable" in own else np.zeros(len(layers), bool)  # noqa: E712
+        if hollow.any():  # not of layers that are missing, which are neither
+            axes.plot(places[hollow], line[hollow], "o", markersize=size, color=shade, markerfacecolor="white")
     axes.set_ylabel(METRIC_NAMES.get(metric, named(metric)))
     values = rows["value"].dropna()
     lowest, highest = values.min() if len(values) else 0.0, values.max() if len(values) else 0.0
