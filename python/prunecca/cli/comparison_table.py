@@ -11,7 +11,7 @@ from rich.table import Table
 from ..figures.layer_pairs import is_distance, matrix, only_namesakes
 from ..text import console, printable
 
-_MOST_ACROSS = 12  # layers of a candidate that have columns beside each other
+_DIGITS = 7  # of a value with its mark
 _UNRELIABLE = "*"
 
 
@@ -21,7 +21,7 @@ def print_comparison(table: pd.DataFrame) -> None:
     for candidate, rows in table.groupby("candidate", sort=False):
         terminal.print(printable(candidate), style="bold", soft_wrap=True)
         pairs = "layer" in rows and not only_namesakes(rows)
-        for shown in _pairs(rows, str(candidate)) if pairs else [_lines(rows)]:
+        for shown in _pairs(rows, str(candidate), terminal.width) if pairs else [_lines(rows)]:
             terminal.print(shown)
     if "reliable" in table and not table["reliable"].all():
         terminal.print(f"{_UNRELIABLE} no more rows than directions, so that the value means nothing", soft_wrap=True)
@@ -42,8 +42,8 @@ def _lines(rows: pd.DataFrame) -> Table:
     return shown
 
 
-def _pairs(rows: pd.DataFrame, candidate: str) -> Iterator[Table]:
-    """A matrix for each metric, or where it is too wide the layer of the candidate that is most alike."""
+def _pairs(rows: pd.DataFrame, candidate: str, width: int) -> Iterator[Table]:
+    """A matrix for each metric, or where it is wider than the terminal the layer of the candidate that is most alike."""
     for metric in map(str, rows["metric"].unique()):
         values = matrix(rows, metric, candidate)
         numbers = values.to_numpy()
@@ -51,7 +51,7 @@ def _pairs(rows: pd.DataFrame, candidate: str) -> Iterator[Table]:
         down, across = (list(map(printable, names)) for names in (values.index, values.columns))
         shown = Table(title=printable(metric), title_justify="left")
         shown.add_column("layer")
-        if len(across) <= _MOST_ACROSS:
+        if sum(3 + max(_DIGITS, len(name)) for name in across) + 4 + max(map(len, down)) <= width:
             for layer in across:
                 shown.add_column(layer, justify="right")
             for layer, line, ok in zip(down, numbers, sure, strict=True):
