@@ -114,7 +114,7 @@ def header_of(path: Path, header: bytes) -> None:
     ("name", "make", "message"),
     [
         ("gone.npy", lambda p: None, r"gone\.npy does not exist; expected a \.npy or \.safetensors"),
-        ("a.npy", lambda p: p.mkdir(), r"is a folder without \.npy or \.safetensors files"),
+        ("a.npy", lambda p: p.mkdir(), r"is not a file but a folder without \.npy or \.safetensors files"),
         ("a.npy", lambda p: os.mkfifo(p), "is not a file"),
         ("a.txt", lambda p: p.write_text("1 2"), r"ends in '\.txt'"),
         ("a.npy", lambda p: p.write_text("1 2 3 4 5 6 7 8"), "is not a .npy file of numbers"),

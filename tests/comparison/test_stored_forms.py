@@ -161,8 +161,8 @@ def test_shards_that_do_not_belong_together(tmp_path, parts, message):
 @pytest.mark.parametrize(
     ("names", "message"),
     [
-        ([], r"s is a folder without \.npy or \.safetensors files; expected"),
-        (["index.json"], r"s is a folder without \.npy or \.safetensors files; expected"),
+        ([], r"s is not a file but a folder without \.npy or \.safetensors files; expected"),
+        (["index.json"], r"s is not a file but a folder without \.npy or \.safetensors files; expected"),
         (["a.npy", "b.safetensors"], r"s holds \.npy and \.safetensors files; expected shards that are all"),
         (["a.npy", "b.pt"], r"s holds b\.pt; expected shards that are all \.npy or all \.safetensors files"),
     ],

@@ -175,7 +175,7 @@ def _shards(folder: Path) -> list[Path]:
     files = [f for f in folder.iterdir() if not f.name.startswith(".") and f.suffix not in _BESIDE]
     kinds = sorted({f.suffix for f in files})
     if not files:
-        raise ValueError(f"{folder} is a folder without .npy or .safetensors files; expected {_KINDS}")
+        raise ValueError(f"{folder} is not a file but a folder without .npy or .safetensors files; expected {_KINDS}")
     if kinds not in ([".npy"], [".safetensors"]):
         odd = next((f for f in sorted(files) if f.suffix not in (".npy", ".safetensors")), None)
         what = f"{odd.name}" if odd is not None else ".npy and .safetensors files"
