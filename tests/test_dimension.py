@@ -168,6 +168,7 @@ def test_every_layer_of_a_network(monkeypatch: pytest.MonkeyPatch) -> None:
     model.eval()[5].register_forward_hook(lambda m, a, out: seen.append(out))
     with torch.no_grad():
         model(IMAGES)
+    assert table["pc_dimension"][2] == pc.pc_dimension(seen[0])
     assert table["dimension"][2] == pytest.approx(pc.intrinsic_dimension(seen[0]).dimension, rel=1e-3)
     monkeypatch.setattr(dimension, "_STORED_BYTES", 1)  # layer by layer
     one_by_one = pc.intrinsic_dimensions(model, iter(loader))
@@ -175,3 +176,55 @@ def test_every_layer_of_a_network(monkeypatch: pytest.MonkeyPatch) -> None:
     assert pc.intrinsic_dimensions(model, loader, "8", max_datapoints=30)["count"].tolist() == [30]
     with pytest.raises(ValueError, match="the loader gave no inputs"):
         pc.intrinsic_dimensions(model, [])
+
+
+@pytest.mark.parametrize("shape", [(200, 12), (9, 40), (30, 30)])
+@pytest.mark.parametrize("variance", [0.3, 0.9, 0.999])
+def test_principal_components_are_those_of_numpy(shape: tuple[int, int], variance: float) -> None:
+    rng = np.random.default_rng(0)
+    x = rng.standard_normal(shape) * np.geomspace(1, 1e-3, shape[1]) + 5
+    held = np.cumsum(np.linalg.svd(x - x.mean(0), compute_uv=False) ** 2)
+    expected = int(np.argmax(held >= variance * held[-1])) + 1
+    assert pc.pc_dimension(x, variance=variance) == expected
+    for scale in (1e-160, 1e150):
+        assert pc.pc_dimension(scale * (x - 3), variance=variance) == expected
+    assert pc.pc_dimension(torch.from_numpy(x).reshape(shape[0], -1, 2), variance=variance) == expected
+    cov = pc.StreamingCovariance(precision="float64")
+    cov.update(x[:, :3], x)
+    assert pc.pc_dimension(cov.finalize(), variance=variance, side="y") == expected
+
+
+def test_principal_components_in_parts_and_batches(monkeypatch: pytest.MonkeyPatch) -> None:
+    x = uniform(6, 9, 50)
+    expected = pc.pc_dimension(x), pc.pc_dimension(x.T.copy())
+    monkeypatch.setattr(dimension, "_BLOCK", 7)
+    assert (pc.pc_dimension(x), pc.pc_dimension(x.T.copy())) == expected
+    cov = [pc.StreamingCovariance(), pc.StreamingCovariance()]
+    for one, y in zip(cov, (x, x[:, :1] * np.ones((1, 9))), strict=True):
+        one.update(y, y)
+    first, second = (one.finalize() for one in cov)
+    fields = ("mean_x", "mean_y", "xx", "yy", "xy")
+    batch = pc.Covariance(50, **{f: torch.stack([getattr(first, f), getattr(second, f)]) for f in fields})
+    assert pc.pc_dimension(batch).tolist() == [expected[0], 1]
+
+
+def test_equal_eigenvalues_hold_equal_parts_and_constants_none() -> None:
+    x = np.concatenate([np.eye(4), -np.eye(4)])
+    assert [pc.pc_dimension(x, variance=v) for v in (0.25, 0.26, 0.5, 0.75)] == [1, 2, 2, 3]
+    assert pc.pc_dimension(np.full((50, 3), 0.1)) == 0
+    assert pc.pc_dimension(np.full((3, 50), 1e30, np.float32)) == 0
+
+
+@pytest.mark.parametrize(
+    ("x", "options", "words"),
+    [
+        (np.ones(5), {}, r"shape \(5,\); expected \(datapoints, ...\)"),
+        (np.ones((1, 4)), {}, "two datapoints or more"),
+        (np.full((9, 2), np.nan), {}, "NaN or infinity"),
+        (np.eye(9), {"variance": 1.0}, "variance is 1.0; expected a part of it between 0 and 1"),
+        (np.eye(9), {"side": "z"}, "side is 'z'; expected 'x' or 'y'"),
+    ],
+)
+def test_what_has_no_principal_components_is_refused(x: Any, options: dict[str, Any], words: str) -> None:
+    with pytest.raises(ValueError, match=words):
+        pc.pc_dimension(x, **options)

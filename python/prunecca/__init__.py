@@ -16,7 +16,10 @@ from .comparison.files import compare_files
 from .comparison.result import Comparison
 from .covariance.covariance import Covariance
 from .covariance.streaming import StreamingCovariance
-from .dimension import IntrinsicDimension, intrinsic_dimension, intrinsic_dimensions
+from .dimension import IntrinsicDimension, intrinsic_dimension, intrinsic_dimensions, pc_dimension
+from .geometry.kernel import rbf_cka
+from .geometry.neighbourhoods import cknna, jaccard, mutual_knn
+from .geometry.rank_rsa import spearman_rsa
 from .machine.info import build_info, cpu_level, set_cpu_level
 from .similarity.canonical import CanonicalCorrelations
 from .similarity.cca import cca, mean_squared_cca, pillai, pwcca, svcca, yanai
@@ -46,6 +49,7 @@ __all__ = [
     "build_info",
     "cca",
     "cka_distance",
+    "cknna",
     "compare",
     "compare_files",
     "cpu_level",
@@ -55,25 +59,30 @@ __all__ = [
     "hard_matching",
     "intrinsic_dimension",
     "intrinsic_dimensions",
+    "jaccard",
     "linear_cka",
     "linear_regression",
     "maximum_match",
     "mean_squared_cca",
     "models",
+    "mutual_knn",
     "nbs",
     "ops",
+    "pc_dimension",
     "permutation_matching",
     "pillai",
     "procrustes",
     "procrustes_distance",
     "pruning",
     "pwcca",
+    "rbf_cka",
     "rsa",
     "set_cpu_level",
     "shape_distance",
     "simple_match",
     "soft_matching",
     "soft_matching_distance",
+    "spearman_rsa",
     "svcca",
     "training",
     "yanai",

@@ -1,11 +1,11 @@
-"""Intrinsic dimension of a representation by TwoNN, from the distances to the two nearest neighbours."""
+"""Dimension of a representation: TwoNN, from the distances to the two nearest neighbours, and by principal components."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
@@ -21,12 +21,16 @@ from .activations.inputs import Forward, input_batches
 from .activations.layers import Layer, LayerChoice, find_layers
 from .activations.outputs import Output
 from .activations.wrappers import eager, unwrapped
+from .covariance.covariance import Covariance
+from .linalg.batched import eigvalsh
 from .linalg.neighbours import nearest
 
 _NEIGHBOURS = 16  # so many that a resample practically always holds two of them
 _FEWEST = 5  # distinct points below which nothing can be said
 _VANISHING = 2.0**-89  # of half the spread of the widest feature
 _STORED_BYTES = 1 << 30  # activations kept at a time by intrinsic_dimensions
+_BLOCK = 4096  # rows, or features, that are widened to float64 at a time
+_ROUNDING = 1e-30  # of the square of the largest number: what is left of the variance of constants
 
 
 @dataclass(frozen=True)
@@ -86,7 +90,7 @@ def intrinsic_dimension(x: Any, *, fraction: float = 0.9, resamples: int = 20, s
     points = points.flatten(1).to(torch.promote_types(points.dtype, torch.float32))
     if not bool(torch.isfinite(points).all()):
         raise ValueError("x holds NaN or infinity; expected finite activations")
-    distinct = _distinct(points)
+    distinct = distinct_rows(points)
     duplicates = len(points) - len(distinct)
     if len(distinct) < _FEWEST:
         return IntrinsicDimension(math.nan, math.nan, len(distinct), duplicates)
@@ -121,7 +125,8 @@ def intrinsic_dimensions(
     """Intrinsic dimension of each layer of a model.
 
     A datapoint's representation is its whole activation, all channels and positions. Activations of ``max_datapoints``
-    inputs are kept, as many layers at a time as fit into 1 GiB.
+    inputs are kept, as many layers at a time as fit into 1 GiB. Beside TwoNN stands PC-ID, which is far larger where a
+    manifold of few dimensions is bent (Ansuini et al. 2019).
 
     Args:
         model, loader, layers, forward, output, device: as in ``compare``.
@@ -130,7 +135,7 @@ def intrinsic_dimensions(
 
     Returns:
         A table with a row per layer and the columns layer, kind, depth, dimension, error, count, duplicates, features
-        (numbers of a representation).
+        (numbers of a representation), pc_dimension (principal components that hold 90 % of the variance).
 
     Raises:
         ValueError: an empty loader, layers that do not exist, activations that are not finite.
@@ -159,17 +164,80 @@ def intrinsic_dimensions(
                 points = torch.cat(parts.pop(layer.name))
                 try:
                     result = intrinsic_dimension(points, seed=seed)
+                    components = pc_dimension(points)
                 except ValueError as error:
                     raise ValueError(f"layer {layer.name!r}: {error}") from error
                 rows.append(
                     {"layer": layer.name, "kind": layer.kind, "depth": layer.depth}
                     | vars(result)
-                    | {"features": points[0].numel()}
+                    | {"features": points[0].numel(), "pc_dimension": components}
                 )
     return pd.DataFrame(rows)
 
 
-def _distinct(points: Tensor) -> list[int]:
+def pc_dimension(x: Any, *, variance: float = 0.9, side: Literal["x", "y"] = "x") -> int | Tensor:
+    """PC-ID (Ansuini et al. 2019): the number of principal components that hold ``variance`` of the variance.
+
+    The smallest k for which the k largest eigenvalues of the covariance sum up to at least that part of its trace. Invariant
+    to orthogonal maps, to isotropic scaling and to constants added to features.
+
+    Args:
+        x: a ``Covariance``, or a (N, ...) float16 to float64 array; one datapoint per row, the other dimensions are
+            flattened.
+        variance: part of the variance, between 0 and 1.
+        side: of a ``Covariance``.
+
+    Returns:
+        The number; 0 without variance; a (...) int64 tensor of a batched covariance.
+
+    Raises:
+        ValueError: NaN or infinity, fewer than two datapoints, a variance outside (0, 1), another side.
+
+    Example:
+        >>> import torch, prunecca as pc
+        >>> pc.pc_dimension(torch.randn(500, 3) @ torch.randn(3, 40), variance=0.999)
+        3
+    """
+    if not 0.0 < variance < 1.0:
+        raise ValueError(f"variance is {variance}; expected a part of it between 0 and 1, such as 0.9")
+    if side not in ("x", "y"):
+        raise ValueError(f"side is {side!r}; expected 'x' or 'y'")
+    values = eigvalsh((x.xx if side == "x" else x.yy) if isinstance(x, Covariance) else _scatter(as_tensor(x, "x")))
+    sums = values.flip(-1).clamp_min(0.0).cumsum(-1)
+    total = sums[..., -1:]
+    # Less what rounding may take: of two equal eigenvalues, the first holds half.
+    count = torch.where(total[..., 0] > 0, (sums < (variance - 1e-12) * total).sum(-1) + 1, 0)
+    return count if count.ndim else int(count)
+
+
+def _scatter(points: Tensor) -> Tensor:
+    """A matrix with the eigenvalues of the covariance up to a factor: products of features, or of rows if those are fewer."""
+    if points.ndim < 2 or len(points) < 2 or not points.numel():
+        raise ValueError(f"x has shape {tuple(points.shape)}; expected (datapoints, ...), two datapoints or more")
+    points = points.flatten(1)
+    size = float(points.abs().max())
+    if not math.isfinite(size):
+        raise ValueError("x holds NaN or infinity; expected finite activations")
+    size = size or 1.0
+    rows, features = points.shape
+    products = torch.zeros((min(points.shape),) * 2, dtype=torch.float64, device=points.device)
+    if rows < features:
+        for part in torch.split(points, _BLOCK, 1):
+            own = part.double() / size
+            own -= own.mean(0)
+            products.addmm_(own, own.mT)
+    else:
+        mean = (
+            sum(((part.double() / size).sum(0) for part in torch.split(points, _BLOCK)), products.new_zeros(features))
+            / rows
+        )
+        for part in torch.split(points, _BLOCK):
+            own = part.double() / size - mean
+            products.addmm_(own.mT, own)
+    return products if float(products.trace()) > _ROUNDING * points.numel() else torch.zeros_like(products)
+
+
+def distinct_rows(points: Tensor) -> list[int]:
     """Positions of the first of each set of rows that are equal, where numbers that vanish beside the spread are 0."""
     if not points.numel():
         return [0] if len(points) else []

@@ -42,3 +42,17 @@ def test_candidates_of_several_widths_share_one_decomposition_of_the_reference(m
     widths.clear()
     score(covariances, metrics)
     assert widths == [4, 4], "the pair that was stacked is a new tensor; all else is known"
+
+
+def test_metrics_of_rows_stand_in_their_order_and_are_not_dropped() -> None:
+    x, ys = torch.randn(50, 4), [torch.randn(50, 3), torch.randn(50, 5)]
+    acc = pc.StreamingCovariance()
+    acc.update(x, ys)
+    covariances, metrics = acc.finalize(), find_metrics(["mutual_knn", "nbs", "rbf_cka"])
+    rows = score(covariances, metrics, [(x, y) for y in ys])
+    for y, found in zip(ys, rows, strict=True):
+        assert [row["metric"] for row in found] == list(metrics)
+        assert [row["sampled"] for row in found] == [50, None, 50]
+        assert [row["value"] for row in found] == [pc.mutual_knn(x, y), pytest.approx(pc.nbs(x, y)), pc.rbf_cka(x, y)]
+    with pytest.raises(TypeError, match="metric 'mutual_knn' needs the rows"):
+        score(covariances, metrics)

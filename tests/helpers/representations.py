@@ -9,6 +9,9 @@ import reference
 import torch
 
 import prunecca as pc
+from prunecca.similarity.registry import find_metrics
+
+OF_COVARIANCES = [name for name, score in find_metrics(list(pc.METRICS)).items() if score.metric.takes == "covariance"]
 
 
 def covariance(x: Any, y: Any, precision: str = "float64") -> pc.Covariance:

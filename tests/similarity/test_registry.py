@@ -11,7 +11,7 @@ import torch
 from representations import covariance, related
 
 import prunecca as pc
-from prunecca.similarity.registry import METRIC_NAMES, METRICS, find_metrics, needs_norms
+from prunecca.similarity.registry import METRIC_NAMES, METRICS, find_metrics, needs_norms, needs_rows
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -112,6 +112,24 @@ def test_what_an_own_function_gives_is_a_number(result: Any) -> None:
 )
 def test_norms_are_kept_where_they_are_needed(metrics: Any, needed: bool) -> None:
     assert needs_norms(find_metrics(metrics)) is needed
+
+
+def test_metrics_of_rows_are_told_apart() -> None:
+    x, y = (torch.from_numpy(side) for side in related(60, 5, 4))
+    chosen = find_metrics({"rbf_cka": {"sigma": 0.5, "debiased": True}, "near": (pc.mutual_knn, {"k": 3}), "svcca": {}})
+    assert needs_rows(chosen)
+    assert not needs_rows(find_metrics(["svcca", "rsa", trace_ratio]))
+    assert not needs_norms(find_metrics(["rbf_cka", "jaccard"]))
+    assert chosen["rbf_cka"].of_rows(x, y).value == pc.rbf_cka(x, y, sigma=0.5, debiased=True)
+    assert chosen["near"].of_rows(x, y).value == pc.mutual_knn(x, y, k=3)
+    with pytest.raises(
+        TypeError, match="metric 'near' needs the rows of both representations, which a Covariance does"
+    ):
+        chosen["near"](covariance(*related(60, 5, 4)))
+    with pytest.raises(TypeError, match="metric 'svcca' is computed from a Covariance, and was given rows"):
+        chosen["svcca"].of_rows(x, y)
+    with pytest.raises(ValueError, match="metric 'jaccard' has no option 'sigma'; expected k or distance"):
+        find_metrics({"jaccard": {"sigma": 1.0}})
 
 
 def test_own_functions_see_one_pair_at_a_time(tmp_path: Path) -> None:

@@ -21,9 +21,10 @@ import torch
 from ..covariance.accumulator import CovarianceAccumulator
 from ..covariance.covariance import Covariance, Layout, Precision
 from ..covariance.view import View, channel_axis
+from ..geometry.reservoir import Reservoir, rows_at
 from ..progress import Progress, reporting
 from ..similarity.operands import default_precision
-from ..similarity.registry import MetricChoice, find_metrics, needs_norms
+from ..similarity.registry import MetricChoice, find_metrics, needs_norms, needs_rows
 from ..storage.array_files import StoredActivations, stored_activations
 from ..storage.read_ahead import Chunk, read_ahead
 from ..text import printable
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
 _CHUNK_BYTES = 16 << 20  # of all files together; two or three of these are held, and a disk reads it in one sweep
 _MOST_GRAINS = 16  # chunks that what a library unpacks at once may fill
 _STATE_BYTES = 32 << 20  # of a second accumulator
+_DRAWN = 1 << 20  # rows that random numbers are drawn for at a time
 
 
 def compare_files(
@@ -45,11 +47,13 @@ def compare_files(
     precision: Precision | None = None,
     layout: Layout = "infer",
     progress: Progress = False,
+    subsample: int = 5000,
 ) -> pd.DataFrame:
     """Score stored activations against those of a reference, in one pass over all files and in little memory.
 
     Resident memory grows by about 50 MB and a few C x C float64 matrices, whatever the size of the files, which leave
-    the page cache as it was.
+    the page cache as it was. Metrics that need rows are computed from a uniform subsample of them, the same for all files
+    and in every call.
 
     Args:
         reference: a file that holds a (N, C), (N, C, H, W) or, by ``layout``, other array: ``.npy``, ``.safetensors``,
@@ -60,9 +64,11 @@ def compare_files(
         precision: of the products; None takes float64 for a few thousand rows or float64 files, and float32 otherwise.
         layout: which dimension holds the channels, such as ``"nlc"``; needed for arrays of 3 dimensions.
         progress: True for a bar, or a function called with the bytes done and their total.
+        subsample: rows that metrics such as ``"mutual_knn"`` and ``"rbf_cka"`` are computed from; all where there are fewer.
 
     Returns:
-        A table with the columns candidate, metric, value, count, channels, kept_x, kept_y.
+        A table with the columns candidate, metric, value, count, channels, kept_x, kept_y, sampled (the rows that a metric
+        was computed from; missing for metrics that are exact).
 
     Raises:
         ValueError: a file that holds no such array, files that do not share their datapoints, NaN or infinity.
@@ -84,14 +90,41 @@ def compare_files(
     if not candidates:
         raise ValueError(f"only {reference} was given; expected a reference and at least one candidate")
     files = [stored_activations(path) for path in (reference, *candidates)]
-    covariances = _covariances(files, precision=precision, norms=needs_norms(chosen), layout=layout, progress=progress)
+    sample = _Sample(files, layout, subsample) if needs_rows(chosen) else None
+    covariances = _covariances(
+        files, precision=precision, norms=needs_norms(chosen), layout=layout, progress=progress, sample=sample
+    )
+    scores = score(covariances, chosen, sample.pairs() if sample else ())
     rows = [
         {"candidate": printable(name), **scored, "count": cov.count, "channels": cov.xx.shape[-1]}
-        for name, cov, scores in zip(candidates, covariances, score(covariances, chosen), strict=True)
-        for scored in scores
+        for name, cov, own in zip(candidates, covariances, scores, strict=True)
+        for scored in own
     ]
-    columns = ["candidate", "metric", "value", "count", "channels", "kept_x", "kept_y"]
-    return pd.DataFrame(rows, columns=columns).astype({"kept_x": "Int64", "kept_y": "Int64"})
+    columns = ["candidate", "metric", "value", "count", "channels", "kept_x", "kept_y", "sampled"]
+    return pd.DataFrame(rows, columns=columns).astype(dict.fromkeys(columns[-3:], "Int64"))
+
+
+class _Sample:
+    """The same rows of every file: chosen beforehand, taken by the threads as the rows come by."""
+
+    def __init__(self, files: Sequence[StoredActivations], layout: Layout, size: int) -> None:
+        _check_datapoints(files, layout)
+        reservoir = Reservoir(size)
+        left = math.prod(_datapoints(files[0], layout))
+        while left:
+            left -= reservoir.choose(min(left, _DRAWN)).rows
+        self._positions = np.sort(reservoir.positions)
+        channels = [f.shape[channel_axis(f.shape, layout)] for f in files]
+        self._rows = [torch.empty(len(self._positions), c, dtype=f.dtype) for f, c in zip(files, channels, strict=True)]
+
+    def take(self, start: int, views: Sequence[View]) -> None:
+        """Keep what is chosen of the rows of all files from ``start`` on."""
+        first, last = np.searchsorted(self._positions, [start, start + views[0].rows])
+        for rows, view in zip(self._rows, views, strict=True):
+            rows[first:last] = rows_at(view, self._positions[first:last] - start)
+
+    def pairs(self) -> list[tuple[torch.Tensor, torch.Tensor]]:
+        return [(self._rows[0], other) for other in self._rows[1:]]
 
 
 def _covariances(
@@ -102,15 +135,11 @@ def _covariances(
     layout: Layout = "infer",
     progress: Progress = False,
     chunk_bytes: int = _CHUNK_BYTES,
+    sample: _Sample | None = None,
 ) -> list[Covariance]:
     """Covariances of the first file with each of the others, read in chunks of about ``chunk_bytes`` for all of them."""
+    _check_datapoints(files, layout)
     first = files[0]
-    for other in files[1:]:
-        if _datapoints(other, layout) != _datapoints(first, layout):
-            raise ValueError(
-                f"{first.path} has shape {first.shape} but {other.path} has {other.shape}; "
-                "both must have the same datapoints and positions"
-            )
     rows = math.prod(_datapoints(first, layout))
     step = max(1, chunk_bytes // sum(f.row_bytes for f in files))
     if channel_axis(first.shape, layout) == 0:  # an unbatched activation is read whole
@@ -135,8 +164,10 @@ def _covariances(
         arrays = [_activation(raw, f) for raw, f in zip(chunk.pieces, files, strict=True)]
         where = f"{names}, datapoints {ranges[number][0]} to {ranges[number][1] - 1}"
         called = ["x", *(f"candidate {k}" for k in range(len(arrays) - 1))]
-        first, *others = (View.of(x, name, layout, where) for x, name in zip(arrays, called, strict=True))
-        team[number % len(team)].add(first, others)
+        views = [View.of(x, name, layout, where) for x, name in zip(arrays, called, strict=True)]
+        team[number % len(team)].add(views[0], views[1:])
+        if sample is not None:
+            sample.take(number * step * (rows // first.shape[0]), views)
         chunk.release()
         return sum(raw.nbytes for raw in chunk.pieces)
 
@@ -169,6 +200,16 @@ def _team_size(files: Sequence[StoredActivations], layout: Layout, chunks: int) 
 
 def _activation(raw: np.ndarray[Any, Any], file: StoredActivations) -> torch.Tensor:
     return torch.from_numpy(raw).view(file.dtype).reshape(-1, *file.shape[1:])
+
+
+def _check_datapoints(files: Sequence[StoredActivations], layout: Layout) -> None:
+    first = files[0]
+    for other in files[1:]:
+        if _datapoints(other, layout) != _datapoints(first, layout):
+            raise ValueError(
+                f"{first.path} has shape {first.shape} but {other.path} has {other.shape}; "
+                "both must have the same datapoints and positions"
+            )
 
 
 def _datapoints(file: StoredActivations, layout: Layout) -> tuple[int, ...]:

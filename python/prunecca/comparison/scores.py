@@ -1,4 +1,4 @@
-"""Rows of a table from the covariances of one layer with every candidate."""
+"""Rows of a table from the covariances of one layer with every candidate, and from samples of its rows."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from ..covariance.covariance import Covariance
 from ..similarity.registry import Score
@@ -14,7 +15,11 @@ from ..similarity.registry import Score
 _STACK_BYTES = 1 << 26  # of the candidates that one batched call takes; more gains nothing and costs memory
 
 
-def score(covariances: Sequence[Covariance], metrics: Mapping[str, Score]) -> list[list[dict[str, Any]]]:
+def score(
+    covariances: Sequence[Covariance],
+    metrics: Mapping[str, Score],
+    samples: Sequence[tuple[Tensor, Tensor]] = (),
+) -> list[list[dict[str, Any]]]:
     """Rows of a table from the covariances of one reference with its candidates.
 
     The reference is decomposed once, and candidates of equal width are taken together.
@@ -22,11 +27,26 @@ def score(covariances: Sequence[Covariance], metrics: Mapping[str, Score]) -> li
     Args:
         covariances: one per candidate; the ``x`` of all is the reference.
         metrics: by name.
+        samples: for each covariance (N, Cx) and (N, Cy) rows of both sides; needed where ``needs_rows`` says so.
 
     Returns:
-        For each covariance one row per metric: metric, value, kept_x, kept_y. The last two are None for metrics that
-        keep no directions.
+        For each covariance one row per metric: metric, value, kept_x, kept_y, sampled. The kept ones are None for metrics
+        that keep no directions; ``sampled`` is how many rows the metric was computed from, None where it is exact.
     """
+    if not samples:
+        return _of_covariances(covariances, metrics)  # which refuse a metric of rows
+    exact = {name: metric for name, metric in metrics.items() if metric.metric.takes == "covariance"}
+    rows = _of_covariances(covariances, exact)
+    for own, (x, y) in zip(rows, samples, strict=True):
+        for name, metric in metrics.items():
+            if metric.metric.takes == "rows":
+                scored = {"value": metric.of_rows(x, y).value, "kept_x": None, "kept_y": None}
+                own.append({"metric": name, **scored, "sampled": len(x)})
+    order = list(metrics)
+    return [sorted(own, key=lambda row: order.index(row["metric"])) for own in rows]
+
+
+def _of_covariances(covariances: Sequence[Covariance], metrics: Mapping[str, Score]) -> list[list[dict[str, Any]]]:
     rows: list[list[dict[str, Any]]] = [[] for _ in covariances]
     for together in _groups(covariances):
         batch = _stack([covariances[i] for i in together], covariances[0])
@@ -34,7 +54,7 @@ def score(covariances: Sequence[Covariance], metrics: Mapping[str, Score]) -> li
             scored = metric(batch)
             columns = (_each(column, len(together)) for column in (scored.value, scored.kept_x, scored.kept_y))
             for i, value, x, y in zip(together, *columns, strict=True):
-                rows[i].append({"metric": name, "value": value, "kept_x": x, "kept_y": y})
+                rows[i].append({"metric": name, "value": value, "kept_x": x, "kept_y": y, "sampled": None})
     return rows
 
 

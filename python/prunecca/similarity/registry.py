@@ -1,6 +1,7 @@
 """Metrics by name: the function, its options, and the name in words.
 
-``METRICS`` has the functions alone, ``METRIC_NAMES`` the words.
+``METRICS`` has the functions alone, ``METRIC_NAMES`` the words. Most are functions of a ``Covariance``; some need a sample of
+the rows themselves.
 
 Example:
     >>> import torch
@@ -18,11 +19,14 @@ import inspect
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, Literal
 
 import torch
 
 from ..covariance.covariance import Covariance
+from ..geometry.kernel import rbf_cka
+from ..geometry.neighbourhoods import cknna, jaccard, mutual_knn
+from ..geometry.rank_rsa import spearman_rsa
 from .canonical import CanonicalCorrelations
 from .cca import cca, mean_squared_cca, pillai, pwcca, svcca, yanai
 from .cka import angular_cka, cka_distance, linear_cka
@@ -45,11 +49,12 @@ class Metric:
     """A metric that tables and command lines know by a name.
 
     Attributes:
-        function: of a ``Covariance`` and the options.
+        function: of a ``Covariance``, or of two arrays of rows, and the options.
         words: what a picture or a page calls it.
         predictor: of a fit, the directions of the predicting side that it uses, by the same arguments.
         norms: whether the covariance must have ``norms``.
         single: whether it takes covariances of one pair alone, so that a batch is taken one by one.
+        takes: what it is computed from: a covariance, or a sample of the rows themselves.
     """
 
     function: Callable[..., Any]
@@ -57,11 +62,15 @@ class Metric:
     predictor: Callable[..., Any] | None = None
     norms: bool = False
     single: bool = False
+    takes: Literal["covariance", "rows"] = "covariance"
 
     @property
     def options(self) -> list[str]:
         """The keyword arguments that a user may choose."""
-        return [name for name in inspect.signature(self.function).parameters if name not in _OF_ARRAYS]
+        fixed = (
+            _OF_ARRAYS if self.takes == "covariance" else _OF_ARRAYS - {"debiased"}
+        )  # which takes no other covariance
+        return [name for name in inspect.signature(self.function).parameters if name not in fixed]
 
 
 @dataclass(frozen=True)
@@ -79,7 +88,12 @@ class Score:
     name: str = ""
 
     def __call__(self, cov: Covariance) -> Scored:
-        """The metric of one pair, or of a batch."""
+        """The metric of one pair, or of a batch; ``TypeError`` for a metric of rows."""
+        if self.metric.takes == "rows":
+            raise TypeError(
+                f"metric {self.name!r} needs the rows of both representations, which a Covariance does not hold; "
+                "give it two arrays of them"
+            )
         if self.metric.single:
             return _together([self._one(member) for member in members(cov)], cov)
         value = self.metric.function(cov, **self.options)
@@ -89,6 +103,14 @@ class Score:
             return Scored(value)
         kept = python_number(self.metric.predictor(cov, **self.options))
         return Scored(value, kept_y=kept) if self.options.get("target") == "x" else Scored(value, kept_x=kept)
+
+    def of_rows(self, x: torch.Tensor, y: torch.Tensor) -> Scored:
+        """The metric of two samples of the same rows, (N, Cx) and (N, Cy); ``TypeError`` for one of covariances."""
+        if self.metric.takes == "covariance":
+            raise TypeError(
+                f"metric {self.name!r} is computed from a Covariance, and was given rows; expected a Covariance"
+            )
+        return Scored(self.metric.function(x, y, layout="nc", **self.options))
 
     def _one(self, cov: Covariance) -> Scored:
         value = self.metric.function(cov, **self.options)
@@ -154,9 +176,14 @@ _REGISTRY = {
     "shape_distance": Metric(shape_distance, "shape distance"),
     "gulp": Metric(gulp, "GULP distance"),
     "soft_matching_distance": Metric(soft_matching_distance, "soft matching distance"),
+    "rbf_cka": Metric(rbf_cka, "RBF CKA", takes="rows"),
+    "spearman_rsa": Metric(spearman_rsa, "Spearman RSA", takes="rows"),
+    "mutual_knn": Metric(mutual_knn, "mutual nearest neighbours", takes="rows"),
+    "cknna": Metric(cknna, "CKNNA", takes="rows"),
+    "jaccard": Metric(jaccard, "Jaccard similarity of neighbourhoods", takes="rows"),
 }
 
-# Each is a function of a Covariance, and of two arrays.
+# Each is a function of two arrays, and of a Covariance unless it takes rows.
 METRICS: dict[str, Callable[..., Any]] = {name: metric.function for name, metric in _REGISTRY.items()}
 METRIC_NAMES = {name: metric.words for name, metric in _REGISTRY.items()}
 
@@ -197,6 +224,11 @@ def find_metrics(metrics: MetricChoice) -> dict[str, Score]:
 def needs_norms(chosen: Mapping[str, Score]) -> bool:
     """Whether the covariances of these metrics must be accumulated with ``norms=True``."""
     return any(score.metric.norms for score in chosen.values())
+
+
+def needs_rows(chosen: Mapping[str, Score]) -> bool:
+    """Whether some of these metrics are computed from a sample of rows, by ``Score.of_rows``."""
+    return any(score.metric.takes == "rows" for score in chosen.values())
 
 
 def _named(metrics: Any) -> list[tuple[str, Any]]:
