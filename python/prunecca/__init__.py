@@ -17,6 +17,7 @@ from .comparison.result import Comparison
 from .covariance.covariance import Covariance
 from .covariance.streaming import StreamingCovariance
 from .dimension import IntrinsicDimension, intrinsic_dimension, intrinsic_dimensions, pc_dimension
+from .geometry.curvature import Curvature, curvature
 from .geometry.kernel import rbf_cka
 from .geometry.neighbourhoods import cknna, jaccard, mutual_knn
 from .geometry.rank_rsa import spearman_rsa
@@ -39,6 +40,7 @@ __all__ = [
     "CanonicalCorrelations",
     "Comparison",
     "Covariance",
+    "Curvature",
     "IntrinsicDimension",
     "Layer",
     "StreamingCovariance",
@@ -53,6 +55,7 @@ __all__ = [
     "compare",
     "compare_files",
     "cpu_level",
+    "curvature",
     "data",
     "find_layers",
     "gulp",
