@@ -40,7 +40,10 @@ weight, mask = torch.randn(10), torch.arange(10) % 2 == 0
 pools = {"all": ["w"]}
 METRICS = {
     name: getattr(pc, name)
-    for name in ("cca", "svcca", "pwcca", "linear_cka", "nbs", "procrustes", "linear_regression")
+    for name in (
+        *("cca", "svcca", "pwcca", "linear_cka", "nbs", "procrustes", "linear_regression"),
+        *("rbf_cka", "spearman_rsa", "mutual_knn", "cknna", "jaccard"),
+    )
 }
 
 

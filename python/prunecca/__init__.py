@@ -12,6 +12,7 @@ import torch  # before the extension: its OpenMP runtime must be in the process 
 from . import data, models, ops, pruning, training
 from .activations.layers import Layer, find_layers
 from .comparison.compare import compare
+from .comparison.consecutive import consecutive_layers
 from .comparison.files import compare_files
 from .comparison.result import Comparison
 from .covariance.covariance import Covariance
@@ -54,6 +55,7 @@ __all__ = [
     "cknna",
     "compare",
     "compare_files",
+    "consecutive_layers",
     "cpu_level",
     "curvature",
     "data",
