@@ -17,7 +17,7 @@ from .rows import Distance, directions, paired_rows, placed
 
 _SPARE = 8  # neighbours beyond those wanted, for ties
 _TIE = 1e-9  # of a distance: closer to each other than that, two are equal
-_PAIR_BYTES = 1 << 22  # of rows whose products are taken at a time
+_BLOCK = 512  # rows whose products with all are taken at a time
 _WORDS = "'euclidean' or 'cosine'"
 
 
@@ -128,10 +128,12 @@ def cknna(x: Any, y: Any = None, *, k: int = 10, layout: Layout = "infer") -> fl
         return math.nan
     (wx, wy), (ux, uy) = weights, rows
     both = wx.minimum(wy).tocsr()
-    own_x, own_y = (_unbiased_hsic(*[_products(own, w)] * 2) for own, w in ((ux, wx), (uy, wy)))
+    kx, ky = _cosines(ux, wx), _cosines(uy, wy)
+    own_x, own_y = (_unbiased_hsic(masked, masked) for masked in (kx.multiply(wx), ky.multiply(wy)))
     if own_x <= 0 or own_y <= 0:
         return math.nan
-    return _unbiased_hsic(_products(ux, both), _products(uy, both)) / math.sqrt(own_x) / math.sqrt(own_y)
+    # What is near in both is near in each, so that the cosines are known.
+    return _unbiased_hsic(kx.multiply(both), ky.multiply(both)) / math.sqrt(own_x) / math.sqrt(own_y)
 
 
 def _common(metric: str, x: Any, y: Any, k: int, distance: Distance, layout: Layout) -> NDArray[np.float64] | None:
@@ -179,7 +181,7 @@ def _places(distinct: Tensor, members: NDArray[np.int64], places: NDArray[np.flo
         beyond = (reached[:, -1] >= places) & (distances[:, -1] > farthest[:, 0] * (1.0 + _TIE))
         if wanted == most or bool((beyond | (places == 0)).all()):
             break
-        wanted = min(most, 2 * wanted)
+        wanted = min(most, 4 * wanted)
     nearer = distances < farthest * (1.0 - _TIE)
     tied = ~nearer & (distances <= farthest * (1.0 + _TIE))
     share = (places - (members[found] * nearer).sum(1)) / (members[found] * tied).sum(1)
@@ -188,16 +190,16 @@ def _places(distinct: Tensor, members: NDArray[np.int64], places: NDArray[np.flo
     return sparse.csr_array((weights.ravel(), (rows, found.ravel())), shape=(len(distinct),) * 2)
 
 
-def _products(unit: Tensor, weights: Any) -> Any:
-    """The cosines of the pairs that have a weight, times their weights."""
-    pairs = weights.tocoo()
-    first, second = (torch.from_numpy(index.astype(np.int64)).to(unit.device) for index in pairs.coords)
-    step = max(1, _PAIR_BYTES // (8 * unit.shape[1]))
-    parts = [
-        (unit[i] * unit[j]).sum(1) for i, j in zip(torch.split(first, step), torch.split(second, step), strict=True)
-    ]
-    cosines = torch.cat(parts).cpu().numpy() if parts else np.empty(0)
-    return sparse.csr_array((cosines * pairs.data, pairs.coords), shape=weights.shape)
+def _cosines(unit: Tensor, weights: Any) -> Any:
+    """The cosines of the pairs that have a weight."""
+    pairs = weights.tocsr()
+    values = np.empty(pairs.nnz)
+    for start in range(0, len(unit), _BLOCK):
+        own = unit[start : start + _BLOCK]
+        ends = pairs.indptr[start : start + len(own) + 1]
+        rows = np.repeat(np.arange(len(own)), np.diff(ends))
+        values[ends[0] : ends[-1]] = (own @ unit.mT).cpu().numpy()[rows, pairs.indices[ends[0] : ends[-1]]]
+    return sparse.csr_array((values, pairs.indices, pairs.indptr), shape=pairs.shape)
 
 
 def _unbiased_hsic(k: Any, other: Any) -> float:
