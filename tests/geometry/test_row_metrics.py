@@ -170,6 +170,11 @@ def test_ties_on_a_grid_do_not_depend_on_the_order_of_rows(metric: Callable[...,
     assert metric(x, turned, k=3) == pytest.approx(1.0, abs=1e-12)
 
 
+def test_rows_equally_far_from_each_other_are_at_chance() -> None:
+    assert pc.mutual_knn(np.eye(60), Y) == pytest.approx(10 / 59, abs=1e-12)
+    assert pc.mutual_knn(np.eye(60), np.eye(60)[::-1]) == pytest.approx(1.0, abs=1e-12)
+
+
 @pytest.mark.parametrize("metric", METRICS)
 def test_equal_rows_alone_have_no_similarity(metric: Callable[..., float]) -> None:
     assert math.isnan(metric(np.full((30, 3), 0.1), Y[:30]))

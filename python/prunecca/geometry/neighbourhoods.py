@@ -173,21 +173,43 @@ def _places(distinct: Tensor, members: NDArray[np.int64], places: NDArray[np.flo
     """(n, n) sparse: what each of the points has of those places of another."""
     most = len(distinct) - 1
     wanted = min(most, math.ceil(places.max()) + _SPARE)
-    while True:
-        distances, found = (part.cpu().numpy() for part in nearest(distinct, wanted))
-        reached = members[found].cumsum(1)
-        last = np.minimum((reached < places[:, None]).sum(1), wanted - 1)
-        farthest = np.take_along_axis(distances, last[:, None], 1)
-        beyond = (reached[:, -1] >= places) & (distances[:, -1] > farthest[:, 0] * (1.0 + _TIE))
-        if wanted == most or bool((beyond | (places == 0)).all()):
-            break
-        wanted = min(most, 4 * wanted)
+    distances, found = (part.cpu().numpy() for part in nearest(distinct, wanted))
+    weights, done = _shares(distances, members[found], places)
+    done |= wanted == most
+    parts = [_entries(np.flatnonzero(done), found[done], weights[done])]
+    # Where the last one found may be tied with others, all distances of the row are needed.
+    for rows in np.split(np.flatnonzero(~done), range(_BLOCK, int((~done).sum()), _BLOCK)):
+        own = distinct[torch.from_numpy(rows).to(distinct.device)]
+        full = torch.cdist(own, distinct, compute_mode="donot_use_mm_for_euclid_dist")
+        full[range(len(rows)), torch.from_numpy(rows).to(full.device)] = torch.inf
+        distances, order = (part.cpu().numpy() for part in full.sort(1))
+        weights, _ = _shares(distances[:, :most], members[order[:, :most]], places[rows])
+        parts.append(_entries(rows, order[:, :most], weights))
+    rows, columns, values = (np.concatenate(part) for part in zip(*parts, strict=True))
+    return sparse.csr_array((values, (rows, columns)), shape=(len(distinct),) * 2)
+
+
+def _shares(
+    distances: NDArray[np.float64], members: NDArray[np.int64], places: NDArray[np.float64]
+) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
+    """What neighbours at ascending distances get of the places, and whether none beyond the last can be tied with them."""
+    reached = members.cumsum(1)
+    last = np.minimum((reached < places[:, None]).sum(1), distances.shape[1] - 1)
+    farthest = np.take_along_axis(distances, last[:, None], 1)
     nearer = distances < farthest * (1.0 - _TIE)
     tied = ~nearer & (distances <= farthest * (1.0 + _TIE))
-    share = (places - (members[found] * nearer).sum(1)) / (members[found] * tied).sum(1)
+    share = (places - (members * nearer).sum(1)) / (members * tied).sum(1)
     weights = np.where(places[:, None] > 0, nearer + tied * share[:, None], 0.0)
-    rows = np.repeat(np.arange(len(distinct)), wanted)
-    return sparse.csr_array((weights.ravel(), (rows, found.ravel())), shape=(len(distinct),) * 2)
+    beyond = (reached[:, -1] >= places) & (distances[:, -1] > farthest[:, 0] * (1.0 + _TIE))
+    return weights, beyond | (places == 0)
+
+
+def _entries(
+    rows: NDArray[np.int64], columns: NDArray[np.int64], values: NDArray[np.float64]
+) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float64]]:
+    """Of a sparse matrix, those that are not 0."""
+    kept = values.nonzero()
+    return rows[kept[0]], columns[kept], values[kept]
 
 
 def _cosines(unit: Tensor, weights: Any) -> Any:
