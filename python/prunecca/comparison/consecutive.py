@@ -79,7 +79,7 @@ def consecutive_layers(
                     raise ValueError(
                         f"{len(found)} layers were chosen; expected at least {apart + 1}, to compare two of them"
                     )
-                call.warn_if_random(found, inputs.copy, output)
+                call.outputs(found, inputs.copy, output)
                 passes = _Passes(call, found, apart, layout, output)
             passes.batch(number, inputs)
     if passes is None:
