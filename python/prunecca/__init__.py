@@ -28,6 +28,7 @@ from .similarity.regression import linear_regression
 from .similarity.rsa import rsa
 from .similarity.shape import gulp, shape_distance
 from .similarity.subspace_match import SubspaceMatch, maximum_match, simple_match
+from .sizes.dual import DualAccumulator
 
 __version__: str = build_info()["version"]
 
@@ -36,6 +37,7 @@ __all__ = [
     "CanonicalCorrelations",
     "Comparison",
     "Covariance",
+    "DualAccumulator",
     "IntrinsicDimension",
     "Layer",
     "StreamingCovariance",

@@ -57,7 +57,7 @@ def cca(
         >>> round(cca(x, x @ torch.randn(5, 5)).mean, 4)
         1.0
     """
-    cov = paired_covariance(x, y, precision=precision, layout=layout)
+    cov = paired_covariance(x, y, precision=precision, layout=layout, rotated="accepted")
     return plain_mean(Sides.of(cov, tol), trim)
 
 
@@ -110,7 +110,7 @@ def svcca(
         raise ValueError(
             f"k is {k!r}; expected a number of directions of at least 1, or None for the fraction of variance"
         )
-    cov = paired_covariance(x, y, precision=precision, layout=layout)
+    cov = paired_covariance(x, y, precision=precision, layout=layout, rotated="chosen")
     kept = None if k is not None else variance
     return replace(plain_mean(Sides.of(cov, tol, kept, k), trim), variance=kept, k=k)
 
@@ -209,7 +209,7 @@ def mean_squared_cca(
         >>> abs(result.mean - float((result.correlations**2).mean())) < 1e-9
         True
     """
-    cov = paired_covariance(x, y, precision=precision, layout=layout)
+    cov = paired_covariance(x, y, precision=precision, layout=layout, rotated="accepted")
     both = Sides.of(cov, tol)
     return _of_squares(both, both.used)
 
@@ -249,7 +249,7 @@ def yanai(
         >>> round(yanai(x, x[:, :2]).mean, 6)
         0.5
     """
-    cov = paired_covariance(x, y, precision=precision, layout=layout)
+    cov = paired_covariance(x, y, precision=precision, layout=layout, rotated="accepted")
     both = Sides.of(cov, tol)
     return _of_squares(both, (both.kept[0] * both.kept[1]).double().sqrt())
 
@@ -290,7 +290,7 @@ def pillai(
         >>> round(pillai(x, 2 * x).mean, 6), round(pillai(x, 2 * x, normalised=False).mean, 6)
         (1.0, 3.0)
     """
-    cov = paired_covariance(x, y, precision=precision, layout=layout)
+    cov = paired_covariance(x, y, precision=precision, layout=layout, rotated="accepted")
     both = Sides.of(cov, tol)
     return _of_squares(both, both.used if normalised else both.used.clamp(0, 1))
 

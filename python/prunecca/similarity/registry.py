@@ -50,6 +50,7 @@ class Metric:
         predictor: of a fit, the directions of the predicting side that it uses, by the same arguments.
         norms: whether the covariance must have ``norms``.
         single: whether it takes covariances of one pair alone, so that a batch is taken one by one.
+        dual: whether it takes those of rotated coordinates, and asks for them where there are more channels than rows.
     """
 
     function: Callable[..., Any]
@@ -57,6 +58,7 @@ class Metric:
     predictor: Callable[..., Any] | None = None
     norms: bool = False
     single: bool = False
+    dual: bool = False
 
     @property
     def options(self) -> list[str]:
@@ -131,28 +133,28 @@ def _together(scored: list[Scored], cov: Covariance) -> Scored:
 
 
 _REGISTRY = {
-    "svcca": Metric(svcca, "mean CCA similarity (SVCCA, 99 %)"),
+    "svcca": Metric(svcca, "mean CCA similarity (SVCCA, 99 %)", dual=True),
     "cca": Metric(cca, "mean CCA similarity"),
     "pwcca": Metric(pwcca, "PWCCA similarity"),
-    "linear_cka": Metric(linear_cka, "linear CKA"),
-    "debiased_cka": Metric(partial(linear_cka, debiased=True), "debiased linear CKA", norms=True),
-    "nbs": Metric(nbs, "normalised Bures similarity"),
-    "procrustes": Metric(procrustes, "Procrustes similarity"),
+    "linear_cka": Metric(linear_cka, "linear CKA", dual=True),
+    "debiased_cka": Metric(partial(linear_cka, debiased=True), "debiased linear CKA", norms=True, dual=True),
+    "nbs": Metric(nbs, "normalised Bures similarity", dual=True),
+    "procrustes": Metric(procrustes, "Procrustes similarity", dual=True),
     "linear_regression": Metric(linear_regression, "linear regression R²", regression_rank),
     "mean_squared_cca": Metric(mean_squared_cca, "mean squared CCA correlation"),
     "yanai": Metric(yanai, "Yanai's coefficient of determination"),
     "pillai": Metric(pillai, "normalised Pillai's trace"),
-    "rsa": Metric(rsa, "RSA of squared distances", norms=True),
+    "rsa": Metric(rsa, "RSA of squared distances", norms=True, dual=True),
     "hard_matching": Metric(hard_matching, "hard matching correlation"),
     "permutation_matching": Metric(permutation_matching, "permutation matching correlation"),
     "soft_matching": Metric(soft_matching, "soft matching correlation"),
     "maximum_match": Metric(maximum_match, "maximum match similarity", single=True),
-    "angular_cka": Metric(angular_cka, "angular CKA distance"),
-    "cka_distance": Metric(cka_distance, "CKA distance"),
-    "angular_procrustes": Metric(angular_procrustes, "angular Procrustes distance"),
-    "procrustes_distance": Metric(procrustes_distance, "Procrustes distance"),
-    "shape_distance": Metric(shape_distance, "shape distance"),
-    "gulp": Metric(gulp, "GULP distance"),
+    "angular_cka": Metric(angular_cka, "angular CKA distance", dual=True),
+    "cka_distance": Metric(cka_distance, "CKA distance", dual=True),
+    "angular_procrustes": Metric(angular_procrustes, "angular Procrustes distance", dual=True),
+    "procrustes_distance": Metric(procrustes_distance, "Procrustes distance", dual=True),
+    "shape_distance": Metric(shape_distance, "shape distance", dual=True),
+    "gulp": Metric(gulp, "GULP distance", dual=True),
     "soft_matching_distance": Metric(soft_matching_distance, "soft matching distance"),
 }
 

@@ -74,7 +74,7 @@ def linear_regression(
         (1.0, True)
     """
     _check(target, tol)
-    cov = paired_covariance(x, y, precision=precision, layout=layout)
+    cov = paired_covariance(x, y, precision=precision, layout=layout, rotated="accepted")
     spectrum, kept = _predictor(cov, target, tol)
     explained, cross = (cov.yy, cov.xy) if target == "y" else (cov.xx, cov.xy.mT)
     fitted = spectrum.whitener(kept).mT @ cross

@@ -61,7 +61,7 @@ def shape_distance(
         raise ValueError(f"alpha is {alpha}; expected a number from 0 (full whitening) to 1 (none)")
     if tol is not None and not 0.0 <= tol < 1.0:
         raise ValueError(f"tol is {tol}; expected a fraction of the largest eigenvalue, at least 0 and below 1")
-    cov = paired_covariance(x, y, precision=precision, layout=layout)
+    cov = paired_covariance(x, y, precision=precision, layout=layout, rotated="chosen")
     if alpha == 0.0:  # of any invertible map: whitened as for CCA, whatever the scales of the channels
         both = Sides.of(cov, tol)
         core, sizes = both.core(), (both.kept[0] * both.kept[1]).double()
@@ -113,7 +113,7 @@ def gulp(
     """
     if not 0.0 < ridge < math.inf:
         raise ValueError(f"ridge is {ridge}; expected a penalty above 0, such as 0.01")
-    cov = paired_covariance(x, y, precision=precision, layout=layout)
+    cov = paired_covariance(x, y, precision=precision, layout=layout, rotated="chosen")
     spectrum_x, spectrum_y = covariance_spectra(cov)
     total_x, total_y = trace(cov.xx), trace(cov.yy)
     (left, own_x), (right, own_y) = (
