@@ -29,6 +29,7 @@ from .similarity.rsa import rsa
 from .similarity.shape import gulp, shape_distance
 from .similarity.subspace_match import SubspaceMatch, maximum_match, simple_match
 from .sizes.dual import DualAccumulator
+from .sizes.minibatch import MinibatchCKA, MinibatchEstimate, minibatch_cka
 
 __version__: str = build_info()["version"]
 
@@ -40,6 +41,8 @@ __all__ = [
     "DualAccumulator",
     "IntrinsicDimension",
     "Layer",
+    "MinibatchCKA",
+    "MinibatchEstimate",
     "StreamingCovariance",
     "SubspaceMatch",
     "__version__",
@@ -61,6 +64,7 @@ __all__ = [
     "linear_regression",
     "maximum_match",
     "mean_squared_cca",
+    "minibatch_cka",
     "models",
     "nbs",
     "ops",
