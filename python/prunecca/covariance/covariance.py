@@ -94,6 +94,13 @@ class Covariance:
         """Whether the coordinates are rotations of channels, of which no single one can be told."""
         return self.rotation is not None
 
+    @property
+    def channels(self) -> tuple[int, int]:
+        """Channels of x and of y; of rotated coordinates, those that they stand for."""
+        if self.rotation is not None:
+            return self.rotation.channels_x, self.rotation.channels_y
+        return self.xx.shape[-1], self.yy.shape[-1]
+
     def __getstate__(self) -> dict[str, Any]:
         # A copied tensor counts its writes anew, so that a copied memo could not tell a stale result.
         return {name: value for name, value in vars(self).items() if not isinstance(value, Memo)}

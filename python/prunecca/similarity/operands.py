@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import replace
 from functools import partial
 from typing import Any, Literal
@@ -16,6 +19,7 @@ from ..covariance.accumulator import CovarianceAccumulator
 from ..covariance.covariance import Covariance, Layout, Precision
 from ..covariance.moments import RESOLUTION
 from ..covariance.view import View, channel_axis
+from ..errors import FewRows
 from ..sizes.dual import dual_covariances
 from ..storage.memory_map import chunks, release
 
@@ -30,6 +34,10 @@ Rotated = Literal["refused", "accepted", "chosen"]
 _RESOLUTION_OF_OTHERS = {"float32": 1e-7, "float64": 1e-12}
 # Exponent of two of a deviation up to which products of four variances are far from the ends of float64.
 _HALF_RANGE = 60
+
+# Rows for each direction from which on chance makes little of a canonical correlation.
+ROWS_PER_DIRECTION = 10
+_told: ContextVar[bool] = ContextVar("few rows are told by the caller", default=False)
 
 _MANY_ROWS = 4096  # below, float64 products of a pair of 512 channels take less than a tenth of a second
 
@@ -156,6 +164,50 @@ def trace(matrix: Tensor) -> Tensor:
 def python_number(value: Tensor) -> Any:
     """A Python number of a tensor without dimensions; a batch of values stays a tensor."""
     return value.item() if value.ndim == 0 else value
+
+
+def few_rows(count: int, directions: int) -> str | None:
+    """What so few rows make of a value that directions were fitted for, in words; None where there are enough.
+
+    Args:
+        count: rows.
+        directions: of both sides together.
+    """
+    if count <= directions:
+        return "no more rows than directions, so that the value means nothing (any two representations get about 1)"
+    if count < ROWS_PER_DIRECTION * directions:
+        return f"fewer than {ROWS_PER_DIRECTION} rows a direction, so that part of the value is chance"
+    return None
+
+
+def warn_of_few_rows(metric: str, count: int, *kept: Any, stacklevel: int = 3) -> None:
+    """Warn the caller of a metric, unless somebody else does.
+
+    Args:
+        metric: its name.
+        count: rows.
+        kept: directions of each side that were fitted; of a batch, tensors.
+        stacklevel: of ``warnings.warn``; 3 is who called the metric.
+    """
+    directions = int(torch.as_tensor(sum(torch.as_tensor(side).cpu() for side in kept)).max())
+    words = few_rows(count, directions)
+    if words and not _told.get():
+        warnings.warn(
+            f"{metric}: {words}; there are {count} rows for {directions} directions. Give more datapoints, or use a metric "
+            "that keeps no directions (linear_cka)",
+            FewRows,
+            stacklevel=stacklevel,
+        )
+
+
+@contextmanager
+def few_rows_told() -> Iterator[None]:
+    """Within it metrics do not warn of few rows: the caller does, once for all that it asks for."""
+    token = _told.set(True)
+    try:
+        yield
+    finally:
+        _told.reset(token)
 
 
 def nan_if_dead(cov: Covariance, value: Tensor) -> float | Tensor:

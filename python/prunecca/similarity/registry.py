@@ -27,7 +27,7 @@ from .canonical import CanonicalCorrelations
 from .cca import cca, mean_squared_cca, pillai, pwcca, svcca, yanai
 from .cka import angular_cka, cka_distance, linear_cka
 from .matching import hard_matching, permutation_matching, soft_matching, soft_matching_distance
-from .operands import batch_shape, members, python_number
+from .operands import batch_shape, few_rows_told, members, python_number
 from .procrustes import angular_procrustes, nbs, procrustes, procrustes_distance
 from .regression import linear_regression, regression_rank
 from .rsa import rsa
@@ -81,7 +81,11 @@ class Score:
     name: str = ""
 
     def __call__(self, cov: Covariance) -> Scored:
-        """The metric of one pair, or of a batch."""
+        """The metric of one pair, or of a batch; whoever asks warns of few rows, once for all."""
+        with few_rows_told():
+            return self._scored(cov)
+
+    def _scored(self, cov: Covariance) -> Scored:
         if self.metric.single:
             return _together([self._one(member) for member in members(cov)], cov)
         value = self.metric.function(cov, **self.options)

@@ -11,7 +11,7 @@ from torch import Tensor
 from ..covariance.covariance import Covariance, Layout, Precision
 from ..linalg.batched import svdvals
 from .canonical import Sides
-from .operands import nan_if_dead, paired_covariance, squared_norm, trace
+from .operands import nan_if_dead, paired_covariance, squared_norm, trace, warn_of_few_rows
 from .spectrum import Spectrum, covariance_spectra, default_tolerance
 
 
@@ -49,6 +49,9 @@ def shape_distance(
     Raises:
         ValueError: an option outside of its range.
 
+    Warns:
+        FewRows: with ``alpha=0``, as ``cca``.
+
     Example:
         >>> import torch
         >>> from prunecca import shape_distance
@@ -64,6 +67,7 @@ def shape_distance(
     cov = paired_covariance(x, y, precision=precision, layout=layout, rotated="chosen")
     if alpha == 0.0:  # of any invertible map: whitened as for CCA, whatever the scales of the channels
         both = Sides.of(cov, tol)
+        warn_of_few_rows("shape_distance", cov.count, *both.kept)
         core, sizes = both.core(), (both.kept[0] * both.kept[1]).double()
     else:
         (left, own_x), (right, own_y) = (

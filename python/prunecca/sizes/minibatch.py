@@ -122,7 +122,8 @@ class MinibatchCKA:
 class MinibatchEstimate(float):
     """An estimate of CKA, and the batches it was made of.
 
-    Attributes:
+    Args:
+        value: of the estimate.
         batch_sizes: how many batches there were of each size.
         count: datapoints.
 
