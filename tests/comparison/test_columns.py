@@ -21,7 +21,8 @@ def exact(x: torch.Tensor, y: torch.Tensor) -> tuple[float, float]:
     a, b = (side.double().flatten(1).numpy() for side in (x, y))
     a, b = a - a.mean(0), b - b.mean(0)
     k, m = a @ a.T, b @ b.T
-    nbs = np.linalg.norm(a.T @ b, "nuc") / np.sqrt(np.trace(k) * np.trace(m))
+    left, right = (np.linalg.qr(side.T, mode="r") for side in (a, b))
+    nbs = np.linalg.norm(left @ right.T, "nuc") / np.sqrt(np.trace(k) * np.trace(m))
     return float((k * m).sum() / np.linalg.norm(k) / np.linalg.norm(m)), float(nbs)
 
 
