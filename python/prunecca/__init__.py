@@ -33,6 +33,8 @@ from .similarity.regression import linear_regression
 from .similarity.rsa import rsa
 from .similarity.shape import gulp, shape_distance
 from .similarity.subspace_match import SubspaceMatch, maximum_match, simple_match
+from .sizes.dual import DualAccumulator
+from .sizes.minibatch import MinibatchCKA, MinibatchEstimate, minibatch_cka
 
 __version__: str = build_info()["version"]
 
@@ -42,8 +44,11 @@ __all__ = [
     "Comparison",
     "Covariance",
     "Curvature",
+    "DualAccumulator",
     "IntrinsicDimension",
     "Layer",
+    "MinibatchCKA",
+    "MinibatchEstimate",
     "StreamingCovariance",
     "SubspaceMatch",
     "__version__",
@@ -69,6 +74,7 @@ __all__ = [
     "linear_regression",
     "maximum_match",
     "mean_squared_cca",
+    "minibatch_cka",
     "models",
     "mutual_knn",
     "nbs",

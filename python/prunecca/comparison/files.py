@@ -20,14 +20,15 @@ import torch
 
 from ..covariance.accumulator import CovarianceAccumulator
 from ..covariance.covariance import Covariance, Layout, Precision
-from ..covariance.view import View, channel_axis
+from ..covariance.view import View, channel_axis, flattened
 from ..geometry.reservoir import Reservoir, rows_at
 from ..progress import Progress, reporting
-from ..similarity.operands import default_precision
+from ..similarity.operands import default_precision, few_rows, in_range, warn_of_few_rows
 from ..similarity.registry import MetricChoice, find_metrics, needs_norms, needs_rows
 from ..storage.array_files import StoredActivations, stored_activations
 from ..storage.read_ahead import Chunk, read_ahead
 from ..text import printable
+from .columns import are_wide, read_columns
 from .scores import score
 
 if TYPE_CHECKING:
@@ -62,7 +63,9 @@ def compare_files(
         candidates: such a file, or several, with the same datapoints in the same order.
         metrics: as in ``compare``.
         precision: of the products; None takes float64 for a few thousand rows or float64 files, and float32 otherwise.
-        layout: which dimension holds the channels, such as ``"nlc"``; needed for arrays of 3 dimensions.
+        layout: which dimension holds the channels, such as ``"nlc"``; needed for arrays of 3 dimensions. ``"flat"`` makes
+            channels of all dimensions but the first. Where there are more channels than datapoints in (N, C) files, and all
+            metrics are unchanged by rotations, the dual form is taken: N x N matrices, in place of C x C.
         progress: True for a bar, or a function called with the bytes done and their total.
         subsample: rows that metrics such as ``"mutual_knn"`` and ``"rbf_cka"`` are computed from; all where there are fewer.
 
@@ -73,6 +76,9 @@ def compare_files(
     Raises:
         ValueError: a file that holds no such array, files that do not share their datapoints, NaN or infinity.
         OSError: a file that is not there or cannot be read.
+
+    Warns:
+        FewRows: as ``cca``, once for all files.
 
     Example:
         >>> import tempfile, numpy
@@ -91,15 +97,20 @@ def compare_files(
         raise ValueError(f"only {reference} was given; expected a reference and at least one candidate")
     files = [stored_activations(path) for path in (reference, *candidates)]
     sample = _Sample(files, layout, subsample) if needs_rows(chosen) else None
-    covariances = _covariances(
-        files, precision=precision, norms=needs_norms(chosen), layout=layout, progress=progress, sample=sample
-    )
+    if are_wide(files, layout) and all(score.metric.dual for score in chosen.values()):
+        covariances = read_columns(files, precision or default_precision(files[0].shape[0]), progress)
+        covariances = [in_range(cov) for cov in covariances]
+    else:
+        covariances = _covariances(
+            files, precision=precision, norms=needs_norms(chosen), layout=layout, progress=progress, sample=sample
+        )
     scores = score(covariances, chosen, sample.pairs() if sample else ())
     rows = [
-        {"candidate": printable(name), **scored, "count": cov.count, "channels": cov.xx.shape[-1]}
+        {"candidate": printable(name), **scored, "count": cov.count, "channels": cov.channels[0]}
         for name, cov, own in zip(candidates, covariances, scores, strict=True)
         for scored in own
     ]
+    _warn_of_few_rows(rows)
     columns = ["candidate", "metric", "value", "count", "channels", "kept_x", "kept_y", "sampled"]
     return pd.DataFrame(rows, columns=columns).astype(dict.fromkeys(columns[-3:], "Int64"))
 
@@ -114,7 +125,8 @@ class _Sample:
         while left:
             left -= reservoir.choose(min(left, _DRAWN)).rows
         self._positions = np.sort(reservoir.positions)
-        channels = [f.shape[channel_axis(f.shape, layout)] for f in files]
+        shapes = [flattened(f.shape, layout) for f in files]
+        channels = [shape[channel_axis(shape, layout)] for shape in shapes]
         self._rows = [torch.empty(len(self._positions), c, dtype=f.dtype) for f, c in zip(files, channels, strict=True)]
 
     def take(self, start: int, views: Sequence[View]) -> None:
@@ -125,6 +137,17 @@ class _Sample:
 
     def pairs(self) -> list[tuple[torch.Tensor, torch.Tensor]]:
         return [(self._rows[0], other) for other in self._rows[1:]]
+
+
+def _warn_of_few_rows(rows: list[dict[str, Any]]) -> None:
+    """One warning for all metrics that have too few rows, with the worst of them."""
+    directions = {
+        id(row): sum(int(row[side]) for side in ("kept_x", "kept_y") if row[side] is not None) for row in rows
+    }
+    few = [row for row in rows if few_rows(row["count"], directions[id(row)])]
+    if few:
+        most = max(directions[id(row)] for row in few)
+        warn_of_few_rows(", ".join(dict.fromkeys(row["metric"] for row in few)), few[0]["count"], most, stacklevel=4)
 
 
 def _covariances(
@@ -167,7 +190,7 @@ def _covariances(
         views = [View.of(x, name, layout, where) for x, name in zip(arrays, called, strict=True)]
         team[number % len(team)].add(views[0], views[1:])
         if sample is not None:
-            sample.take(number * step * (rows // first.shape[0]), views)
+            sample.take(ranges[number][0] * (rows // first.shape[0]), views)
         chunk.release()
         return sum(raw.nbytes for raw in chunk.pieces)
 
@@ -193,7 +216,8 @@ def _team_size(files: Sequence[StoredActivations], layout: Layout, chunks: int) 
 
     Threads that share a chunk wait for each other several times in it, and the reading often holds up one of them.
     """
-    channels = [f.shape[channel_axis(f.shape, layout)] for f in files]
+    shapes = [flattened(f.shape, layout) for f in files]
+    channels = [shape[channel_axis(shape, layout)] for shape in shapes]
     state = 8 * sum(c * (c + channels[0]) for c in channels)
     return min(2, torch.get_num_threads(), chunks) if state <= _STATE_BYTES else 1
 
@@ -213,8 +237,9 @@ def _check_datapoints(files: Sequence[StoredActivations], layout: Layout) -> Non
 
 
 def _datapoints(file: StoredActivations, layout: Layout) -> tuple[int, ...]:
-    axis = channel_axis(file.shape, layout, f"{file.path}: ")
-    return file.shape[:axis] + file.shape[axis + 1 :]
+    shape = flattened(file.shape, layout)
+    axis = channel_axis(shape, layout, f"{file.path}: ")
+    return shape[:axis] + shape[axis + 1 :]
 
 
 @contextmanager

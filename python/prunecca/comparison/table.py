@@ -10,13 +10,13 @@ import pandas as pd
 
 from ..covariance.covariance import Covariance
 from ..errors import FewRows
+from ..similarity.operands import ROWS_PER_DIRECTION, few_rows
 from ..similarity.registry import Score
 from .namesakes import Pair
 from .scores import score, score_alone
 
 _COLUMNS = ["candidate", "layer", "kind", "depth", "metric", "value", "count", "channels", "kept_x", "kept_y"]
 _COLUMNS += ["layout", "channels_x", "channels_y", "layer_y", "depth_y"]
-_ROWS_PER_DIRECTION = 10  # below, correlations between noise alone are still far from 0
 
 
 def rows_of(
@@ -35,7 +35,8 @@ def rows_of(
     rows = []
     for pair, cov, scores in zip(pairs, shown, scored, strict=True):
         layer = {"layer": pair.x.name, "kind": pair.x.kind, "depth": pair.x.depth, "layout": layouts[pair.x.name]}
-        sizes = {"channels": cov.xx.shape[-1], "channels_x": cov.xx.shape[-1], "channels_y": cov.yy.shape[-1]}
+        x, y = cov.channels
+        sizes = {"channels": x, "channels_x": x, "channels_y": y}
         partner = {"layer_y": pair.y.name, "depth_y": pair.y.depth}
         rows += [
             {"candidate": pair.candidate, **layer, **one, "count": cov.count, **sizes, **partner} for one in scores
@@ -52,7 +53,9 @@ def table_of(rows: list[dict[str, Any]], candidates: Sequence[str]) -> pd.DataFr
     """
     table = pd.DataFrame(rows, columns=_COLUMNS).astype({"kept_x": "Int64", "kept_y": "Int64"})
     order = {name: position for position, name in enumerate(candidates)}
-    directions = table["kept_x"].fillna(0) + table["kept_y"].fillna(0)
+    kept = table[["kept_x", "kept_y"]]
+    # A regression, which fits those of one side, fits the mean as well.
+    directions = kept.fillna(0).sum(axis=1) + (kept.isna().sum(axis=1) == 1)
     # With no more rows than directions, any two representations correlate perfectly.
     table["reliable"] = (table["count"] > directions).astype(bool)
     _warn_of_few_rows(table, directions)
@@ -65,15 +68,13 @@ def table_of(rows: list[dict[str, Any]], candidates: Sequence[str]) -> pd.DataFr
 
 
 def _warn_of_few_rows(table: pd.DataFrame, directions: pd.Series) -> None:
-    meaningless, few = table[~table["reliable"]], table[table["count"] < _ROWS_PER_DIRECTION * directions]
-    for rows, words in (
-        (meaningless, "no more rows than directions, so that the value means nothing (any two networks get about 1)"),
-        (few, f"fewer than {_ROWS_PER_DIRECTION} rows a direction, so that part of the value is chance"),
-    ):
+    meaningless, few = table[~table["reliable"]], table[table["count"] < ROWS_PER_DIRECTION * directions]
+    for rows in (meaningless, few):
         if len(rows):
             layers = list(dict.fromkeys(rows["layer"]))
             shown = ", ".join(map(repr, layers[:3])) + (f" and {len(layers) - 3} more" if len(layers) > 3 else "")
             first = rows.iloc[0]
+            words = few_rows(int(first["count"]), int(directions[rows.index[0]]))
             kept = " + ".join(f"{first[side]}" for side in ("kept_x", "kept_y") if first[side] is not pd.NA)
             warnings.warn(
                 f"{', '.join(dict.fromkeys(rows['metric']))} of {shown}: {words}; {first['layer']!r} has {first['count']} "

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, fields
+from dataclasses import astuple, dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal
 
@@ -14,6 +14,23 @@ from .stored import check_covariance
 
 Layout = str  # "infer", or a word such as "nchw" or "nlc": see covariance.view
 Precision = Literal["float32", "float64"]
+
+
+@dataclass(frozen=True)
+class Rotation:
+    """What rotated coordinates stand for.
+
+    Attributes:
+        channels_x: channels that x had.
+        channels_y: channels that y had.
+        dead_x: those without variance, which the coordinates leave out.
+        dead_y: the same of y.
+    """
+
+    channels_x: int
+    channels_y: int
+    dead_x: int = 0
+    dead_y: int = 0
 
 
 @dataclass(frozen=True)
@@ -35,6 +52,8 @@ class Covariance:
         error_x: (..., Cx) float64; bound of the relative error that the products leave in the variance of each channel of
             x; infinite for a channel without variance. None where it is not known.
         error_y: (..., Cy) float64; the same of y.
+        rotation: where the coordinates are no channels but rotations of them, as those of ``DualAccumulator``, what they
+            stand for; None otherwise. Metrics that rotations change refuse such a covariance.
         memo_x: what was computed from ``xx`` alone, so that several metrics, and several covariances that share that
             very tensor, compute it once; made anew when ``dataclasses.replace`` gives another tensor.
         memo_y: the same of ``yy``.
@@ -60,6 +79,7 @@ class Covariance:
     norms: Tensor | None = None
     error_x: Tensor | None = None
     error_y: Tensor | None = None
+    rotation: Rotation | None = None
     memo_x: Memo = field(default_factory=Memo, repr=False, compare=False, kw_only=True)
     memo_y: Memo = field(default_factory=Memo, repr=False, compare=False, kw_only=True)
 
@@ -68,6 +88,18 @@ class Covariance:
         memo_y = memo_x if self.yy is self.xx else self.memo_y.bound_to(self.yy)
         object.__setattr__(self, "memo_x", memo_x)
         object.__setattr__(self, "memo_y", memo_y)
+
+    @property
+    def rotated(self) -> bool:
+        """Whether the coordinates are rotations of channels, of which no single one can be told."""
+        return self.rotation is not None
+
+    @property
+    def channels(self) -> tuple[int, int]:
+        """Channels of x and of y; of rotated coordinates, those that they stand for."""
+        if self.rotation is not None:
+            return self.rotation.channels_x, self.rotation.channels_y
+        return self.xx.shape[-1], self.yy.shape[-1]
 
     def __getstate__(self) -> dict[str, Any]:
         # A copied tensor counts its writes anew, so that a copied memo could not tell a stale result.
@@ -85,7 +117,9 @@ class Covariance:
         """
         values = {f.name: getattr(self, f.name) for f in fields(self)}
         tensors = {name: value.contiguous() for name, value in values.items() if isinstance(value, Tensor)}
-        meta = {"kind": "Covariance", "count": self.count, "precision": self.precision}
+        meta: dict[str, Any] = {"kind": "Covariance", "count": self.count, "precision": self.precision}
+        if self.rotation is not None:
+            meta["rotation"] = list(astuple(self.rotation))
         write_tensors(path, tensors, with_checksum(tensors, meta))
 
     @classmethod
@@ -104,4 +138,5 @@ class Covariance:
         tensors, meta = read_tensors(path, "Covariance")
         check_covariance(path, tensors, meta)
         values: dict[str, Any] = {"count": meta["count"], "precision": meta["precision"], **tensors}
-        return cls(**values)
+        rotation = Rotation(*meta["rotation"]) if "rotation" in meta else None
+        return cls(rotation=rotation, **values)

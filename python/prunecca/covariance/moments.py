@@ -13,6 +13,8 @@ from .covariance import Precision
 
 # Bound of the relative error of an accumulated product, against exact arithmetic on the same data.
 PRODUCT_ERROR = {"float32": 1e-7, "float64": 1e-14}
+# Standard deviation of a channel, relative to its mean, up to which it is constant within the rounding of activations.
+RESOLUTION = {"float32": 1e-7, "float64": 4e-16}
 FAR = 4.0  # squared distance of the mean from the shift, in variances; as in the native code
 
 

@@ -78,12 +78,15 @@ def check_covariance(path: object, tensors: Mapping[str, Tensor], meta: Mapping[
     Args:
         path: of the file.
         tensors: ``mean_x``, ``mean_y``, ``xx``, ``yy``, ``xy`` and perhaps ``norms``.
-        meta: ``count`` and ``precision``.
+        meta: ``count`` and ``precision``, and of rotated coordinates ``rotation``.
 
     Raises:
         CorruptFile: they do not fit each other; the sentence names what does not.
     """
-    check_fields(path, meta, ("count", "precision"), "metadata")
+    check_fields(path, [*meta, "rotation"], ("count", "precision", "rotation"), "metadata")
+    numbers = meta.get("rotation", [0] * 4)
+    right = isinstance(numbers, list) and len(numbers) == 4 and all(map(is_count, numbers))
+    check_value(path, "rotation", numbers, expected="four whole numbers from 0 on", holds=right)
     check_value(path, "count", meta["count"], expected="a whole number from 0 on", holds=is_count(meta["count"]))
     check_precision(path, meta["precision"])
     optional = ("norms", "error_x", "error_y")

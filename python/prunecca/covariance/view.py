@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -21,7 +22,8 @@ def channel_axis(shape: tuple[int, ...], layout: Layout, where: str = "") -> int
         layout: a letter for each dimension, ``c`` for the channels and any others for datapoints and positions: ``"nc"``,
             ``"ncl"``, ``"nlc"``, ``"lnc"``, ``"nchw"``, ``"nhwc"``, ``"ncdhw"``, ``"ndhwc"``, ``"chw"``. ``"infer"`` takes
             dimension 1 of 2, 4 or 5 dimensions; of 3 dimensions, sequences of tokens and signals have their channels in
-            different ones, and one must be named. ``"auto"`` takes dimension 1 of any.
+            different ones, and one must be named. ``"auto"`` takes dimension 1 of any. ``"flat"`` is read as ``"nc"``: the
+            first dimension has the datapoints, and all others together are the channels (see ``flattened``).
         where: what error messages begin with.
 
     Returns:
@@ -30,7 +32,7 @@ def channel_axis(shape: tuple[int, ...], layout: Layout, where: str = "") -> int
     Raises:
         ValueError: a shape that does not fit, or a layout that is none.
     """
-    if layout in ("infer", "auto"):
+    if layout in ("infer", "auto", "flat"):
         if len(shape) < 2:
             raise ValueError(f"{where}an activation has shape {shape}; expected 2 dimensions or more, such as {_WORDS}")
         if layout == "infer" and len(shape) == 3:
@@ -48,6 +50,11 @@ def channel_axis(shape: tuple[int, ...], layout: Layout, where: str = "") -> int
             f"{where}an activation has shape {shape}; expected {len(layout)} dimensions, by layout {layout!r}"
         )
     return layout.index("c")
+
+
+def flattened(shape: tuple[int, ...], layout: Layout) -> tuple[int, ...]:
+    """The shape as it is read: by ``layout="flat"`` all dimensions but the first are one, by others nothing changes."""
+    return (shape[0], math.prod(shape[1:])) if layout == "flat" and len(shape) > 1 else shape
 
 
 @dataclass
@@ -91,6 +98,7 @@ class View:
         where = f"{where}: " if where else ""
         tensor = as_tensor(x, f"{where}{name}")
         axis = channel_axis(tuple(tensor.shape), layout, where)
+        tensor = tensor.reshape(flattened(tuple(tensor.shape), layout))
         if axis == 0:  # rows must come first, for they are read in parts
             tensor, axis = tensor.movedim(0, -1), tensor.ndim - 1
         if tensor.ndim > 4:  # the native code reads four dimensions; neighbours that continue each other are one

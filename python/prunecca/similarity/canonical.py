@@ -9,7 +9,7 @@ from torch import Tensor
 
 from ..covariance.covariance import Covariance
 from ..linalg.batched import eigh, eigvalsh, svdvals
-from .operands import SIDES, Side, dead_channels, python_number
+from .operands import SIDES, Side, dead_channels, live_deviations, python_number
 from .spectrum import (
     Spectrum,
     correlation_spectra,
@@ -89,7 +89,7 @@ class Sides:
         spectra = correlation_spectra(cov) if whole else covariance_spectra(cov)
         dead = dead_channels(cov)
         tols, kept, whiteners = [], [], []
-        for side, spectrum, constant in zip(SIDES, spectra, dead, strict=True):
+        for side, spectrum in zip(SIDES, spectra, strict=True):
             channels = spectrum.values.shape[-1]
             limit = default_tolerance(cov.precision, channels) if tol is None else float(tol)
             if whole:
@@ -97,7 +97,7 @@ class Sides:
                 whitener = spectrum.whitener(rank)
             else:
                 # A side whose channels are all dead has rounding noise for eigenvalues, which the tolerance would keep.
-                alive = constant < channels
+                alive = (live_deviations(cov, side) > 0).any(-1)
                 wanted = _wanted(spectrum, variance, k)
                 rank, whitener = _truncated(cov, side, spectrum, wanted, limit, alive)
             kept.append(rank)

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ..covariance.covariance import Layout, Precision
 from .canonical import CanonicalCorrelations, Sides, first, left_singular, plain_mean
-from .operands import Side, paired_covariance
+from .operands import Side, paired_covariance, warn_of_few_rows
 from .spectrum import correlation_spectra
 
 
@@ -50,6 +50,9 @@ def cca(
         TypeError: neither a ``Covariance`` nor two arrays were given.
         ValueError: values that are not finite, rows that do not match, or an option outside of its range.
 
+    Warns:
+        FewRows: no more rows than directions, which makes the value meaningless, or fewer than 10 a direction.
+
     Example:
         >>> import torch
         >>> from prunecca import cca
@@ -57,8 +60,10 @@ def cca(
         >>> round(cca(x, x @ torch.randn(5, 5)).mean, 4)
         1.0
     """
-    cov = paired_covariance(x, y, precision=precision, layout=layout)
-    return plain_mean(Sides.of(cov, tol), trim)
+    cov = paired_covariance(x, y, precision=precision, layout=layout, rotated="accepted")
+    result = plain_mean(Sides.of(cov, tol), trim)
+    warn_of_few_rows("cca", cov.count, result.kept_x, result.kept_y)
+    return result
 
 
 def svcca(
@@ -97,6 +102,9 @@ def svcca(
         TypeError: as ``cca``.
         ValueError: as ``cca``.
 
+    Warns:
+        FewRows: as ``cca``.
+
     Example:
         >>> import torch
         >>> from prunecca import svcca
@@ -110,9 +118,11 @@ def svcca(
         raise ValueError(
             f"k is {k!r}; expected a number of directions of at least 1, or None for the fraction of variance"
         )
-    cov = paired_covariance(x, y, precision=precision, layout=layout)
+    cov = paired_covariance(x, y, precision=precision, layout=layout, rotated="chosen")
     kept = None if k is not None else variance
-    return replace(plain_mean(Sides.of(cov, tol, kept, k), trim), variance=kept, k=k)
+    result = plain_mean(Sides.of(cov, tol, kept, k), trim)
+    warn_of_few_rows("svcca", cov.count, result.kept_x, result.kept_y)
+    return replace(result, variance=kept, k=k)
 
 
 def pwcca(
@@ -149,6 +159,9 @@ def pwcca(
         TypeError: as ``cca``.
         ValueError: as ``cca``.
 
+    Warns:
+        FewRows: as ``cca``.
+
     Example:
         >>> import torch
         >>> from prunecca import pwcca
@@ -161,6 +174,7 @@ def pwcca(
         raise ValueError(f"side is {side!r}; expected 'x' or 'y'")
     cov = paired_covariance(x, y, precision=precision, layout=layout)
     both = Sides.of(cov, tol)
+    warn_of_few_rows("pwcca", cov.count, *both.kept)
     spectra = correlation_spectra(cov)
     weighted = 0 if side == "x" else 1
     core = both.core() if side == "x" else both.core().mT
@@ -202,6 +216,9 @@ def mean_squared_cca(
         TypeError: as ``cca``.
         ValueError: as ``cca``.
 
+    Warns:
+        FewRows: as ``cca``.
+
     Example:
         >>> import torch
         >>> from prunecca import mean_squared_cca
@@ -209,8 +226,9 @@ def mean_squared_cca(
         >>> abs(result.mean - float((result.correlations**2).mean())) < 1e-9
         True
     """
-    cov = paired_covariance(x, y, precision=precision, layout=layout)
+    cov = paired_covariance(x, y, precision=precision, layout=layout, rotated="accepted")
     both = Sides.of(cov, tol)
+    warn_of_few_rows("mean_squared_cca", cov.count, *both.kept)
     return _of_squares(both, both.used)
 
 
@@ -242,6 +260,9 @@ def yanai(
         TypeError: as ``cca``.
         ValueError: as ``cca``.
 
+    Warns:
+        FewRows: as ``cca``.
+
     Example:
         >>> import torch
         >>> from prunecca import yanai
@@ -249,8 +270,9 @@ def yanai(
         >>> round(yanai(x, x[:, :2]).mean, 6)
         0.5
     """
-    cov = paired_covariance(x, y, precision=precision, layout=layout)
+    cov = paired_covariance(x, y, precision=precision, layout=layout, rotated="accepted")
     both = Sides.of(cov, tol)
+    warn_of_few_rows("yanai", cov.count, *both.kept)
     return _of_squares(both, (both.kept[0] * both.kept[1]).double().sqrt())
 
 
@@ -283,6 +305,9 @@ def pillai(
         TypeError: as ``cca``.
         ValueError: as ``cca``.
 
+    Warns:
+        FewRows: as ``cca``.
+
     Example:
         >>> import torch
         >>> from prunecca import pillai
@@ -290,8 +315,9 @@ def pillai(
         >>> round(pillai(x, 2 * x).mean, 6), round(pillai(x, 2 * x, normalised=False).mean, 6)
         (1.0, 3.0)
     """
-    cov = paired_covariance(x, y, precision=precision, layout=layout)
+    cov = paired_covariance(x, y, precision=precision, layout=layout, rotated="accepted")
     both = Sides.of(cov, tol)
+    warn_of_few_rows("pillai", cov.count, *both.kept)
     return _of_squares(both, both.used if normalised else both.used.clamp(0, 1))
 
 

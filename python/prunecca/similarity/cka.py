@@ -51,7 +51,7 @@ def linear_cka(
         >>> round(linear_cka(x, x), 6), linear_cka(x, y) > 0.3, abs(linear_cka(x, y, debiased=True)) < 0.2
         (1.0, True, True)
     """
-    cov = paired_covariance(x, y, precision=precision, layout=layout, norms=debiased)
+    cov = paired_covariance(x, y, precision=precision, layout=layout, norms=debiased, rotated="chosen")
     if debiased:
         return nan_if_dead(cov, _debiased(cov))
     scale = (squared_norm(cov.xx) * squared_norm(cov.yy)).sqrt()

@@ -34,7 +34,7 @@ def nbs(x: Any, y: Any = None, *, precision: Precision | None = None, layout: La
         >>> round(nbs(x, 3 * x @ rotation), 6)
         1.0
     """
-    cov = paired_covariance(x, y, precision=precision, layout=layout)
+    cov = paired_covariance(x, y, precision=precision, layout=layout, rotated="chosen")
     return nan_if_dead(cov, _bures(cov))
 
 
@@ -62,7 +62,7 @@ def procrustes(
         >>> round(procrustes(x, x.flip(1)), 6)
         1.0
     """
-    cov = paired_covariance(x, y, precision=precision, layout=layout)
+    cov = paired_covariance(x, y, precision=precision, layout=layout, rotated="chosen")
     return nan_if_dead(cov, _bures(cov).square())
 
 

@@ -31,7 +31,7 @@ from .canonical import CanonicalCorrelations
 from .cca import cca, mean_squared_cca, pillai, pwcca, svcca, yanai
 from .cka import angular_cka, cka_distance, linear_cka
 from .matching import hard_matching, permutation_matching, soft_matching, soft_matching_distance
-from .operands import batch_shape, members, python_number
+from .operands import batch_shape, few_rows_told, members, python_number
 from .procrustes import angular_procrustes, nbs, procrustes, procrustes_distance
 from .regression import linear_regression, regression_rank
 from .rsa import rsa
@@ -55,6 +55,7 @@ class Metric:
         norms: whether the covariance must have ``norms``.
         single: whether it takes covariances of one pair alone, so that a batch is taken one by one.
         takes: what it is computed from: a covariance, or a sample of the rows themselves.
+        dual: whether it takes those of rotated coordinates, and asks for them where there are more channels than rows.
     """
 
     function: Callable[..., Any]
@@ -63,6 +64,7 @@ class Metric:
     norms: bool = False
     single: bool = False
     takes: Literal["covariance", "rows"] = "covariance"
+    dual: bool = False
 
     @property
     def options(self) -> list[str]:
@@ -88,12 +90,20 @@ class Score:
     name: str = ""
 
     def __call__(self, cov: Covariance) -> Scored:
-        """The metric of one pair, or of a batch; ``TypeError`` for a metric of rows."""
+        """The metric of one pair, or of a batch; whoever asks warns of few rows, once for all.
+
+        Raises:
+            TypeError: a metric of rows.
+        """
         if self.metric.takes == "rows":
             raise TypeError(
                 f"metric {self.name!r} needs the rows of both representations, which a Covariance does not hold; "
                 "give it two arrays of them"
             )
+        with few_rows_told():
+            return self._scored(cov)
+
+    def _scored(self, cov: Covariance) -> Scored:
         if self.metric.single:
             return _together([self._one(member) for member in members(cov)], cov)
         value = self.metric.function(cov, **self.options)
@@ -153,28 +163,28 @@ def _together(scored: list[Scored], cov: Covariance) -> Scored:
 
 
 _REGISTRY = {
-    "svcca": Metric(svcca, "mean CCA similarity (SVCCA, 99 %)"),
+    "svcca": Metric(svcca, "mean CCA similarity (SVCCA, 99 %)", dual=True),
     "cca": Metric(cca, "mean CCA similarity"),
     "pwcca": Metric(pwcca, "PWCCA similarity"),
-    "linear_cka": Metric(linear_cka, "linear CKA"),
-    "debiased_cka": Metric(partial(linear_cka, debiased=True), "debiased linear CKA", norms=True),
-    "nbs": Metric(nbs, "normalised Bures similarity"),
-    "procrustes": Metric(procrustes, "Procrustes similarity"),
+    "linear_cka": Metric(linear_cka, "linear CKA", dual=True),
+    "debiased_cka": Metric(partial(linear_cka, debiased=True), "debiased linear CKA", norms=True, dual=True),
+    "nbs": Metric(nbs, "normalised Bures similarity", dual=True),
+    "procrustes": Metric(procrustes, "Procrustes similarity", dual=True),
     "linear_regression": Metric(linear_regression, "linear regression R²", regression_rank),
     "mean_squared_cca": Metric(mean_squared_cca, "mean squared CCA correlation"),
     "yanai": Metric(yanai, "Yanai's coefficient of determination"),
     "pillai": Metric(pillai, "normalised Pillai's trace"),
-    "rsa": Metric(rsa, "RSA of squared distances", norms=True),
+    "rsa": Metric(rsa, "RSA of squared distances", norms=True, dual=True),
     "hard_matching": Metric(hard_matching, "hard matching correlation"),
     "permutation_matching": Metric(permutation_matching, "permutation matching correlation"),
     "soft_matching": Metric(soft_matching, "soft matching correlation"),
     "maximum_match": Metric(maximum_match, "maximum match similarity", single=True),
-    "angular_cka": Metric(angular_cka, "angular CKA distance"),
-    "cka_distance": Metric(cka_distance, "CKA distance"),
-    "angular_procrustes": Metric(angular_procrustes, "angular Procrustes distance"),
-    "procrustes_distance": Metric(procrustes_distance, "Procrustes distance"),
-    "shape_distance": Metric(shape_distance, "shape distance"),
-    "gulp": Metric(gulp, "GULP distance"),
+    "angular_cka": Metric(angular_cka, "angular CKA distance", dual=True),
+    "cka_distance": Metric(cka_distance, "CKA distance", dual=True),
+    "angular_procrustes": Metric(angular_procrustes, "angular Procrustes distance", dual=True),
+    "procrustes_distance": Metric(procrustes_distance, "Procrustes distance", dual=True),
+    "shape_distance": Metric(shape_distance, "shape distance", dual=True),
+    "gulp": Metric(gulp, "GULP distance", dual=True),
     "soft_matching_distance": Metric(soft_matching_distance, "soft matching distance"),
     "rbf_cka": Metric(rbf_cka, "RBF CKA", takes="rows"),
     "spearman_rsa": Metric(spearman_rsa, "Spearman RSA", takes="rows"),

@@ -7,7 +7,7 @@ from typing import Any
 from torch import Tensor
 
 from ..covariance.covariance import Covariance, Layout, Precision
-from .operands import Side, nan_if_dead, paired_covariance, python_number, squared_norm, trace
+from .operands import Side, nan_if_dead, paired_covariance, python_number, squared_norm, trace, warn_of_few_rows
 from .spectrum import Spectrum, correlation_spectrum, default_tolerance
 
 
@@ -65,6 +65,9 @@ def linear_regression(
     Raises:
         ValueError: a target or a tolerance that does not exist.
 
+    Warns:
+        FewRows: no more rows than directions of the predicting side and its mean, or fewer than 10 a direction.
+
     Example:
         >>> import torch
         >>> from prunecca import linear_regression
@@ -74,8 +77,9 @@ def linear_regression(
         (1.0, True)
     """
     _check(target, tol)
-    cov = paired_covariance(x, y, precision=precision, layout=layout)
+    cov = paired_covariance(x, y, precision=precision, layout=layout, rotated="accepted")
     spectrum, kept = _predictor(cov, target, tol)
+    warn_of_few_rows("linear_regression", cov.count, kept + 1)  # the mean is fitted too
     explained, cross = (cov.yy, cov.xy) if target == "y" else (cov.xx, cov.xy.mT)
     fitted = spectrum.whitener(kept).mT @ cross
     value = nan_if_dead(cov, (squared_norm(fitted) / trace(explained)).clamp(0.0, 1.0))

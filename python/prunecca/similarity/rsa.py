@@ -44,7 +44,7 @@ def rsa(x: Any, y: Any = None, *, precision: Precision | None = None, layout: La
         >>> abs(rsa(x, y) - float(torch.corrcoef(distances)[0, 1])) < 1e-6
         True
     """
-    cov = paired_covariance(x, y, precision=precision, layout=layout, norms=True)
+    cov = paired_covariance(x, y, precision=precision, layout=layout, norms=True, rotated="chosen")
     if cov.norms is None:
         raise ValueError("the covariance has no norms; accumulate it with StreamingCovariance(norms=True) for RSA")
     fourth_x, fourth_y, mixed = cov.norms.unbind(-1)

@@ -11,7 +11,7 @@ from torch import Tensor
 from ..covariance.covariance import Covariance, Layout, Precision
 from ..linalg.batched import svdvals
 from .canonical import Sides
-from .operands import nan_if_dead, paired_covariance, squared_norm, trace
+from .operands import nan_if_dead, paired_covariance, squared_norm, trace, warn_of_few_rows
 from .spectrum import Spectrum, covariance_spectra, default_tolerance
 
 
@@ -49,6 +49,9 @@ def shape_distance(
     Raises:
         ValueError: an option outside of its range.
 
+    Warns:
+        FewRows: with ``alpha=0``, as ``cca``.
+
     Example:
         >>> import torch
         >>> from prunecca import shape_distance
@@ -61,9 +64,10 @@ def shape_distance(
         raise ValueError(f"alpha is {alpha}; expected a number from 0 (full whitening) to 1 (none)")
     if tol is not None and not 0.0 <= tol < 1.0:
         raise ValueError(f"tol is {tol}; expected a fraction of the largest eigenvalue, at least 0 and below 1")
-    cov = paired_covariance(x, y, precision=precision, layout=layout)
+    cov = paired_covariance(x, y, precision=precision, layout=layout, rotated="chosen")
     if alpha == 0.0:  # of any invertible map: whitened as for CCA, whatever the scales of the channels
         both = Sides.of(cov, tol)
+        warn_of_few_rows("shape_distance", cov.count, *both.kept)
         core, sizes = both.core(), (both.kept[0] * both.kept[1]).double()
     else:
         (left, own_x), (right, own_y) = (
@@ -113,7 +117,7 @@ def gulp(
     """
     if not 0.0 < ridge < math.inf:
         raise ValueError(f"ridge is {ridge}; expected a penalty above 0, such as 0.01")
-    cov = paired_covariance(x, y, precision=precision, layout=layout)
+    cov = paired_covariance(x, y, precision=precision, layout=layout, rotated="chosen")
     spectrum_x, spectrum_y = covariance_spectra(cov)
     total_x, total_y = trace(cov.xx), trace(cov.yy)
     (left, own_x), (right, own_y) = (

@@ -96,6 +96,21 @@ class StoredActivations:
         """Datapoints that are best read together."""
         return max(part.grain for part in self.parts)
 
+    @property
+    def in_place(self) -> bool:
+        """Whether every part lies in its file as it is in memory, so that columns can be read."""
+        return all(isinstance(part, _InPlace) for part in self.parts)
+
+    def columns(self, start: int, length: int) -> list[Piece]:
+        """Where so many bytes of every datapoint come from, from byte ``start`` of each on; of parts that are in place."""
+        size = self.dtype.itemsize
+        return [
+            Piece(part.path, part.offset + row * part.row_bytes + start, length, size)
+            for part in self.parts
+            if isinstance(part, _InPlace)
+            for row in range(part.shape[0])
+        ]
+
     def piece(self, start: int, stop: int) -> Piece | Fetched:
         """Where a range of datapoints comes from, which lies in one part."""
         begins = self.begins

@@ -33,6 +33,13 @@ def chunks(*arrays: Any) -> Iterator[tuple[Any, ...]]:
             m.advise(start, start + step, mmap.MADV_DONTNEED)
 
 
+def release(*arrays: Any) -> None:
+    """Take the pages of memory maps of more than a chunk out of the process, as ``chunks`` does."""
+    for a in arrays:
+        if (m := _Mapped.of(a)) is not None and m.array.nbytes > _CHUNK_BYTES:
+            m.advise(0, len(m.array), mmap.MADV_DONTNEED)
+
+
 @dataclass(frozen=True)
 class _Mapped:
     """An array whose data lie in a memory map, and that map."""

@@ -1,0 +1,1 @@
+"""Representations whose sizes differ: more channels than datapoints, other resolutions, or too many of everything."""
