@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from .._arrays import as_tensor
 from .covariance import Layout
+from .rows import kept_rows, row_weights
 
 _WORDS = "'nc', 'ncl', 'nlc', 'nchw', 'nhwc' or 'ncdhw'"
 
@@ -59,23 +61,31 @@ class View:
         channel_axis: the dimension that holds the channels.
         name: what error messages call it, such as ``"candidate 2"``.
         where: what error messages begin with, such as ``"layer 'conv1', batch 7: "``, or nothing.
+        kept: (K,) int64 on the host, ascending; the numbers of the rows that count, or None for all.
+        weights: (rows,) float64, positive; None for rows that count once.
+        grid: of an activation whose rows were gathered, the dimensions without the channels that it had.
         channels: columns of the matrix.
-        rows: datapoints times positions.
+        rows: datapoints times positions, of those that count.
     """
 
     tensor: Tensor
     channel_axis: int
     name: str = "x"
     where: str = ""
+    kept: Tensor | None = None
+    weights: Tensor | None = None
+    grid: tuple[int, ...] | None = None
     channels: int = field(init=False)
     rows: int = field(init=False)
 
     def __post_init__(self) -> None:
         self.channels = self.tensor.shape[self.channel_axis]
-        self.rows = self.tensor.numel() // max(1, self.channels)
+        self.rows = self.tensor.numel() // max(1, self.channels) if self.kept is None else len(self.kept)
 
     @classmethod
-    def of(cls, x: Any, name: str, layout: Layout = "infer", where: str = "") -> View:
+    def of(
+        cls, x: Any, name: str, layout: Layout = "infer", where: str = "", rows: Any = None, weights: Any = None
+    ) -> View:
         """View any array that ``as_tensor`` takes.
 
         Args:
@@ -83,14 +93,24 @@ class View:
             name: what error messages call it.
             layout: as in ``channel_axis``.
             where: what error messages begin with, without the colon.
+            rows: which rows count, as ``rows.kept_rows`` takes it; None for all.
+            weights: how much each counts, as ``rows.row_weights`` takes it; None for once.
 
         Raises:
             TypeError: no array, or of another dtype than float16, bfloat16, float32 and float64.
-            ValueError: another shape.
+            ValueError: another shape, or negative weights.
         """
         where = f"{where}: " if where else ""
         tensor = as_tensor(x, f"{where}{name}")
         axis = channel_axis(tuple(tensor.shape), layout, where)
+        kept = weight = None
+        if rows is not None:
+            kept = kept_rows(rows, tuple(tensor.shape), axis, layout, where)
+        if weights is not None:
+            weight = row_weights(weights, tuple(tensor.shape), axis, layout, where)
+            counts = weight > 0
+            kept = counts.nonzero().squeeze(1) if kept is None else kept[counts.to(kept.device)[kept]]
+            weight = weight[kept.to(weight.device)]
         if axis == 0:  # rows must come first, for they are read in parts
             tensor, axis = tensor.movedim(0, -1), tensor.ndim - 1
         if tensor.ndim > 4:  # the native code reads four dimensions; neighbours that continue each other are one
@@ -98,15 +118,65 @@ class View:
                 tensor = tensor.flatten(2)
             else:
                 tensor, axis = tensor.movedim(axis, -1).flatten(1, -2), 2
-        return cls(tensor, axis, name, where)
+        view = cls(tensor, axis, name, where)
+        return view if kept is None else view._keeping(kept.to(tensor.device), weight)
 
     def positions(self) -> tuple[int, ...]:
         """The dimensions without the channels."""
+        if self.grid is not None:
+            return self.grid
         return tuple(self.tensor.shape[: self.channel_axis] + self.tensor.shape[self.channel_axis + 1 :])
+
+    @property
+    def count(self) -> int | float:
+        """By how much the rows count: how many they are, or the sum of their weights, a float where that is not whole."""
+        if self.weights is None:
+            return self.rows
+        total = float(self.weights.sum())
+        return int(total) if total.is_integer() else total
 
     def with_tensor(self, tensor: Tensor) -> View:
         """The same view of another tensor of the same form."""
-        return View(tensor, self.channel_axis, self.name, self.where)
+        return replace(self, tensor=tensor)
+
+    def gathered(self, numbers: Tensor) -> View:
+        """A copy of the rows of these numbers, (K, C), all of which count once."""
+        x = self.tensor.movedim(self.channel_axis, -1)
+        if x.is_contiguous():
+            rows = x.flatten(0, -2).index_select(0, numbers)
+        else:
+            rows = x[torch.unravel_index(numbers, x.shape[:-1])]
+        return View(rows, 1, self.name, self.where, grid=self.positions())
+
+    def sample(self, most: int) -> View:
+        """About as many rows that count, evenly spaced."""
+        step = max(1, self.rows // most)
+        if self.kept is not None:
+            return self.gathered(self.kept[::step])
+        return View(self.tensor[:: min(step, self.tensor.shape[0])], self.channel_axis, self.name, self.where)
+
+    def part(self, start: int, stop: int) -> View:
+        """The entries of the first dimension from ``start`` up to ``stop``."""
+        tensor = self.tensor[start:stop]
+        if self.kept is None:
+            weights = None if self.weights is None else self.weights[start:stop]
+            return replace(self, tensor=tensor, weights=weights)
+        each = self.tensor[0].numel() // self.channels
+        first, last = torch.searchsorted(self.kept, torch.tensor([start * each, stop * each])).tolist()
+        return replace(self, tensor=tensor, kept=self.kept[first:last] - start * each)
+
+    def largest(self) -> Tensor:
+        """The largest absolute value of the rows that count; 0 of none."""
+        x = self.tensor if self.kept is None else self.gathered(self.kept).tensor
+        return x.abs().amax() if x.numel() else x.new_zeros(())
+
+    def _keeping(self, numbers: Tensor, weights: Tensor | None) -> View:
+        """The view with the rows of these numbers alone; the host's kernels read past the others, all else takes a copy."""
+        if weights is None and len(numbers) == self.rows:
+            return self
+        if weights is None and not self.tensor.is_cuda:
+            return replace(self, kept=numbers)
+        return replace(self.gathered(numbers), weights=None if weights is None else weights.to(self.tensor.device))
 
     def rescaled(self, exponent: int) -> View:
         """A copy in float64, multiplied by 2 to a power; the view itself for the power 0."""
