@@ -10,6 +10,7 @@ import pandas as pd
 import torch
 from torch import nn
 
+from ..activations.batch_axis import BatchAxis
 from ..activations.evaluation_mode import evaluating
 from ..activations.inputs import Forward, input_batches, total_inputs
 from ..activations.layers import LayerChoice
@@ -22,15 +23,17 @@ from ..machine.memory import keeping_freed_memory
 from ..progress import Progress, reporting
 from ..similarity.registry import MetricChoice, Score, find_metrics, needs_norms
 from .forward import ForwardPasses
+from .points import Points
 from .ranks import Ranks
 from .reading import Reading
 from .result import Comparison
+from .rows import Rows, check_whole
 from .scores import score
 
 Distributed = Literal["shard", "sharded", "off"]
 
 _COLUMNS = ["candidate", "layer", "kind", "depth", "metric", "value", "count", "channels", "kept_x", "kept_y"]
-_COLUMNS += ["layout", "channels_x", "channels_y"]
+_COLUMNS += ["layout", "points", "channels_x", "channels_y"]
 _ROWS_PER_DIRECTION = 10  # below, correlations between noise alone are still far from 0
 
 
@@ -46,6 +49,8 @@ def compare(
     layout: Layout | Mapping[str, str] = "infer",
     forward: Forward | None = None,
     output: Output = None,
+    rows: Rows | None = None,
+    points: Points = "position",
     device: torch.device | str | None = None,
     distributed: Distributed = "shard",
     keep_covariances: bool = False,
@@ -82,6 +87,15 @@ def compare(
         output: of layers that give several tensors, which one: a name, an index, a function of what the layer gives, or
             these by globs of layer names. None takes the first, ``last_hidden_state`` of a ModelOutput, the data of a
             PackedSequence.
+        rows: which rows count, so that padding is left out of every statistic: a key of the batches, ``"attention_mask"`` (also
+            of a tuple whose second element is the mask of the first; where a key names padding, as
+            ``"src_key_padding_mask"`` does, what it marks is left out); a boolean tensor of the whole data set, cut along with
+            it; or a function of the batch that gives one. (N,) holds for all positions of a datapoint; (N, L) or (N, H, W)
+            for the layers that have these positions, in any order, while outputs without positions, (N, C), take all their
+            rows.
+        points: what a row is: every ``"position"`` of a datapoint (or ``"token"``, another word for it); one row for each
+            datapoint, which is the ``"mean"`` over its positions, the first of them, ``"cls"``, or the ``"last"``, in each
+            case of those that count by ``rows``; or a function of a layer's output and name that gives (rows, channels).
         device: where the models are moved for the comparison; None takes the device they are on. A model that is spread
             over several stays there, and its inputs go to the device of its first parameter.
         distributed: where torch.distributed is in use, "shard" lets every rank take its share of the batches of a loader
@@ -101,7 +115,8 @@ def compare(
             is not of floating point numbers.
 
     Warns:
-        UserWarning: a forward pass is random, and differs from itself.
+        UserWarning: a forward pass is random, and differs from itself; or batches have a mask of padding that ``rows`` does
+            not name.
 
     Example:
         >>> import torch
@@ -127,16 +142,17 @@ def compare(
         if max_datapoints is not None and max_datapoints < 1:
             raise ValueError(f"max_datapoints is {max_datapoints}; expected at least 1, or None for all")
         model = unwrapped(reference, "the reference")
-        reading = Reading(layout)
+        reading, axis_of = Reading(layout, rows, points), BatchAxis(model, forward)
         run = ForwardPasses(model, _by_name(candidates), layers, precision, needs_norms(chosen), reading)
         with (
             evaluating(run.models(), device) as target,
             torch.no_grad(),
             eager(run.models().values()),
-            reporting(progress, total_inputs(loader, max_datapoints)) as report,
+            reporting(progress, total_inputs(loader, max_datapoints, axis_of)) as report,
             keeping_freed_memory(target),
         ):
-            for number, batch, done in input_batches(loader, max_datapoints, share, forward):
+            check_whole(rows, loader, total_inputs(loader, None, axis_of))
+            for number, batch, done in input_batches(loader, max_datapoints, share, forward, axis_of):
                 run.batch(number, batch, target, output)
                 others.meet(run, batch)
                 if number % share[1] != share[0]:
@@ -163,6 +179,7 @@ def _result(run: ForwardPasses, metrics: Mapping[str, Score], keep: bool) -> Com
         except ValueError as error:
             raise ValueError(f"layer {layer.name!r}: {error}") from error
         fixed = {"layer": layer.name, "kind": layer.kind, "depth": layer.depth, "layout": run.layouts[layer.name]}
+        fixed["points"] = run.reading.points
         for name, cov, scores in zip(run.candidates, shown, score(covariances, metrics), strict=True):
             channels = {"channels": cov.xx.shape[-1], "channels_x": cov.xx.shape[-1], "channels_y": cov.yy.shape[-1]}
             sizes = {"count": cov.count, **channels}

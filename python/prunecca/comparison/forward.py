@@ -61,6 +61,7 @@ class ForwardPasses:
             output: which tensor of a layer's output, where it has several.
         """
         inputs = SharedBatch(given, device)
+        self.reading.start(given)
         if not self.layers:
             self._choose(inputs.copy, output)
         views: dict[str, View] = {}

@@ -2,30 +2,57 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping
-from dataclasses import dataclass
 
 from torch import Tensor
 
+from ..activations.inputs import Batch
 from ..activations.layers import Layer
 from ..activations.layouts import chosen_layout
 from ..covariance.covariance import Layout
-from ..covariance.view import View
+from ..covariance.view import View, channel_axis
+from ..errors import UnusedMask
+from .points import Points, one_row_each, own_rows, points_name
+from .rows import BatchRows, Rows, datapoint_axis, is_sequence_of, rows_of, unused_mask
 
 
-@dataclass(frozen=True)
 class Reading:
     """What a comparison takes for channels and for rows, the same for all its networks.
 
-    Attributes:
+    Args:
         layout: as ``compare`` takes it.
+        rows: as ``compare`` takes it.
+        points: as ``compare`` takes it.
+
+    Attributes:
+        points: what a row is, as the table has it.
     """
 
-    layout: Layout | Mapping[str, str] = "infer"
+    def __init__(
+        self, layout: Layout | Mapping[str, str] = "infer", rows: Rows | None = None, points: Points = "position"
+    ) -> None:
+        self.points = points_name(points)
+        self._layout, self._rows, self._points = layout, rows, points
+        self._warned = False
+        self._batch: Batch | None = None
+        self._counting: BatchRows | None = None
+        self._unused: tuple[str, Tensor] | None = None
 
     def word(self, layer: Layer, ndim: int | None = None) -> str:
         """Which dimension of a layer's output holds the channels, as a layout."""
-        return chosen_layout(self.layout, layer.name, layer.ndim if ndim is None else ndim, layer.layout)
+        return chosen_layout(self._layout, layer.name, layer.ndim if ndim is None else ndim, layer.layout)
+
+    def start(self, batch: Batch) -> None:
+        """Look at the batch of which views will be asked for.
+
+        Raises:
+            TypeError: ``rows`` gives no mask.
+            ValueError: ``rows`` gives a mask that does not fit the batch.
+        """
+        self._batch = batch
+        self._counting = None if self._rows is None else rows_of(self._rows, batch)
+        self._unused = unused_mask(batch) if self._rows is None and not self._warned else None
 
     def view(self, layer: Layer, x: Tensor, name: str, where: str) -> View:
         """The rows of one batch.
@@ -37,6 +64,52 @@ class Reading:
             where: what error messages begin with.
 
         Raises:
-            ValueError: a shape that does not fit the layout.
+            TypeError: a function for ``points`` that gives no tensor.
+            ValueError: a shape that does not fit the layout, the rows or the points.
         """
-        return View.of(x, name, self.word(layer, x.ndim), where)
+        word = "nc" if callable(self._points) else self.word(layer, x.ndim)
+        if callable(self._points):
+            x = own_rows(self._points, x, layer.name, where)
+        batch = self._batch
+        if batch is None or (self.points == "position" and self._counting is None and self._unused is None):
+            return View.of(x, name, word, where)
+        axis = channel_axis(tuple(x.shape), word, f"{where}: ")
+        own = tuple(size for dimension, size in enumerate(x.shape) if dimension != axis)
+        first = datapoint_axis(own, word, batch)
+        self._warn_of_mask(layer, own)
+        kept = None if self._counting is None else self._counting.fitted(own, first, where)
+        kept = None if kept is None else kept.to(x.device)
+        if self.points == "position" or callable(self._points):
+            return View.of(x, name, word, where, kept)
+        own, first = self._unfolded(own, first, kept, where)
+        x = x.movedim(axis, -1).reshape(*own, x.shape[axis]).movedim(first, 0)
+        mask = None if kept is None else kept.reshape(own).movedim(first, 0)
+        return View.of(one_row_each(x, self.points, mask, where), name, "nc", where)
+
+    def _unfolded(
+        self, own: tuple[int, ...], first: int, kept: Tensor | None, where: str
+    ) -> tuple[tuple[int, ...], int]:
+        """The positions of each datapoint, also where an output has them one after another."""
+        batch = self._batch
+        if batch is None or own[first] == batch.count:
+            return own, first
+        mask = None if self._counting is None else self._counting.mask
+        if len(own) == 1 and kept is not None and mask is not None and mask.numel() == own[0]:
+            return (mask.shape[1], len(mask)) if batch.axis else tuple(mask.shape), batch.axis
+        raise ValueError(
+            f"{where}: this output has {own[first]} in place of {batch.count} datapoints, so that points={self.points!r} is "
+            "not defined; leave the layer out, or take points='position' or a function"
+        )
+
+    def _warn_of_mask(self, layer: Layer, own: tuple[int, ...]) -> None:
+        if self._unused is None or self.points == "cls" or not is_sequence_of(self._unused[1], own):
+            return
+        name, mask = self._unused
+        self._unused, self._warned = None, True
+        padding = float((~mask).double().mean())
+        warnings.warn(
+            f"the batches have {name!r}, which marks {padding:.0%} of the positions of the first that is padded as padding, "
+            f"and layer {layer.name!r} has such positions, all of which count; leave the padding out with rows={name!r}",
+            UnusedMask,
+            stacklevel=2,
+        )
