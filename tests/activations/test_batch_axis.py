@@ -12,6 +12,8 @@ from torch.utils.data import DataLoader, TensorDataset
 import prunecca as pc
 from prunecca.activations.batch_axis import BatchAxis
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 
 class Recurrent(nn.Module):
     """A recurrent network of features or of token ids."""

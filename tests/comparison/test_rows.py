@@ -16,6 +16,8 @@ from prunecca.errors import UnusedMask
 
 transformers = pytest.importorskip("transformers")
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 LAYERS = ["encoder.layer.0.output", "encoder.layer.1.attention.self", "pooler"]
 
 
@@ -151,6 +153,32 @@ def test_steps_first(padded):
             a, b = (pick(model(x).double().numpy()) for model in models)
         assert result.table["count"][0] == len(a)
         assert result.table["value"][0] == pytest.approx(cka(a, b), abs=1e-6)
+
+
+class Turned(nn.Module):
+    """Takes (N, L) ids, and turns them for a recurrent network that has its steps first."""
+
+    def __init__(self):
+        super().__init__()
+        self.embedding, self.core = nn.Embedding(20, 8), nn.LSTM(8, 6)
+
+    def forward(self, ids):
+        return self.core(self.embedding(ids).transpose(0, 1))[0]
+
+
+@pytest.mark.parametrize("count", [12, 100])  # 12: as many datapoints as steps
+@pytest.mark.parametrize("points", ["position", "mean"])
+def test_steps_first_within_a_network(count, points):
+    models, ids = [Turned().eval(), Turned().eval()], torch.randint(20, (count, 12))
+    mask = torch.arange(12) < torch.randint(2, 12, (count, 1))
+    with torch.no_grad():
+        a, b = (model(ids).transpose(0, 1).double() for model in models)
+    if points == "position":
+        a, b = a[mask], b[mask]
+    else:
+        a, b = ((t * mask[..., None]).sum(1) / mask.sum(1, keepdim=True) for t in (a, b))
+    result = pc.compare(*models, ids, ["core"], ["linear_cka"], rows=mask, points=points)
+    assert result.table["value"][0] == pytest.approx(cka(a, b), abs=1e-6)
 
 
 def convolutions():

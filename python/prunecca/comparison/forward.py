@@ -141,4 +141,7 @@ class ForwardPasses:
             layers += [self._counterparts[name] for name, other in self.candidates.items() if other is model]
             for each in layers:
                 call.warn_if_random(each, inputs, output)
+        self.reading.learn("the reference", self.reference, found, inputs, output)
+        for index, (name, model) in enumerate(self.candidates.items()):
+            self.reading.learn(f"candidate {index}", model, self._counterparts[name], inputs, output)
         self.expect(found)

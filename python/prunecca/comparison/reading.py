@@ -3,18 +3,29 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
-from torch import Tensor
+from torch import Tensor, nn
 
+from ..activations.hooks import capturing
 from ..activations.inputs import Batch
 from ..activations.layers import Layer
 from ..activations.layouts import chosen_layout
+from ..activations.outputs import Output
 from ..covariance.covariance import Layout
 from ..covariance.view import View, channel_axis
 from ..errors import UnusedMask
 from .points import Points, one_row_each, own_rows, points_name
-from .rows import BatchRows, Rows, datapoint_axis, is_sequence_of, rows_of, unused_mask
+from .rows import (
+    BatchRows,
+    Rows,
+    datapoint_axis,
+    few_unlike,
+    is_sequence_of,
+    rows_of,
+    unused_mask,
+    without_channels,
+)
 
 
 class Reading:
@@ -38,6 +49,7 @@ class Reading:
         self._batch: Batch | None = None
         self._counting: BatchRows | None = None
         self._unused: tuple[str, Tensor] | None = None
+        self._first: dict[tuple[str, str], int] = {}  # where datapoints lie, by name of the model and of the layer
 
     def word(self, layer: Layer, ndim: int | None = None) -> str:
         """Which dimension of a layer's output holds the channels, as a layout."""
@@ -53,6 +65,31 @@ class Reading:
         self._batch = batch
         self._counting = None if self._rows is None else rows_of(self._rows, batch)
         self._unused = unused_mask(batch) if self._rows is None and not self._warned else None
+
+    def learn(self, name: str, model: nn.Module, layers: Sequence[Layer], batch: Batch, output: Output = None) -> None:
+        """Find out which dimension of each layer's output holds the datapoints: the one as long as a batch of few.
+
+        Where a batch has as many datapoints as positions, its shapes do not tell.
+
+        Args:
+            name: of the model, as ``view`` is given it.
+            model: in eval mode.
+            layers: of it.
+            batch: the first.
+            output: which tensor of a layer's output, where it has several.
+        """
+        if callable(self._points) or (self.points == "position" and self._rows is None):
+            return
+
+        def note(layer: Layer, x: Tensor) -> None:
+            own = without_channels(tuple(x.shape), channel_axis(tuple(x.shape), self.word(layer, x.ndim)))
+            long = [dimension for dimension in range(min(2, len(own))) if own[dimension] == few.count]
+            if len(long) == 1:
+                self._first[name, layer.name] = long[0]
+
+        few = batch.cut(few_unlike(batch)).private(None)
+        with capturing(model, layers, note, name, output):
+            few.call(model)
 
     def view(self, layer: Layer, x: Tensor, name: str, where: str) -> View:
         """The rows of one batch.
@@ -74,8 +111,9 @@ class Reading:
         if batch is None or (self.points == "position" and self._counting is None and self._unused is None):
             return View.of(x, name, word, where)
         axis = channel_axis(tuple(x.shape), word, f"{where}: ")
-        own = tuple(size for dimension, size in enumerate(x.shape) if dimension != axis)
-        first = datapoint_axis(own, word, batch)
+        own = without_channels(tuple(x.shape), axis)
+        first = self._first.get((name, layer.name), -1)
+        first = first if 0 <= first < len(own) else datapoint_axis(own, word, batch)
         self._warn_of_mask(layer, own)
         kept = None if self._counting is None else self._counting.fitted(own, first, where)
         kept = None if kept is None else kept.to(x.device)

@@ -142,6 +142,17 @@ def is_sequence_of(mask: Tensor, own: tuple[int, ...]) -> bool:
     return len(own) == 2 and (own == tuple(mask.shape) or own[::-1] == tuple(mask.shape))
 
 
+def without_channels(shape: tuple[int, ...], axis: int) -> tuple[int, ...]:
+    """The dimensions of an output that its rows run over."""
+    return shape[:axis] + shape[axis + 1 :]
+
+
+def few_unlike(batch: Batch) -> int:
+    """How many datapoints to take for a look: a few, but not as many as there are positions."""
+    sizes = {size for tensor in batch.tensors() for size in tensor.shape}
+    return next((count for count in (2, 3, 5) if count not in sizes), 2)
+
+
 def datapoint_axis(own: tuple[int, ...], word: str, batch: Batch) -> int:
     """Which dimension of a layer's output, without the channels, holds the datapoints.
 
