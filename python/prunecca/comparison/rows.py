@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.utils.data import RandomSampler
 
 from ..activations.inputs import Batch
-from ..covariance.rows import as_mask
+from ..covariance.view import as_mask
 
 Rows = str | Tensor | Callable[[Any], Any]
 
