@@ -34,6 +34,11 @@ struct Problem {
   const Pair* pairs = nullptr;
   int n_pairs = 0;
   bool float64 = false;  // take the products in float64
+  // Numbers of the rows that count, ascending; null: all do. On the host alone.
+  const int64_t* kept = nullptr;
+  int64_t n_kept = 0;
+
+  int64_t rows() const { return kept ? n_kept : n_views ? views[0].rows() : 0; }
 };
 
 }  // namespace prunecca

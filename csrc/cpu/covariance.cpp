@@ -82,7 +82,7 @@ void pack_range(const Plan<T>& plan, const Kernels<T>& kernel, const Part<T>& pa
                   last = std::min(panels.end, plan.first_panel[v + 1]) - base;
     if (first >= last) continue;
     T* sums = part.tile_sums + base * kPanel;
-    kernel.pack(plan.problem.views[v], begin, count, first, last, shift + base * kPanel,
+    kernel.pack(plan.problem.views[v], plan.problem.kept, begin, count, first, last, shift + base * kPanel,
                 part.packed + base * plan.panel_stride, plan.panel_stride, sums);
     for (int64_t c = first * kPanel; c < last * kPanel; ++c) part.sums[base * kPanel + c] += double(sums[c]);
   }
@@ -166,7 +166,7 @@ template <class T> int64_t square_of(const Plan<T>& plan, int k, int64_t channel
 }
 
 template <class T> Refusal find_non_finite(const Plan<T>& plan, const double* sums, const double* state,
-                                              const double* norms) {
+                                           const double* norms) {
   for (int v = 0; v < plan.problem.n_views; ++v)
     for (int64_t c = 0; c < plan.problem.views[v].channels; ++c)
       if (!std::isfinite(sums[plan.first_panel[v] * kPanel + c])) return {Reason::not_finite, v, c};
@@ -199,7 +199,7 @@ template <class T, class Square, class Sum> Refusal find_lost(const Problem& pro
     const Pair& pair = problem.pairs[k];
     if (pair.i != pair.j) continue;
     const View& view = problem.views[pair.i];
-    const double rows = double(view.rows()), least = sizeof(T) == 4 ? 0x1p-119 : pair.norms ? 0x1p-500 : 0x1p-1040;
+    const double rows = double(problem.rows()), least = sizeof(T) == 4 ? 0x1p-119 : pair.norms ? 0x1p-500 : 0x1p-1040;
     for (int64_t c = 0; c < view.channels; ++c) {
       const double added = square(k, c), of_batch = sum(pair.i, c);
       if (added == 0 && of_batch == 0) continue;
@@ -305,7 +305,7 @@ bool off_centre(const Problem& problem, int view) {
   const View& v = problem.views[view];
   for (int k = 0; v.sum && k < problem.n_pairs; ++k)
     for (int64_t c = 0; problem.pairs[k].i == view && problem.pairs[k].j == view && c < v.channels; ++c)
-      if (is_far(problem.pairs[k].gram[c * (v.channels + 1)], v.sum[c], double(v.count) + double(v.rows())))
+      if (is_far(problem.pairs[k].gram[c * (v.channels + 1)], v.sum[c], double(v.count) + double(problem.rows())))
         return true;
   return false;
 }

@@ -14,9 +14,10 @@ constexpr int kPanelPad = 16;      // elements between panels, so that equal row
 
 // T is float or double.
 template <class T> struct Kernels {
-  // Rows [begin, begin + count) of a view, minus the shift, as panels[p][row][kPanel]; adds nothing, writes `sums`.
-  void (*pack)(const View& view, int64_t begin, int count, int64_t first_panel, int64_t last_panel, const T* shift,
-               T* packed, int64_t panel_stride, T* sums);
+  // Rows [begin, begin + count) of a view, or of its `kept` ones, minus the shift, as panels[p][row][kPanel]; adds
+  // nothing, writes `sums`.
+  void (*pack)(const View& view, const int64_t* kept, int64_t begin, int count, int64_t first_panel, int64_t last_panel,
+               const T* shift, T* packed, int64_t panel_stride, T* sums);
   // blocks[q][16][16] (+)= A^T B_q for one panel of A and `n` consecutive panels of B; `diagonal`: B_0 is A, and only
   // the upper triangle of its block is needed. Of the last panel of B only `columns` channels need be computed. Partial
   // sums in T are over at most `chunk` rows.

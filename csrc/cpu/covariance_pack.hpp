@@ -108,6 +108,21 @@ inline int find_runs(const View& v, int64_t begin, int count, int longest, Run* 
   return n;
 }
 
+// The same of the rows that are kept: neighbours of them that are neighbours in memory are one run.
+inline int find_kept_runs(const View& v, const int64_t* kept, int count, int longest, Run* runs) {
+  int n = 0;
+  for (int done = 0; done < count; ++n) {
+    const int64_t row = kept[done], i = row % v.inner, m = row / v.inner % v.middle, o = row / v.inner / v.middle;
+    int length = 1, most = longest - done % longest;
+    if (count - done < most) most = count - done;
+    if (v.inner - i < most) most = int(v.inner - i);
+    while (length < most && kept[done + length] == row + length) ++length;
+    runs[n] = {i * v.inner_stride + m * v.middle_stride + o * v.outer_stride, length};
+    done += length;
+  }
+  return n;
+}
+
 // One panel; `n` channels are real, the rest become zero. Rows' channels are contiguous.
 template <class T, class In>
 inline void pack_channels(const In* p, int64_t row_stride, int rows, int n, Shifter<T>& shifter, T* out) {
@@ -166,11 +181,12 @@ inline void pack_planes(const In* p, int64_t channel_stride, const Run* runs, in
 }
 
 template <class T, class In>
-inline void pack_view(const View& v, int64_t begin, int count, int64_t first_panel, int64_t last_panel, const T* shift,
-                      T* packed, int64_t panel_stride, T* sums) {
+inline void pack_view(const View& v, const int64_t* kept, int64_t begin, int count, int64_t first_panel,
+                      int64_t last_panel, const T* shift, T* packed, int64_t panel_stride, T* sums) {
   const In* data = static_cast<const In*>(v.data);
   Run runs[kTileRows];
-  const int n_runs = find_runs(v, begin, count, kPanel, runs);
+  const int n_runs =
+      kept ? find_kept_runs(v, kept + begin, count, kPanel, runs) : find_runs(v, begin, count, kPanel, runs);
   for (int64_t c = first_panel * kPanel; c < last_panel * kPanel; ++c) sums[c] = T(0);
   const auto real = [&](int64_t panel) {
     return v.channels - panel * kPanel < kPanel ? int(v.channels - panel * kPanel) : kPanel;
@@ -200,16 +216,17 @@ inline void pack_view(const View& v, int64_t begin, int count, int64_t first_pan
 }
 
 template <class T>
-void pack(const View& v, int64_t begin, int count, int64_t first_panel, int64_t last_panel, const T* shift, T* packed,
-          int64_t panel_stride, T* sums) {
+void pack(const View& v, const int64_t* kept, int64_t begin, int count, int64_t first_panel, int64_t last_panel,
+          const T* shift, T* packed, int64_t panel_stride, T* sums) {
   switch (v.dtype) {
     case Dtype::float16:
-      return pack_view<T, Half>(v, begin, count, first_panel, last_panel, shift, packed, panel_stride, sums);
+      return pack_view<T, Half>(v, kept, begin, count, first_panel, last_panel, shift, packed, panel_stride, sums);
     case Dtype::bfloat16:
-      return pack_view<T, Bfloat>(v, begin, count, first_panel, last_panel, shift, packed, panel_stride, sums);
+      return pack_view<T, Bfloat>(v, kept, begin, count, first_panel, last_panel, shift, packed, panel_stride, sums);
     case Dtype::float64:
-      return pack_view<T, double>(v, begin, count, first_panel, last_panel, shift, packed, panel_stride, sums);
-    default: return pack_view<T, float>(v, begin, count, first_panel, last_panel, shift, packed, panel_stride, sums);
+      return pack_view<T, double>(v, kept, begin, count, first_panel, last_panel, shift, packed, panel_stride, sums);
+    default:
+      return pack_view<T, float>(v, kept, begin, count, first_panel, last_panel, shift, packed, panel_stride, sums);
   }
 }
 

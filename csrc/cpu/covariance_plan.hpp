@@ -31,7 +31,7 @@ template <class T> struct Plan {
     first_panel.assign(1, 0);
     first_block.assign(1, 0);
     first_norm.assign(1, 0);
-    rows = p.n_views ? p.views[0].rows() : 0;
+    rows = p.rows();
     for (int v = 0; v < p.n_views; ++v) first_panel.push_back(first_panel.back() + panels_of(p.views[v]));
     for (int k = 0; k < p.n_pairs; ++k) {
       const int64_t pi = panels_of(p.views[p.pairs[k].i]), pj = panels_of(p.views[p.pairs[k].j]);
@@ -40,7 +40,7 @@ template <class T> struct Plan {
     }
     with_norms = first_norm.back() > 0;
     // Tiles of whole planes, or of equal parts of a large one, keep the transposition in full steps.
-    for (int v = 0; v < p.n_views; ++v) {
+    for (int v = 0; v < p.n_views && !p.kept; ++v) {
       const View& view = p.views[v];
       if (view.inner_stride != 1 || view.channel_stride == 1 || view.inner < 2 || view.inner == rows) continue;
       const int64_t parts = (view.inner + kTileRows - 1) / kTileRows;
@@ -116,6 +116,11 @@ template <class T>
 Prefetch ahead(const Plan<T>& plan, const Kernels<T>& kernel, std::vector<Stretch>& stretches, int64_t begin,
                int64_t count, int rows, int threads) {
   stretches.clear();
+  if (const int64_t* kept = plan.problem.kept; kept && count > 0) {  // all between the first and the last
+    const int64_t last = kept[begin + count - 1];
+    begin = kept[begin];
+    count = last - begin + 1;
+  }
   int64_t lines = 0;
   for (int v = 0; v < plan.problem.n_views && count > 0; ++v) {
     const Stretch next = stretch_of(plan.problem.views[v], begin, count);

@@ -33,6 +33,7 @@ View rows_of(const View& v, int64_t begin, int64_t count, int fold) {
 }  // namespace
 
 int fold_of(const Problem& problem) {
+  if (problem.kept) return 1;  // rows no longer follow each other
   int64_t widest = 1;
   for (int v = 0; v < problem.n_views; ++v) {
     if (problem.views[v].rows() < kFewestRows || !rows_follow_each_other(problem.views[v])) return 1;

@@ -110,7 +110,13 @@ def sgd_step_scheduled(
 MOST_VIEWS: int  # of one call on a CUDA device
 
 def covariance_workspace(
-    views: list[Array], channel_axes: list[int], pairs: list[tuple[int, int]], norms: bool, float64: bool, threads: int
+    views: list[Array],
+    channel_axes: list[int],
+    pairs: list[tuple[int, int]],
+    norms: bool,
+    float64: bool,
+    threads: int,
+    kept: Array | None = ...,
 ) -> int: ...
 def covariance_update(
     views: list[Array],
@@ -125,6 +131,7 @@ def covariance_update(
     workspace: Array,
     counts: list[int] = ...,
     any_range: bool = ...,
+    kept: Array | None = ...,
 ) -> tuple[Literal["", "not finite", "underflow", "off centre"], int, int, list[int]]: ...
 
 # covariance, on a CUDA device; absent from a build without CUDA

@@ -63,3 +63,7 @@ class Diverged(ArithmeticError):
 
 class FewRows(UserWarning):
     """There are so few rows for the directions that took part that a similarity says little, or nothing."""
+
+
+class UnusedMask(UserWarning):
+    """Batches have a mask of their padding, and the padding counts as if it were data."""

@@ -34,7 +34,7 @@ def test_values_agree_with_the_full_activations() -> None:
     table = pc.compare(model, others, cut(IMAGES, 16), metrics=names).table
     assert list(table.columns) == [
         "candidate", "layer", "kind", "depth", "metric", "value", "count", "channels", "kept_x", "kept_y",
-        "layout", "channels_x", "channels_y", "layer_y", "depth_y", "reliable",
+        "layout", "points", "channels_x", "channels_y", "layer_y", "depth_y", "reliable",
     ]  # fmt: skip
     assert table["candidate"].tolist() == ["a"] * 32 + ["b"] * 32
     assert table["layer"].drop_duplicates().tolist() == ["2", "3", "5", "8"]

@@ -147,6 +147,7 @@ def test_a_model_on_the_host_and_a_device_is_compared_with_one_on_a_device() -> 
     assert spread.first.weight.device.type == "cpu"
 
 
+@pytest.mark.filterwarnings("ignore::prunecca.errors.UnusedMask")
 def test_transformers_take_what_a_tokenizer_gives() -> None:
     transformers = pytest.importorskip("transformers")
     sizes = {

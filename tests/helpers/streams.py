@@ -7,6 +7,7 @@ import torch
 
 import prunecca as pc
 
+FIELDS = ("mean_x", "mean_y", "xx", "yy", "xy", "norms")
 DTYPES = [torch.float32, torch.float64, torch.float16, torch.bfloat16]
 
 
@@ -41,4 +42,22 @@ def covariance(*batches, **options) -> pc.Covariance:
     acc = pc.StreamingCovariance(**options)
     for batch in batches:
         acc.update(*batch)
+    return acc.finalize()
+
+
+def differences(cov: pc.Covariance, want: pc.Covariance) -> dict[str, float]:
+    """Of every tensor, relative to its norm."""
+    found = {}
+    for name in FIELDS:
+        a, b = getattr(cov, name), getattr(want, name)
+        if a is not None:
+            found[name] = float((a - b).norm() / b.norm())
+    return found
+
+
+def streamed(*batches, norms=True, **options) -> pc.Covariance:
+    """The covariance of batches (x, y, options of ``update``)."""
+    acc = pc.StreamingCovariance(norms=norms)
+    for x, y, given in batches:
+        acc.update(x, y, **options, **given)
     return acc.finalize()

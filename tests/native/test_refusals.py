@@ -77,6 +77,7 @@ TAKERS = {
     "covariance_update": lambda a: covariance(views=[a]),
     "covariance_update, workspace": lambda a: covariance(workspace=a),
     "covariance_update, sums": lambda a: covariance(sums=[a]),
+    "covariance_update, kept": lambda a: covariance(kept=a),
     "warp": lambda a: warp(images=a),
     "warp, output": lambda a: warp(output=a),
     "probe_read": lambda a: _native.probe_read(a, 1),
@@ -116,8 +117,15 @@ def covariance(**changes):
         "float64": False,
         "threads": 2,
         "workspace": ones(size // 8, dtype="f8"),
+        "counts": [],
+        "any_range": True,
+        "kept": None,
     }
     return call(_native.covariance_update, arguments, changes)
+
+
+def kept(*rows, dtype="i8"):
+    return covariance(kept=given(np.array(rows, dtype)))
 
 
 def warp(**changes):
@@ -188,6 +196,11 @@ FAULTS = {
     "a short sum": (lambda: covariance(sums=[ones(2, dtype="f8")]), "a sum must be 3 contiguous float64 values"),
     "a short shift": (lambda: covariance(shifts=[ones(2, dtype="f8")]), "a shift must be 3"),
     "short norms": (lambda: covariance(norms=[ones(6, dtype="f8")]), "norms must be 7"),
+    "a kept row too many": (lambda: kept(0, 20), "row 20 is kept of 20; expected ascending numbers of rows"),
+    "a negative kept row": (lambda: kept(-1, 3), "row -1 is kept of 20"),
+    "a row kept twice": (lambda: kept(3, 3), "row 3 is kept of 20"),
+    "kept rows of bytes": (lambda: kept(1, dtype="u1"), "must be contiguous int64 values on the host"),
+    "kept rows on a device": (lambda: covariance(kept=ones(3, dtype="i8", device=0)), "int64 values on the host"),
     "no threads": (lambda: covariance(threads=0), "given 0 threads; expected 1 to 4096"),
     "negative threads": (lambda: adam(threads=-1), "given -1 threads; expected 1 to 4096"),
     "a hundred million threads": (lambda: sgd(threads=10**8), "given 100000000 threads; expected 1 to 4096"),

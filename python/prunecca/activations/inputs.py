@@ -21,6 +21,7 @@ _BATCH = 64
 _EXPECTED = "expected a tensor of inputs, a tuple or list that starts with one, or a mapping of them"
 
 Forward = Callable[[nn.Module, Any], Any]
+AxisOf = Callable[[Any], int]  # which dimension of a batch, or of a whole data set, holds the datapoints
 
 
 @dataclass(frozen=True)
@@ -31,16 +32,22 @@ class Batch:
         content: tensors, in tuples, lists, mappings and dataclasses as they came.
         forward: called with a model and the content; None calls the model, as ``arguments`` says.
         masked: of a tuple, the second element is the padding mask of the first.
+        axis: the dimension of the first tensor that holds the datapoints: 1 of sequences with their steps first.
+        start: datapoints of the batches before.
         count: datapoints; of a list of more than two tensors alike that ``forward`` is given, each is one.
     """
 
     content: Any
     forward: Forward | None = None
     masked: bool = False
+    axis: int = 0
+    start: int = 0
     count: int = field(init=False)
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "count", len(self.content) if self._lists_samples() else _count(self.content))
+        object.__setattr__(
+            self, "count", len(self.content) if self._lists_samples() else _count(self.content, self.axis)
+        )
 
     @classmethod
     def of(cls, content: Any, forward: Forward | None = None) -> Batch:
@@ -56,7 +63,7 @@ class Batch:
             return self
         if self._lists_samples():
             return replace(self, content=self.content[:most])
-        return replace(self, content=mapped(lambda part: _cut(part, self.count, most), self.content))
+        return replace(self, content=mapped(lambda part: _cut(part, self.count, most, self.axis), self.content))
 
     def _lists_samples(self) -> bool:
         items = self.content
@@ -95,16 +102,21 @@ class Batch:
 
 
 def input_batches(
-    loader: Iterable[Any], most: int | None, share: tuple[int, int], forward: Forward | None = None
+    loader: Iterable[Any],
+    most: int | None,
+    share: tuple[int, int],
+    forward: Forward | None = None,
+    axis_of: AxisOf | None = None,
 ) -> Iterator[tuple[int, Batch, int]]:
     """Number, batch and the count of inputs seen up to there, of the first batch and of this process's share."""
-    seen = 0
+    seen, axis = 0, axis_of_whole(loader, axis_of)
     masked: bool | None = None
-    for number, content in enumerate(_iterable(loader)):
+    for number, content in enumerate(_iterable(loader, axis or 0)):
         if forward is None and next((t for t in tensors(content) if t.ndim), None) is None:
             raise TypeError(f"batch {number} of the loader is {_described(content)}; {_EXPECTED}")
         masked = Batch.of(content).masked if masked is None else masked
-        batch = Batch(content, forward, masked)
+        axis = axis if axis is not None else axis_of(content) if axis_of is not None else 0
+        batch = Batch(content, forward, masked, axis, seen)
         batch = batch if most is None else batch.cut(most - seen)
         seen += batch.count
         if batch.count and (seen == batch.count or number % share[1] == share[0]):
@@ -113,10 +125,20 @@ def input_batches(
             return
 
 
-def total_inputs(loader: Iterable[Any], most: int | None) -> int | None:
+def axis_of_whole(loader: Any, axis_of: AxisOf | None) -> int | None:
+    """The dimension of the datapoints in what is cut into batches here; None of anything else."""
+    pieces = isinstance(loader, tuple | list) and len(loader) > 1 and all(isinstance(x, Tensor) for x in loader)
+    if not isinstance(loader, Tensor | Mapping) and not pieces:
+        return None
+    axis = 0 if axis_of is None else axis_of(loader)
+    return axis if isinstance(loader, Tensor) or _whole(loader, axis) else None
+
+
+def total_inputs(loader: Iterable[Any], most: int | None, axis_of: AxisOf | None = None) -> int | None:
     """How many inputs there will be, where that is known beforehand."""
-    if isinstance(loader, Tensor) or _whole(loader):
-        size: int | None = _count(loader)
+    axis = axis_of_whole(loader, axis_of)
+    if axis is not None:
+        size: int | None = _count(loader, axis)
     else:
         data: Any = loader if isinstance(loader, Dataset) else getattr(loader, "dataset", None)
         size = len(data) if hasattr(data, "__len__") else None
@@ -169,8 +191,10 @@ def tensors(value: Any) -> Iterator[Tensor]:
             yield from tensors(getattr(value, item.name))
 
 
-def _count(content: Any) -> int:
+def _count(content: Any, axis: int = 0) -> int:
     """Datapoints of a batch: the length of its first tensor, or of its first list where it has none."""
+    if axis:
+        return next((tensor.shape[axis] for tensor in tensors(content) if tensor.ndim > axis), 0)
     if isinstance(content, Tensor):
         return len(content) if content.ndim else 0
     if isinstance(content, PackedSequence):
@@ -185,13 +209,13 @@ def _count(content: Any) -> int:
     return 0
 
 
-def _cut(part: Any, count: int, most: int) -> Any:
+def _cut(part: Any, count: int, most: int, axis: int = 0) -> Any:
     if isinstance(part, PackedSequence):
         padded, lengths = pad_packed_sequence(part, batch_first=True)
         kept = lengths[:most]
         return pack_padded_sequence(padded[:most, : int(kept.max())], kept, batch_first=True, enforce_sorted=False)
     if isinstance(part, Tensor):
-        return part[:most] if part.ndim and len(part) == count else part
+        return _rows(part, count, slice(most), axis)
     texts = isinstance(part, tuple | list) and not any(True for _ in tensors(part)) and len(part) == count
     return part[:most] if texts and not hasattr(part, "_fields") else part
 
@@ -202,12 +226,12 @@ def _described(content: Any) -> str:
     return f"a {type(content).__name__}{starts}"
 
 
-def _iterable(loader: Any) -> Iterable[Any]:
+def _iterable(loader: Any, axis: int = 0) -> Iterable[Any]:
     """A loader; or the batches of a tensor, of several that belong together, or of a data set, which gives single samples."""
     if isinstance(loader, Tensor):
-        return torch.split(loader, _BATCH)
-    if _whole(loader):
-        return _parts(loader)
+        return torch.split(loader, _BATCH, axis)
+    if _whole(loader, axis):
+        return _parts(loader, axis)
     if isinstance(loader, Dataset) and not isinstance(loader, IterableDataset):
         return _collated(loader)
     if isinstance(loader, str | bytes) or not (hasattr(loader, "__iter__") or hasattr(loader, "__getitem__")):
@@ -218,25 +242,35 @@ def _iterable(loader: Any) -> Iterable[Any]:
     return cast("Iterable[Any]", loader)
 
 
-def _whole(loader: Any) -> bool:
+def _whole(loader: Any, axis: int = 0) -> bool:
     """Whether tensors belong together: by name, or because batches would not differ in dtype or number of dimensions."""
     if isinstance(loader, Mapping):
         return True
     if not isinstance(loader, tuple | list) or len(loader) < 2 or not all(isinstance(x, Tensor) for x in loader):
         return False
-    if len({x.shape[:1] for x in loader}) > 1:
+    if axis:
+        count = _count(loader, axis)
+        if any(count not in x.shape[:2] for x in loader):
+            return False
+    elif len({x.shape[:1] for x in loader}) > 1:
         return False
     return len({(x.ndim, x.dtype) for x in loader}) > 1 or is_mask_of(*loader[:2])
 
 
-def _parts(whole: Any) -> Iterator[Any]:
-    count = _count(whole)
+def _parts(whole: Any, axis: int) -> Iterator[Any]:
+    count = _count(whole, axis)
     for start in range(0, count, _BATCH):
-        yield mapped(partial(_rows, count=count, rows=slice(start, start + _BATCH)), whole)
+        yield mapped(partial(_rows, count=count, rows=slice(start, start + _BATCH), axis=axis), whole)
 
 
-def _rows(part: Any, count: int, rows: slice) -> Any:
-    return part[rows] if isinstance(part, Tensor) and part.ndim and len(part) == count else part
+def _rows(part: Any, count: int, rows: slice, axis: int = 0) -> Any:
+    if not isinstance(part, Tensor) or not part.ndim:
+        return part
+    first = len(part) == count
+    # Beside sequences with their steps first, labels and masks have datapoints first.
+    if axis and part.ndim > axis and part.shape[axis] == count and not (first and part.dtype == torch.bool):
+        return part[:, rows]
+    return part[rows] if first else part
 
 
 def _collated(samples: Dataset[Any]) -> Iterator[Any]:

@@ -8,6 +8,7 @@ from typing import Any, Literal
 import torch
 from torch import nn
 
+from ..activations.batch_axis import BatchAxis
 from ..activations.evaluation_mode import evaluating
 from ..activations.inputs import Forward, input_batches, total_inputs
 from ..activations.outputs import Output
@@ -15,12 +16,14 @@ from ..activations.wrappers import eager, unwrapped
 from ..covariance.covariance import Covariance, Layout, Precision
 from ..covariance.distributed import rank_and_size
 from ..machine.memory import keeping_freed_memory
+from ..passes.forward import ForwardPasses, Request
+from ..passes.plan import Layers, Pairs
+from ..passes.points import Points
+from ..passes.ranks import Ranks
+from ..passes.reading import Reading, Resize
+from ..passes.rows import Rows, check_whole
 from ..progress import Progress, reporting
 from ..similarity.registry import MetricChoice, Score, find_metrics, needs_norms
-from .forward import ForwardPasses, Request
-from .plan import Layers, Pairs
-from .ranks import Ranks
-from .reading import Reading, Resize
 from .result import Comparison
 from .table import rows_of, table_of
 
@@ -44,6 +47,8 @@ def compare(
     layout: Layout | Mapping[str, str] = "infer",
     forward: Forward | None = None,
     output: Output = None,
+    rows: Rows | None = None,
+    points: Points = "position",
     device: torch.device | str | None = None,
     distributed: Distributed = "shard",
     keep_covariances: bool = False,
@@ -89,6 +94,15 @@ def compare(
         output: of layers that give several tensors, which one: a name, an index, a function of what the layer gives, or
             these by globs of layer names. None takes the first, ``last_hidden_state`` of a ModelOutput, the data of a
             PackedSequence.
+        rows: which rows count, so that padding is left out of every statistic: a key of the batches, ``"attention_mask"`` (also
+            of a tuple whose second element is the mask of the first; where a key names padding, as
+            ``"src_key_padding_mask"`` does, what it marks is left out); a boolean tensor of the whole data set, cut along with
+            it; or a function of the batch that gives one. (N,) holds for all positions of a datapoint; (N, L) or (N, H, W)
+            for the layers that have these positions, in any order, while outputs without positions, (N, C), take all their
+            rows.
+        points: what a row is: every ``"position"`` of a datapoint (or ``"token"``, another word for it); one row for each
+            datapoint, which is the ``"mean"`` over its positions, the first of them, ``"cls"``, or the ``"last"``, in each
+            case of those that count by ``rows``; or a function of a layer's output and name that gives (rows, channels).
         device: where the models are moved for the comparison; None takes the device they are on. A model that is spread
             over several stays there, and its inputs go to the device of its first parameter.
         distributed: where torch.distributed is in use, "shard" lets every rank take its share of the batches of a loader
@@ -108,7 +122,8 @@ def compare(
             is not of floating point numbers.
 
     Warns:
-        UserWarning: a forward pass is random, and differs from itself.
+        UserWarning: a forward pass is random, and differs from itself; or batches have a mask of padding that ``rows`` does
+            not name.
 
     Example:
         >>> import torch
@@ -128,8 +143,8 @@ def compare(
     share = (rank, ranks) if distributed == "shard" else (0, 1)
     others = Ranks(rank, ranks, same_data=distributed == "shard")
     chosen: Mapping[str, Score] = {}
-    run, failure, target = None, None, torch.device("cpu")
-    rows: list[dict[str, Any]] = []
+    run, axis_of, failure, target = None, None, None, torch.device("cpu")
+    found: list[dict[str, Any]] = []
     kept: dict[tuple[str, ...], Covariance] = {}
     while True:
         try:
@@ -138,17 +153,18 @@ def compare(
                 if max_datapoints is not None and max_datapoints < 1:
                     raise ValueError(f"max_datapoints is {max_datapoints}; expected at least 1, or None for all")
                 model = unwrapped(reference, "the reference")
-                reading = Reading(layout, resize)
+                reading, axis_of = Reading(layout, rows, points, resize), BatchAxis(model, forward)
                 request = Request(layers, pairs, reading, output, precision, needs_norms(chosen), budget)
                 run = ForwardPasses(model, _by_name(candidates), request)
             with (
                 evaluating(run.models(), device) as target,
                 torch.no_grad(),
                 eager(run.models().values()),
-                reporting(progress, total_inputs(loader, max_datapoints)) as report,
+                reporting(progress, total_inputs(loader, max_datapoints, axis_of)) as report,
                 keeping_freed_memory(target),
             ):
-                for number, batch, done in input_batches(loader, max_datapoints, share, forward):
+                check_whole(rows, loader, total_inputs(loader, None, axis_of))
+                for number, batch, done in input_batches(loader, max_datapoints, share, forward, axis_of):
                     run.batch(number, batch, target)
                     _check_rounds(run, loader)
                     others.meet(run, batch)
@@ -162,11 +178,11 @@ def compare(
         if merged.setup is None:
             raise ValueError("the loader gave no inputs; expected at least one batch")
         with torch.inference_mode(False):
-            rows += _rows(merged, chosen, kept if keep_covariances else None)
+            found += _rows(merged, chosen, kept if keep_covariances else None)
         if not merged.another_round():
             break
     with torch.inference_mode(False):
-        return Comparison(table_of(rows, list(merged.candidates)), tuple(merged.setup.plan.layers), kept)
+        return Comparison(table_of(found, list(merged.candidates)), tuple(merged.setup.plan.layers), kept)
 
 
 def _rows(
@@ -182,7 +198,7 @@ def _rows(
     plain = run.products.covariances(rescale=False) if kept is not None else None
     for pairs in run.products.covariances(rescale=True):
         shown = [pair.covariance for pair in (pairs if plain is None else next(plain))]
-        rows += rows_of(pairs, shown, layouts, metrics)
+        rows += [{**row, "points": run.points} for row in rows_of(pairs, shown, layouts, metrics)]
         if kept is not None:
             for pair, cov in zip(pairs, shown, strict=True):
                 names = (pair.x.name,) if one_to_one else (pair.x.name, pair.y.name)

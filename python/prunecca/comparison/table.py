@@ -10,13 +10,13 @@ import pandas as pd
 
 from ..covariance.covariance import Covariance
 from ..errors import FewRows
+from ..passes.namesakes import Pair
 from ..similarity.operands import ROWS_PER_DIRECTION, few_rows
 from ..similarity.registry import Score
-from .namesakes import Pair
 from .scores import score, score_alone
 
 _COLUMNS = ["candidate", "layer", "kind", "depth", "metric", "value", "count", "channels", "kept_x", "kept_y"]
-_COLUMNS += ["layout", "channels_x", "channels_y", "layer_y", "depth_y"]
+_COLUMNS += ["layout", "points", "channels_x", "channels_y", "layer_y", "depth_y"]
 
 
 def rows_of(

@@ -16,6 +16,7 @@ from . import cuda
 from .covariance import Precision
 from .moments import CrossMoments, Moments, rounded_mean
 from .view import Call, View
+from .weighted import Outcome, add_weighted
 
 _SHIFT_ROWS = 4096  # rows from which the shift is estimated; it only has to lie within a few deviations of the mean
 # A call with no more rows is taken in float64: it costs little, and so few float32 errors do not average out (measured:
@@ -47,12 +48,20 @@ def begin(view: View, precision: Precision, norms: bool) -> Moments:
     if view.channels == 0:
         shape = tuple(view.tensor.shape)
         raise ValueError(f"{view.where}{view.name} has shape {shape}, which has no channels")
-    if view.tensor.shape[0] == 0:
+    if view.rows == 0:
         shift = torch.zeros(view.channels, dtype=torch.float64, device=view.tensor.device)
         return Moments.empty(shift, precision, norms)
-    exponent = _fitting_exponent(_sample(view))
+    exponent = _fitting_exponent(view.sample(_SHIFT_ROWS))
     shift, wide = estimate_shift(view, exponent)
     return Moments.empty(shift, precision, norms, exponent, wide)
+
+
+def unshifted(member: Moments, view: View) -> bool:
+    """Whether a member that was begun with no rows has yet to be given a shift, which a batch can give it."""
+    empty = member.count == 0 and view.rows > 0 and view.channels == member.channels and not member.exponent
+    if not empty or _is_capturing(view.tensor) or bool(member.shift.any()):
+        return False
+    return not _fitting_exponent(view.sample(_SHIFT_ROWS))
 
 
 def check_members(members: Iterable[Moments]) -> None:
@@ -90,7 +99,7 @@ def estimate_shift(view: View, exponent: int = 0) -> tuple[Tensor, bool]:
         The means, (C,) float64, and whether products about them must be taken in float64: because the means need it
         (those of float64 activations), or the squares. Otherwise float32 holds the means.
     """
-    sample = _sample(view).rescaled(exponent)
+    sample = view.sample(_SHIFT_ROWS).rescaled(exponent)
     x = sample.tensor
     zeros = torch.zeros(view.channels, dtype=torch.float64, device=x.device)
     total = zeros.clone()
@@ -116,23 +125,17 @@ def estimate_shift(view: View, exponent: int = 0) -> tuple[Tensor, bool]:
     return rounded_mean(mean, deviation).float().double(), wide
 
 
-def _sample(view: View) -> View:
-    """About ``_SHIFT_ROWS`` evenly spaced rows of a batch."""
-    step = max(1, view.rows // _SHIFT_ROWS)
-    return view.with_tensor(view.tensor[:: min(step, view.tensor.shape[0])])
-
-
 def _fitting_exponent(view: View) -> int:
     """The power of two that brings float64 activations near 1 where their squares may not fit; 0 for all others."""
     if view.tensor.dtype != torch.float64 or not view.rows or _is_capturing(view.tensor):
         return 0
-    exponent = _exponent_of(view.tensor) or 0
+    exponent = _exponent_of(view) or 0
     return exponent if abs(exponent) > _FITTING else 0
 
 
-def _exponent_of(x: Tensor) -> int | None:
+def _exponent_of(view: View) -> int | None:
     """The power of two that brings the largest value near 1, as far as 2^1000; None where not all are finite."""
-    largest = float(x.abs().amax())
+    largest = float(view.largest())
     return max(-1000, min(1000, -math.frexp(largest)[1])) if math.isfinite(largest) else None
 
 
@@ -171,8 +174,13 @@ def accumulate(
     if views[0].rows == 0:
         return exact
     exact = exact or views[0].rows <= FEW_ROWS or members[0].precision == "float64"
-    exact = exact or any(m.wide for m in members) or any(view.tensor.dtype == torch.float64 for view in views)
-    if first.is_cuda:
+    exact = (
+        exact
+        or views[0].weights is not None
+        or any(m.wide for m in members)
+        or any(view.tensor.dtype == torch.float64 for view in views)
+    )
+    if first.is_cuda and views[0].weights is None:
         members[-1].watch = members[-1].watch or cuda.Watch(first.device)
     call = Call(
         views=views,
@@ -182,7 +190,7 @@ def accumulate(
         products=[c.products for c in cross],
         norms=[c.norms for c in cross if c.norms is not None],
         exact=exact,
-        counts=[m.count for m in members],
+        counts=[int(m.count) for m in members],
     )
     added = _Added()
     step = max(1, _CALL_BYTES * first.shape[0] // sum(v.tensor.numel() * v.tensor.element_size() for v in views))
@@ -192,7 +200,7 @@ def accumulate(
         _add_in_parts(call, members, added, step)
     for i in counted:
         member = members[i]
-        member.count += views[i].rows
+        member.count += views[i].count
         member.exact = member.exact and added.exact
         member.wide, member.far = member.wide or i in added.wide, member.far or i in added.far
     return added.exact
@@ -220,7 +228,7 @@ def _add_in_parts(call: Call, members: list[Moments], added: _Added, step: int) 
     products, norms = [t.clone() for t in call.products], [t.clone() for t in call.norms]
     counts = list(call.counts)
     for start in range(0, views[0].tensor.shape[0], step):
-        part = [v.with_tensor(v.tensor[start : start + step]) for v in views]
+        part = [v.part(start, start + step) for v in views]
         exact = call.exact or bool(added.wide)
         _add(Call(part, call.pairs, call.shifts, sums, products, norms, exact, counts), members, added)
         counts = [count + view.rows for count, view in zip(counts, part, strict=True)]
@@ -235,7 +243,7 @@ def _add(call: Call, members: list[Moments], added: _Added) -> None:
     if any(m.exponent for m in members):
         call = replace(call, views=[view.rescaled(m.exponent) for view, m in zip(given, members, strict=True)])
     watch = members[-1].watch
-    if watch is not None:
+    if watch is not None and given[0].weights is None:
         cuda.update(call, watch)
         added.exact = added.exact and call.exact
         return
@@ -247,7 +255,7 @@ def _add(call: Call, members: list[Moments], added: _Added) -> None:
         outcome = _run(call)
     if outcome.reason:
         view, member = given[outcome.view], members[outcome.view]
-        exponent = _exponent_of(view.tensor)
+        exponent = _exponent_of(view)
         if exponent is not None and abs(exponent - member.exponent) > _NEAR:
             raise OutOfRange(outcome.view, exponent)
         if outcome.reason != "underflow":
@@ -270,24 +278,14 @@ def _check(members: list[Moments], views: list[View]) -> None:
             raise ValueError(f"{where}{view.name} is on {device}, but its first batch was on {expected}")
 
 
-@dataclass(slots=True)
-class _Outcome:
-    """Of a native call on the host: why nothing was added, and where; or which views' means lie far from their shifts."""
-
-    reason: str
-    view: int
-    channel: int
-    far: list[int]
-
-    def sentence(self, view: View) -> str:
-        return f"{view.where}{view.name} holds NaN or infinity, first in channel {self.channel}"
-
-
-def _run(call: Call, any_range: bool = False) -> _Outcome:
+def _run(call: Call, any_range: bool = False) -> Outcome:
+    if call.views[0].weights is not None:
+        return add_weighted(call, call.views[0].weights, any_range)
     arrays = [native(v.tensor) for v in call.views]
     axes, threads = call.channel_axes, torch.get_num_threads()
-    size = _native.covariance_workspace(arrays, axes, call.pairs, bool(call.norms), call.exact, threads)
-    return _Outcome(
+    kept = None if call.views[0].kept is None else native(call.views[0].kept)
+    size = _native.covariance_workspace(arrays, axes, call.pairs, bool(call.norms), call.exact, threads, kept)
+    return Outcome(
         *_native.covariance_update(
             arrays,
             axes,
@@ -301,6 +299,7 @@ def _run(call: Call, any_range: bool = False) -> _Outcome:
             native(_workspace(size)),
             call.counts,
             any_range,
+            kept,
         )
     )
 

@@ -12,12 +12,12 @@ import torch
 from torch import Tensor
 
 from ..storage.states import read_tensors, with_checksum, write_tensors
-from .accumulate import FEW_ROWS, OutOfRange, accumulate, begin, check_members, estimate_shift
+from .accumulate import FEW_ROWS, OutOfRange, accumulate, begin, check_members, estimate_shift, unshifted
 from .centred import Centred
 from .covariance import Covariance, Precision
 from .moments import CrossMoments, Moments
 from .state import State, outside_inference
-from .stored import check_accumulator
+from .stored import check_accumulator, weighted
 from .view import View
 
 # Of more pairs than these, in one native call, tiles of rows and the blocks they add to would be far from each other.
@@ -52,8 +52,8 @@ class CovarianceAccumulator:
         self._earlier: list[Moments] | None = None  # the members as an earlier pass has them
 
     @property
-    def count(self) -> int:
-        """Datapoints seen so far (times positions, for convolutional activations)."""
+    def count(self) -> int | float:
+        """Datapoints seen so far (times positions, for convolutional activations); with weights, the sum of them."""
         return self.members[0].count if self.members else 0
 
     @outside_inference
@@ -242,7 +242,7 @@ class CovarianceAccumulator:
             }
             check_members(self.members)
             facts = {name: [getattr(m, fact) for m in self.members] for name, fact in _FACTS.items()}
-            state = {"precision": self.precision, "norms": self.norms, **meta, **facts}
+            state = {"precision": self.precision, "norms": self.norms, **meta, **facts, **weighted(*facts["counts"])}
             write_tensors(path, tensors, with_checksum(tensors, {"kind": "StreamingCovariance", **state}))
 
     @classmethod
@@ -273,12 +273,11 @@ class CovarianceAccumulator:
 
     def _should_recentre(self, member: Moments, view: View) -> bool:
         """Whether this is the first batch to be taken in float32, after none or some few rows, whose mean may lie far away."""
-        if (
-            self.precision == "float64"
-            or self._earlier is not None
-            or view.tensor.dtype == torch.float64
-            or member.exponent
-        ):
+        if self._earlier is not None:
+            return False
+        if unshifted(member, view):
+            return True
+        if self.precision == "float64" or view.tensor.dtype == torch.float64 or member.exponent:
             return False
         return member.exact and view.channels == member.channels and view.rows > FEW_ROWS
 

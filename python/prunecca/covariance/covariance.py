@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ..storage.states import read_tensors, with_checksum, write_tensors
 from .memo import Memo
-from .stored import check_covariance
+from .stored import check_covariance, weighted
 
 Layout = str  # "infer", or a word such as "nchw" or "nlc": see covariance.view
 Precision = Literal["float32", "float64"]
@@ -40,7 +40,8 @@ class Covariance:
     All tensors are float64 on one device and may carry leading batch dimensions.
 
     Attributes:
-        count: number of datapoints (for convolutional layers, of datapoints times positions).
+        count: number of datapoints (for convolutional layers, of datapoints times positions); of weighted ones the sum of
+            the weights, a float where that is not whole.
         mean_x: (..., Cx) float64.
         mean_y: (..., Cy) float64.
         xx: (..., Cx, Cx) float64; unbiased, divided by ``count - 1``, as are ``yy`` and ``xy``.
@@ -69,7 +70,7 @@ class Covariance:
         (3, [2.0, 2.0], [[4.0, 3.0], [3.0, 3.0]])
     """
 
-    count: int
+    count: int | float
     mean_x: Tensor
     mean_y: Tensor
     xx: Tensor
@@ -118,6 +119,7 @@ class Covariance:
         values = {f.name: getattr(self, f.name) for f in fields(self)}
         tensors = {name: value.contiguous() for name, value in values.items() if isinstance(value, Tensor)}
         meta: dict[str, Any] = {"kind": "Covariance", "count": self.count, "precision": self.precision}
+        meta |= weighted(self.count)
         if self.rotation is not None:
             meta["rotation"] = list(astuple(self.rotation))
         write_tensors(path, tensors, with_checksum(tensors, meta))

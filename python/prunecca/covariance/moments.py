@@ -109,7 +109,7 @@ class Moments:
     """Shifted sums of one representation.
 
     Attributes:
-        count: datapoints times positions.
+        count: datapoints times positions; of weighted ones, the sum of the weights, a float where that is not whole.
         shift: (C,) float64; subtracted from every row.
         sum: (C,) float64; of the shifted rows.
         scatter: their products with themselves.
@@ -121,7 +121,7 @@ class Moments:
         watch: on a CUDA device, where its kernels note values that are not finite.
     """
 
-    count: int
+    count: int | float
     shift: Tensor
     sum: Tensor
     scatter: CrossMoments

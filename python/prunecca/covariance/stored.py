@@ -52,6 +52,16 @@ def is_count(value: object) -> bool:
     return type(value) is int and 0 <= value < 2**62
 
 
+def weighted(*counts: int | float) -> dict[str, bool]:
+    """What metadata says beside counts that are not whole, so that versions which know no weights name what they lack."""
+    return {} if all(isinstance(count, int) for count in counts) else {"weighted": True}
+
+
+def _is_count(value: object, meta: Mapping[str, Any]) -> bool:
+    """Whether a value is a number of datapoints, or a sum of weights in a file that says so."""
+    return is_count(value) or (meta.get("weighted") is True and type(value) is float and 0 <= value < 2**62)
+
+
 def check_tensors(path: object, tensors: Mapping[str, Tensor], shapes: Mapping[str, tuple[int, ...]]) -> None:
     """Check that tensors are finite, float64 and of their shapes.
 
@@ -78,19 +88,21 @@ def check_covariance(path: object, tensors: Mapping[str, Tensor], meta: Mapping[
     Args:
         path: of the file.
         tensors: ``mean_x``, ``mean_y``, ``xx``, ``yy``, ``xy`` and perhaps ``norms``.
-        meta: ``count`` and ``precision``, and of rotated coordinates ``rotation``.
+        meta: ``count`` and ``precision``; of rotated coordinates ``rotation``; ``weighted`` where the count is not whole.
 
     Raises:
         CorruptFile: they do not fit each other; the sentence names what does not.
     """
-    check_fields(path, [*meta, "rotation"], ("count", "precision", "rotation"), "metadata")
+    optional = [name for name in ("rotation", "weighted") if name in meta]
+    check_fields(path, meta, ("count", "precision", *optional), "metadata")
     numbers = meta.get("rotation", [0] * 4)
     right = isinstance(numbers, list) and len(numbers) == 4 and all(map(is_count, numbers))
     check_value(path, "rotation", numbers, expected="four whole numbers from 0 on", holds=right)
-    check_value(path, "count", meta["count"], expected="a whole number from 0 on", holds=is_count(meta["count"]))
+    holds = _is_count(meta["count"], meta)
+    check_value(path, "count", meta["count"], expected="a whole number from 0 on", holds=holds)
     check_precision(path, meta["precision"])
-    optional = ("norms", "error_x", "error_y")
-    check_fields(path, [*tensors, *optional], ("mean_x", "mean_y", "xx", "yy", "xy", *optional), "tensors")
+    may_lack = ("norms", "error_x", "error_y")
+    check_fields(path, [*tensors, *may_lack], ("mean_x", "mean_y", "xx", "yy", "xy", *may_lack), "tensors")
     for name in ("mean_x", "mean_y"):
         if tensors[name].dim() == 0:
             raise CorruptFile(f"{path} has a single number as {name}; expected one for each channel")
@@ -133,19 +145,21 @@ def check_accumulator(path: object, tensors: Mapping[str, Tensor], meta: Mapping
     Args:
         path: of the file.
         tensors: ``0.shift``, ``0.sum``, ``0.gram``, ... of the representations, then ``gram`` of the pairs; ``norms``.
-        meta: ``precision``, ``norms``, ``counts``, ``exact`` and ``as_list``; of newer files ``exponents``, ``wide``, ``far``.
+        meta: ``precision``, ``norms``, ``counts``, ``exact`` and ``as_list``; of newer files ``exponents``, ``wide``, ``far``;
+            ``weighted`` where the counts are not whole.
 
     Raises:
         CorruptFile: they do not fit each other; the sentence names what does not.
     """
     newer = ("exponents", "wide", "far")
     present = newer if any(name in meta for name in newer) else ()
-    check_fields(path, meta, ("precision", "norms", "counts", "exact", "as_list", *present), "metadata")
+    optional = (*present, "weighted") if "weighted" in meta else present
+    check_fields(path, meta, ("precision", "norms", "counts", "exact", "as_list", *optional), "metadata")
     check_precision(path, meta["precision"])
     norms, counts, as_list = (meta[name] for name in ("norms", "counts", "as_list"))
     check_value(path, "as_list", as_list, expected="true or false", holds=isinstance(as_list, bool))
     check_value(path, "norms", norms, expected="true or false", holds=isinstance(norms, bool))
-    numbers = isinstance(counts, list) and all(map(is_count, counts))
+    numbers = isinstance(counts, list) and all(_is_count(count, meta) for count in counts)
     check_value(path, "counts", counts, expected="whole numbers from 0 on", holds=numbers)
     for name in ("exact", *present[1:]):
         flags = meta[name]

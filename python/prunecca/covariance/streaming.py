@@ -54,11 +54,20 @@ class StreamingCovariance:
         return self._accumulator.norms
 
     @property
-    def count(self) -> int:
-        """Datapoints seen so far (times positions, for convolutional activations)."""
+    def count(self) -> int | float:
+        """Datapoints seen so far (times positions, for convolutional activations); with weights, the sum of them."""
         return self._accumulator.count
 
-    def update(self, x: Any, y: Any = None, *, layout: Layout = "infer", where: str = "") -> None:
+    def update(
+        self,
+        x: Any,
+        y: Any = None,
+        *,
+        layout: Layout = "infer",
+        where: str = "",
+        rows: Any = None,
+        weights: Any = None,
+    ) -> None:
         """Add a batch of ``x`` with the same datapoints of ``y``.
 
         Args:
@@ -69,6 +78,11 @@ class StreamingCovariance:
                 ``"nchw"``, ``"nhwc"``, ``"ncdhw"``. ``"infer"`` takes dimension 1 of 2, 4 or 5 dimensions; of 3, one
                 must be named. ``"auto"`` takes dimension 1 of any.
             where: put in front of error messages, to name the layer and the batch.
+            rows: a boolean array that is True for the rows that count: (N,) for datapoints; (N, L) or (N, H, W) for
+                datapoints and positions, datapoints first whatever the layout; or (rows,), flat. The others take part in
+                nothing: what they hold may be NaN.
+            weights: a number from 0 on for each row, of the same shapes: 2 is the row twice, 0 is the row left out. ``count``
+                is then the sum of the weights, and the products are taken in float64.
 
         Raises:
             ValueError: on NaN or infinity, on shapes that do not match each other or the earlier batches; the state
@@ -81,8 +95,8 @@ class StreamingCovariance:
             named = [(f"candidate {k}", candidate) for k, candidate in enumerate(y)]
         else:
             named = [] if y is None else [("y", y)]
-        reference = View.of(x, "x", layout, where)
-        candidates = [View.of(candidate, name, layout, where) for name, candidate in named]
+        reference = View.of(x, "x", layout, where, rows, weights)
+        candidates = [View.of(candidate, name, layout, where, rows, weights) for name, candidate in named]
         if self._accumulator.members and len(candidates) == len(self._accumulator.cross) and as_list != self._as_list:
             forms = ("a list of candidates", "one array or none")
             given, expected = forms if as_list else forms[::-1]
@@ -92,18 +106,32 @@ class StreamingCovariance:
         if first:
             self._as_list = as_list
 
-    def update_reference(self, x: Any, *, layout: Layout = "infer", where: str = "") -> None:
+    def update_reference(
+        self, x: Any, *, layout: Layout = "infer", where: str = "", rows: Any = None, weights: Any = None
+    ) -> None:
         """Add a batch of ``x`` alone; each candidate must follow with ``update_candidate`` and the same ``x``.
 
         Args:
             x: as in ``update``, and so the other arguments.
             layout: of ``x``.
             where: put in front of error messages.
+            rows: which rows count; to be given again with each candidate.
+            weights: how much they count; as ``rows``.
         """
-        self._accumulator.add_reference(View.of(x, "the reference", layout, where))
+        self._accumulator.add_reference(View.of(x, "the reference", layout, where, rows, weights))
         self._as_list = True
 
-    def update_candidate(self, index: int, x: Any, y: Any, *, layout: Layout = "infer", where: str = "") -> None:
+    def update_candidate(
+        self,
+        index: int,
+        x: Any,
+        y: Any,
+        *,
+        layout: Layout = "infer",
+        where: str = "",
+        rows: Any = None,
+        weights: Any = None,
+    ) -> None:
         """Add a batch of one candidate beside the reference's batch.
 
         Args:
@@ -112,9 +140,12 @@ class StreamingCovariance:
             y: the candidate's.
             layout: of both.
             where: put in front of error messages.
+            rows: which rows count, as given to ``update_reference``.
+            weights: how much they count; as ``rows``.
         """
-        reference = View.of(x, "the reference", layout, where)
-        self._accumulator.add_candidate(index, reference, View.of(y, f"candidate {index}", layout, where))
+        reference = View.of(x, "the reference", layout, where, rows, weights)
+        candidate = View.of(y, f"candidate {index}", layout, where, rows, weights)
+        self._accumulator.add_candidate(index, reference, candidate)
 
     def merge(self, other: StreamingCovariance) -> None:
         """Add what ``other`` has seen, as if its batches had been given here; ``other`` is not changed.

@@ -146,7 +146,7 @@ def _debiased(cov: Covariance) -> Tensor:
     return torch.where(defined, cross / torch.where(defined, own_x * own_y, 1.0).sqrt(), torch.nan)
 
 
-def _unbiased_hsic(n: int, square: Tensor, norm: Tensor, traces: Tensor) -> Tensor:
+def _unbiased_hsic(n: float, square: Tensor, norm: Tensor, traces: Tensor) -> Tensor:
     # With centred rows K1 = 0, so of Song et al.'s equation 5 remain |X'Y|^2 and the diagonals: sums of |x|^2 |y|^2,
     # and the product of the traces of the two Gram matrices. `square` and `traces` are of covariances.
     scale = float(n - 1) ** 2

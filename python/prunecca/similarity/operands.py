@@ -166,7 +166,7 @@ def python_number(value: Tensor) -> Any:
     return value.item() if value.ndim == 0 else value
 
 
-def few_rows(count: int, directions: int) -> str | None:
+def few_rows(count: int | float, directions: int) -> str | None:
     """What so few rows make of a value that directions were fitted for, in words; None where there are enough.
 
     Args:
@@ -180,7 +180,7 @@ def few_rows(count: int, directions: int) -> str | None:
     return None
 
 
-def warn_of_few_rows(metric: str, count: int, *kept: Any, stacklevel: int = 3) -> None:
+def warn_of_few_rows(metric: str, count: int | float, *kept: Any, stacklevel: int = 3) -> None:
     """Warn the caller of a metric, unless somebody else does.
 
     Args:

@@ -66,7 +66,7 @@ class DualAccumulator:
     @property
     def features(self) -> tuple[int, ...]:
         """Features seen so far, of each representation."""
-        return tuple(member.moments.count for member in self._members)
+        return tuple(int(member.moments.count) for member in self._members)
 
     def update(self, x: Any, y: Any = None, *, where: str = "") -> None:
         """Add a block of features of each representation.
@@ -303,7 +303,7 @@ class _Member:
         squares = values[: max(1, kept)].clamp_min(0.0) if kept else values.new_zeros(1)
         axes = vectors[:, : squares.shape[0]] * squares.sqrt()
         norms = axes.square().sum(1)  # of the same coordinates as all else: identities such as that of RSA cancel much
-        return _Coordinates(axes, squares, norms, m.exact, m.count, max(0, int(self.dead) - (kept == 0)))
+        return _Coordinates(axes, squares, norms, m.exact, int(m.count), max(0, int(self.dead) - (kept == 0)))
 
 
 def dual_covariances(views: Sequence[View], precision: Precision, used: Callable[[], None]) -> list[Covariance]:

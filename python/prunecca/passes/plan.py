@@ -40,6 +40,11 @@ class Plan:
         )
 
 
+def view_name(plan: Plan, candidate: str) -> str:
+    """What error messages about numbers call the activations of a candidate."""
+    return f"candidate {list(plan.counterparts).index(candidate)}"
+
+
 class Planner:
     """Chooses layers and pairs by what one forward pass of each model shows.
 

@@ -13,7 +13,7 @@ from ..activations.trace import version_of
 from ..covariance.accumulator import CovarianceAccumulator
 from ..covariance.covariance import Covariance
 from ..covariance.view import View
-from .plan import Plan
+from .plan import Plan, view_name
 from .reading import Reading
 
 
@@ -96,7 +96,7 @@ class Namesakes:
         y = y.to(reference.tensor.device)  # of models that are spread over several
         index = list(self._plan.counterparts).index(name)
         where = f"layer {layer.name!r} of candidate {name!r}, batch {number}"
-        view = self._reading.view(layer, y, f"candidate {index}", where)
+        view = self._reading.view(layer, y, view_name(self._plan, name), where)
         if reference.positions() != view.positions():
             raise ValueError(
                 f"layer {own.name!r} has shape {tuple(reference.tensor.shape)} in the reference and "

@@ -14,10 +14,8 @@ from ..covariance.accumulator import CovarianceAccumulator
 from ..covariance.covariance import Covariance
 from ..covariance.view import View
 from .namesakes import Pair, overwritten
-from .plan import Plan
-from .reading import Reading
-
-Size = tuple[int, ...]
+from .plan import Plan, view_name
+from .reading import Reading, Size
 
 
 @dataclass(frozen=True)
@@ -140,10 +138,16 @@ class Groups:
         self._take(self._plan.layers, layer, x)
 
     def end_of_reference(self, number: int) -> None:
-        self._check(self._plan.layers, "the reference", number)
+        layers = self._plan.layers
+        self._check(layers, "the reference", number)
         label = f"of the reference, batch {number}"
         self._references = [
-            [self._view(group, self._plan.layers[k], self._given[k], "the reference", label) for k in group.references]
+            [
+                self._reading.view(
+                    layers[k], self._given[k], "the reference", f"layer {layers[k].name!r} {label}", group.size
+                )
+                for k in group.references
+            ]
             for group in self._groups
         ]
         self._given = {}
@@ -157,12 +161,16 @@ class Groups:
         layers = self._plan.counterparts[name]
         self._check(layers, f"candidate {name!r}", number)
         label = f"of candidate {name!r}, batch {number}"
+        own_name = view_name(self._plan, name)
         given, self._given = self._given, {}
         for k, group in enumerate(self._groups):
             if name not in group.members:
                 continue
             references, pairs = self._references[k], self._rounds[self._round][k].get(name, [])
-            views = [self._view(group, layers[j], given[j], f"candidate {name!r}", label) for j in group.members[name]]
+            views = [
+                self._reading.view(layers[j], given[j], own_name, f"layer {layers[j].name!r} {label}", group.size)
+                for j in group.members[name]
+            ]
             for view in views:
                 if view.positions() != references[0].positions():
                     raise ValueError(
@@ -205,10 +213,6 @@ class Groups:
         for position, x in self._given.items():
             if version_of(x) != self._versions[position]:
                 raise overwritten(layers[position].name, label, number)
-
-    def _view(self, group: Group, layer: Layer, x: Tensor, name: str, label: str) -> View:
-        where = f"layer {layer.name!r} {label}"
-        return self._reading.view(layer, x, name, where, group.size)
 
 
 def _rounds(

@@ -19,7 +19,7 @@ from ..covariance.accumulator import CovarianceAccumulator
 from ..covariance.covariance import Precision
 from .groups import Groups, Shape
 from .namesakes import Namesakes, Products
-from .plan import Layers, Pairs, Plan, Planner
+from .plan import Layers, Pairs, Plan, Planner, view_name
 from .reading import Reading
 
 
@@ -76,6 +76,11 @@ class ForwardPasses:
         return {"the reference": self.reference} | {f"candidate {n!r}": m for n, m in self.candidates.items()}
 
     @property
+    def points(self) -> str:
+        """What a row is, as the table has it."""
+        return self._request.reading.points
+
+    @property
     def accumulators(self) -> dict[str, CovarianceAccumulator]:
         return self.products.accumulators
 
@@ -98,6 +103,7 @@ class ForwardPasses:
             device: of the comparison.
         """
         inputs = SharedBatch(given, device)
+        self._request.reading.start(given)
         setup = self.setup
         if setup is None:
             setup = self._look(inputs.copy)
@@ -136,9 +142,13 @@ class ForwardPasses:
         events = {name: (model, trace(model, few, f"candidate {name!r}")) for name, model in self.candidates.items()}
         own = (self.reference, trace(self.reference, few, "the reference"))
         plan = Planner(own, events, self._request.layers, self._request.pairs).plan()
+        reading, output = self._request.reading, self._request.output
+        reading.learn("the reference", self.reference, plan.layers, inputs, output)
+        for name, model in self.candidates.items():
+            reading.learn(view_name(plan, name), model, plan.counterparts[name], inputs, output)
         shapes = {"": self._shapes(self.reference, plan.layers, inputs)}
         shapes |= {name: self._shapes(m, plan.counterparts[name], inputs) for name, m in self.candidates.items()}
-        return Setup(plan, shapes, [self._request.reading.word(layer) for layer in plan.layers])
+        return Setup(plan, shapes, [reading.word(layer) for layer in plan.layers])
 
     def _shapes(self, model: nn.Module, layers: list[Layer], inputs: Batch) -> list[Shape]:
         outputs = self._calls[model].outputs(layers, inputs, self._request.output)

@@ -1,0 +1,198 @@
+"""How the output of a layer is read as a matrix of rows by channels."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping, Sequence
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from ..activations.hooks import capturing
+from ..activations.inputs import Batch
+from ..activations.layers import Layer
+from ..activations.layouts import chosen_layout
+from ..activations.outputs import Output
+from ..covariance.covariance import Layout
+from ..covariance.view import View, channel_axis
+from ..errors import UnusedMask
+from ..sizes.pooling import pooled
+from .points import Points, one_row_each, own_rows, points_name
+from .rows import (
+    BatchRows,
+    Rows,
+    datapoint_axis,
+    few_unlike,
+    is_sequence_of,
+    rows_of,
+    unused_mask,
+    without_channels,
+)
+
+Resize = Literal["pool"] | None
+Size = tuple[int, ...]
+
+
+class Reading:
+    """What a comparison takes for channels and for rows, the same for all its networks.
+
+    Args:
+        layout: as ``compare`` takes it.
+        rows: as ``compare`` takes it.
+        points: as ``compare`` takes it.
+        resize: as ``compare`` takes it.
+
+    Attributes:
+        points: what a row is, as the table has it.
+        resize: whether positions are brought to the size of another layer.
+    """
+
+    def __init__(
+        self,
+        layout: Layout | Mapping[str, str] = "infer",
+        rows: Rows | None = None,
+        points: Points = "position",
+        resize: Resize = None,
+    ) -> None:
+        if resize not in (None, "pool"):
+            raise ValueError(f"resize is {resize!r}; expected 'pool', or None for sizes that are the same")
+        self.points, self.resize = points_name(points), resize
+        self._layout, self._rows, self._points = layout, rows, points
+        self._warned = False
+        self._batch: Batch | None = None
+        self._counting: BatchRows | None = None
+        self._unused: tuple[str, Tensor] | None = None
+        self._first: dict[tuple[str, str], int] = {}  # where datapoints lie, by name of the model and of the layer
+
+    def word(self, layer: Layer, ndim: int | None = None) -> str:
+        """Which dimension of a layer's output holds the channels, as a layout."""
+        return chosen_layout(self._layout, layer.name, layer.ndim if ndim is None else ndim, layer.layout)
+
+    def size(self, layer: Layer, x: Tensor) -> Size:
+        """The positions of each datapoint: the dimensions of an output but for datapoints and channels."""
+        if self.points != "position":
+            return ()
+        word = self.word(layer, x.ndim)
+        return tuple(length for letter, length in zip(word, x.shape, strict=True) if letter not in "nc")
+
+    def start(self, batch: Batch) -> None:
+        """Look at the batch of which views will be asked for.
+
+        Raises:
+            TypeError: ``rows`` gives no mask.
+            ValueError: ``rows`` gives a mask that does not fit the batch.
+        """
+        self._batch = batch
+        self._counting = None if self._rows is None else rows_of(self._rows, batch)
+        self._unused = unused_mask(batch) if self._rows is None and not self._warned else None
+
+    def learn(self, name: str, model: nn.Module, layers: Sequence[Layer], batch: Batch, output: Output = None) -> None:
+        """Find out which dimension of each layer's output holds the datapoints: the one as long as a batch of few.
+
+        Where a batch has as many datapoints as positions, its shapes do not tell.
+
+        Args:
+            name: of the model, as ``view`` is given it.
+            model: in eval mode.
+            layers: of it.
+            batch: the first.
+            output: which tensor of a layer's output, where it has several.
+        """
+        if callable(self._points) or (self.points == "position" and self._rows is None):
+            return
+
+        def note(layer: Layer, x: Tensor) -> None:
+            own = without_channels(tuple(x.shape), channel_axis(tuple(x.shape), self.word(layer, x.ndim)))
+            long = [dimension for dimension in range(min(2, len(own))) if own[dimension] == few.count]
+            if len(long) == 1:
+                self._first[name, layer.name] = long[0]
+
+        few = batch.cut(few_unlike(batch)).private(None)
+        with capturing(model, layers, note, name, output):
+            few.call(model)
+
+    def view(self, layer: Layer, x: Tensor, name: str, where: str, size: Size | None = None) -> View:
+        """The rows of one batch.
+
+        Args:
+            layer: of the model that gave ``x``.
+            x: what the layer gave.
+            name: what error messages call it.
+            where: what error messages begin with.
+            size: what its positions are brought to; None for as they are.
+
+        Raises:
+            TypeError: a function for ``points`` that gives no tensor.
+            ValueError: a shape that does not fit the layout, the rows, the points or the size.
+        """
+        word = "nc" if callable(self._points) else self.word(layer, x.ndim)
+        if callable(self._points):
+            x = own_rows(self._points, x, layer.name, where)
+        elif size is not None and self.size(layer, x) != size:
+            if self._counting is not None:
+                raise ValueError(
+                    f"{where}: rows= marks positions of an output that resize='pool' brings to another size; expected "
+                    "points='mean', which averages those that count"
+                )
+            x, word = resized(x, word, size, where)
+        batch = self._batch
+        if batch is None or (self.points == "position" and self._counting is None and self._unused is None):
+            return View.of(x, name, word, where)
+        axis = channel_axis(tuple(x.shape), word, f"{where}: ")
+        own = without_channels(tuple(x.shape), axis)
+        first = self._first.get((name, layer.name), -1)
+        first = first if 0 <= first < len(own) else datapoint_axis(own, word, batch)
+        self._warn_of_mask(layer, own)
+        kept = None if self._counting is None else self._counting.fitted(own, first, where)
+        kept = None if kept is None else kept.to(x.device)
+        if self.points == "position" or callable(self._points):
+            return View.of(x, name, word, where, kept)
+        own, first = self._unfolded(own, first, kept, where)
+        x = x.movedim(axis, -1).reshape(*own, x.shape[axis]).movedim(first, 0)
+        mask = None if kept is None else kept.reshape(own).movedim(first, 0)
+        return View.of(one_row_each(x, self.points, mask, where), name, "nc", where)
+
+    def _unfolded(
+        self, own: tuple[int, ...], first: int, kept: Tensor | None, where: str
+    ) -> tuple[tuple[int, ...], int]:
+        """The positions of each datapoint, also where an output has them one after another."""
+        batch = self._batch
+        if batch is None or own[first] == batch.count:
+            return own, first
+        mask = None if self._counting is None else self._counting.mask
+        if len(own) == 1 and kept is not None and mask is not None and mask.numel() == own[0]:
+            return (mask.shape[1], len(mask)) if batch.axis else tuple(mask.shape), batch.axis
+        raise ValueError(
+            f"{where}: this output has {own[first]} in place of {batch.count} datapoints, so that points={self.points!r} is "
+            "not defined; leave the layer out, or take points='position' or a function"
+        )
+
+    def _warn_of_mask(self, layer: Layer, own: tuple[int, ...]) -> None:
+        if self._unused is None or self.points == "cls" or not is_sequence_of(self._unused[1], own):
+            return
+        name, mask = self._unused
+        self._unused, self._warned = None, True
+        padding = float((~mask).double().mean())
+        warnings.warn(
+            f"the batches have {name!r}, which marks {padding:.0%} of the positions of the first that is padded as padding, "
+            f"and layer {layer.name!r} has such positions, all of which count; leave the padding out with rows={name!r}",
+            UnusedMask,
+            stacklevel=2,
+        )
+
+
+def resized(x: Tensor, word: str, size: Size, where: str) -> tuple[Tensor, str]:
+    """An output averaged to a smaller size, and its layout; no size is one row for each datapoint.
+
+    Args:
+        x: the output.
+        word: its layout.
+        size: what is wanted.
+        where: what error messages begin with.
+    """
+    if size:
+        return pooled(x, word, size, where=where), word
+    axes = [word.index("n"), word.index("c"), *(d for d, letter in enumerate(word) if letter not in "nc")]
+    flat = x.permute(axes).flatten(2)
+    return (flat.float() if flat.dtype in (torch.float16, torch.bfloat16) else flat).mean(2), "nc"
