@@ -22,8 +22,9 @@ from ..passes.points import Points
 from ..passes.ranks import Ranks
 from ..passes.reading import Reading, Resize
 from ..passes.rows import Rows, check_whole
+from ..passes.team import Settings
 from ..progress import Progress, reporting
-from ..similarity.registry import MetricChoice, Score, find_metrics, needs_norms
+from ..similarity.registry import MetricChoice, Score, find_metrics, needs_norms, needs_rows
 from .result import Comparison
 from .table import rows_of, table_of
 
@@ -42,6 +43,8 @@ def compare(
     pairs: Pairs = None,
     resize: Resize = None,
     budget: int = _BUDGET,
+    chance: Literal["permutation"] | None = None,
+    subsample: int = 5000,
     max_datapoints: int | None = None,
     precision: Precision = "float32",
     layout: Layout | Mapping[str, str] = "infer",
@@ -83,6 +86,10 @@ def compare(
         resize: "pool" averages the positions of the larger of two layers to the size of the smaller, where they differ.
         budget: bytes of the products of pairs (8 times the channels of both) that are held at a time; where all need more,
             the data are passed over again for the others, and the loader must give the same each time.
+        chance: "permutation" adds a column ``chance``: what the metric gives for the reference's rows beside the rows of other
+            datapoints of the same batch, which have nothing to do with them; twice the products of pairs.
+        subsample: rows, drawn uniformly from all, that metrics of rows such as "mutual_knn" are computed from (the column
+            ``sampled``); all where there are fewer.
         max_datapoints: stop after that many inputs.
         precision: of the products; "float64" for the smallest directions of cca, pwcca and linear_regression.
         layout: which dimension of an activation holds the channels. "infer" follows every layer's output from what fixes it
@@ -154,7 +161,11 @@ def compare(
                     raise ValueError(f"max_datapoints is {max_datapoints}; expected at least 1, or None for all")
                 model = unwrapped(reference, "the reference")
                 reading, axis_of = Reading(layout, rows, points, resize), BatchAxis(model, forward)
-                request = Request(layers, pairs, reading, output, precision, needs_norms(chosen), budget)
+                if chance not in (None, "permutation"):
+                    raise ValueError(f"chance is {chance!r}; expected 'permutation', or None for none")
+                sample = subsample if needs_rows(chosen) else 0
+                settings = Settings(precision, needs_norms(chosen), chance is not None, sample, rank)
+                request = Request(layers, pairs, reading, output, settings, budget)
                 run = ForwardPasses(model, _by_name(candidates), request)
             with (
                 evaluating(run.models(), device) as target,
@@ -195,12 +206,11 @@ def _rows(
         return rows
     layouts = dict(zip((layer.name for layer in setup.plan.layers), setup.layouts, strict=True))
     one_to_one = setup.plan.one_to_one
-    plain = run.products.covariances(rescale=False) if kept is not None else None
-    for pairs in run.products.covariances(rescale=True):
-        shown = [pair.covariance for pair in (pairs if plain is None else next(plain))]
-        rows += [{**row, "points": run.points} for row in rows_of(pairs, shown, layouts, metrics)]
-        if kept is not None:
-            for pair, cov in zip(pairs, shown, strict=True):
+    for pairs in run.products.pairs(plain=kept is not None):
+        rows += [{**row, "points": run.points} for row in rows_of(pairs, layouts, metrics)]
+        for pair in pairs:
+            cov = pair.finding.plain
+            if kept is not None and cov is not None:
                 names = (pair.x.name,) if one_to_one else (pair.x.name, pair.y.name)
                 kept[pair.candidate, *names] = cov
     return rows

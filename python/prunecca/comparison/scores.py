@@ -58,16 +58,6 @@ def _of_covariances(covariances: Sequence[Covariance], metrics: Mapping[str, Sco
     return rows
 
 
-def score_alone(cov: Covariance, metrics: Mapping[str, Score]) -> list[dict[str, Any]]:
-    """As ``score``, of one pair, whose representations keep what was computed of them for other pairs."""
-    rows = []
-    for name, metric in metrics.items():
-        scored = metric(cov)
-        value, x, y = (_each(column, 1)[0] for column in (scored.value, scored.kept_x, scored.kept_y))
-        rows.append({"metric": name, "value": value, "kept_x": x, "kept_y": y})
-    return rows
-
-
 def _groups(covariances: Sequence[Covariance]) -> list[list[int]]:
     """Positions of the covariances that can be stacked, in portions of ``_STACK_BYTES``."""
     alike: dict[tuple[int, str], list[int]] = {}

@@ -8,32 +8,36 @@ from typing import Any
 
 import pandas as pd
 
-from ..covariance.covariance import Covariance
 from ..errors import FewRows
 from ..passes.namesakes import Pair
 from ..similarity.operands import ROWS_PER_DIRECTION, few_rows
 from ..similarity.registry import Score
-from .scores import score, score_alone
+from .scores import score
 
 _COLUMNS = ["candidate", "layer", "kind", "depth", "metric", "value", "count", "channels", "kept_x", "kept_y"]
-_COLUMNS += ["layout", "points", "channels_x", "channels_y", "layer_y", "depth_y"]
+_COLUMNS += ["layout", "points", "channels_x", "channels_y", "layer_y", "depth_y", "sampled"]
 
 
-def rows_of(
-    pairs: Sequence[Pair], shown: Sequence[Covariance], layouts: Mapping[str, str], metrics: Mapping[str, Score]
-) -> list[dict[str, Any]]:
+def rows_of(pairs: Sequence[Pair], layouts: Mapping[str, str], metrics: Mapping[str, Score]) -> list[dict[str, Any]]:
     """Rows of the table.
 
     Args:
-        pairs: with covariances that any metric can take; several share their layer of the reference.
-        shown: the same covariances in the units of the activations.
+        pairs: several of them share their layer of the reference.
         layouts: of the layers of the reference, by name.
         metrics: by name.
     """
-    covariances = [pair.covariance for pair in pairs]
-    scored = score(covariances, metrics) if len(pairs) > 1 else [score_alone(covariances[0], metrics)]
+    findings = [pair.finding for pair in pairs]
+    samples = [finding.sample for finding in findings if finding.sample is not None]
+    scored = score([finding.covariance for finding in findings], metrics, samples)
+    shuffled = [finding.chance for finding in findings if finding.chance is not None]
+    if shuffled:
+        others = [(x, y.roll(1, 0)) for x, y in samples]  # in random order, so that any other row will do
+        for own, chances in zip(scored, score(shuffled, metrics, others), strict=True):
+            for one, chance in zip(own, chances, strict=True):
+                one["chance"] = chance["value"]
     rows = []
-    for pair, cov, scores in zip(pairs, shown, scored, strict=True):
+    for pair, scores in zip(pairs, scored, strict=True):
+        cov = pair.finding.covariance
         layer = {"layer": pair.x.name, "kind": pair.x.kind, "depth": pair.x.depth, "layout": layouts[pair.x.name]}
         x, y = cov.channels
         sizes = {"channels": x, "channels_x": x, "channels_y": y}
@@ -51,7 +55,9 @@ def table_of(rows: list[dict[str, Any]], candidates: Sequence[str]) -> pd.DataFr
         rows: of all pairs.
         candidates: their names in order.
     """
-    table = pd.DataFrame(rows, columns=_COLUMNS).astype({"kept_x": "Int64", "kept_y": "Int64"})
+    chance = ["chance"] if any("chance" in row for row in rows) else []
+    whole = dict.fromkeys(("kept_x", "kept_y", "sampled"), "Int64")
+    table = pd.DataFrame(rows, columns=[*_COLUMNS, *chance]).astype(whole)
     order = {name: position for position, name in enumerate(candidates)}
     kept = table[["kept_x", "kept_y"]]
     # A regression, which fits those of one side, fits the mean as well.

@@ -49,7 +49,7 @@ class CovarianceAccumulator:
         self.cross: dict[tuple[int, int], CrossMoments] = {}
         self._lock = threading.RLock()
         self._past: dict[int, Moments] = {}  # the references without their last batch, where candidates need them
-        self._earlier: list[Moments] | None = None  # the members as an earlier pass has them
+        self._lender: CovarianceAccumulator | None = None  # has the members' own products in place of this one
 
     @property
     def count(self) -> int | float:
@@ -95,7 +95,7 @@ class CovarianceAccumulator:
                 far = [k for k in positions if self._should_recentre(state.members[k], views[k])]
                 state = state.moved({k: estimate_shift(views[k]) for k in far})
             self._past = {}
-            own = [(k, k) for k in positions] if self._earlier is None else []
+            own = [(k, k) for k in positions] if self._lender is None else []
 
             def add(state: State) -> None:
                 past = {k: state.members[k].copy() for k in positions} if far else {}
@@ -132,7 +132,7 @@ class CovarianceAccumulator:
                 self._recentre_beside(state, dict(zip(positions, views, strict=True)))
             together = [*range(len(references)), *positions]
             given = [*references, *views]
-            own = [(k, k) for k in positions] if self._earlier is None else []
+            own = [(k, k) for k in positions] if self._lender is None else []
 
             def add(state: State) -> None:
                 if len(pairs) <= _TOGETHER:
@@ -215,20 +215,22 @@ class CovarianceAccumulator:
         """As ``finalize``, one pair after the other, with the positions of its members."""
         with self._lock:
             cross, own = dict(self.cross), None
-            if self._earlier is not None:  # members without a pair take no part in this pass
-                own = {k: self._earlier[k] for pair in cross for k in pair}
+            if self._lender is not None:  # members without a pair may have taken no part
+                own = {k: self._lender.members[k] for pair in cross for k in pair}
             centred = Centred(self.members, rescale, own)
         for pair, products in cross.items():
             yield pair, centred.pair(*pair, products)
 
-    def another_pass(self, pairs: Sequence[tuple[int, int]]) -> CovarianceAccumulator:
-        """An accumulator for other pairs of the same members, in another pass over the same rows.
-
-        The members' own products are those of this one. It is given the same calls, but for the pairs.
-        """
+    def borrower(self) -> CovarianceAccumulator:
+        """An accumulator for other products of the same rows, given in any order; the members' own are those of this one."""
         new = CovarianceAccumulator(precision=self.precision, norms=self.norms)
-        new._earlier = self._earlier or State(self.members, {}).settled().members
-        new.members = [m.copy() for m in new._earlier]
+        new._lender = self._lender or self
+        return new
+
+    def another_pass(self, pairs: Sequence[tuple[int, int]]) -> CovarianceAccumulator:
+        """A borrower for other pairs of the same members, in another pass over the same rows."""
+        new = self.borrower()
+        new.members = [m.copy() for m in State((self._lender or self).members, {}).settled().members]
         new.cross = {(i, j): CrossMoments.zeros(new.members[i], new.members[j], self.norms) for i, j in pairs}
         new.forget_rows()
         return new
@@ -273,7 +275,7 @@ class CovarianceAccumulator:
 
     def _should_recentre(self, member: Moments, view: View) -> bool:
         """Whether this is the first batch to be taken in float32, after none or some few rows, whose mean may lie far away."""
-        if self._earlier is not None:
+        if self._lender is not None:
             return False
         if unshifted(member, view):
             return True

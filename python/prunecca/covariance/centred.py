@@ -114,7 +114,11 @@ class _Side:
 
 
 def _as_before(member: Moments, first: Moments) -> Moments:
-    """The member of an earlier pass over the same rows; about the shift that the products of this pass are about."""
+    """The member of an earlier pass over the same rows, about the shift that the products of this pass are about."""
+    if first.exponent != member.exponent:
+        first = first.rescaled(member.exponent)
+    if not torch.equal(first.shift, member.shift):
+        first = first.moved_to(member.shift)
     off = (member.sum - first.sum).abs()
     # Float32 tiles in another order round sums otherwise, by far less than this part of what one deviation would add.
     if member.count != first.count or bool((off > 1e-3 * math.sqrt(first.count) * first.variance().sqrt()).any()):

@@ -154,9 +154,10 @@ class Reservoir:
 
 def rows_at(view: View, positions: NDArray[np.int64]) -> Tensor:
     """(len(positions), C): those rows of an activation, copied; no others are read."""
-    index = np.unravel_index(positions, view.positions())
-    channels_last = view.tensor.movedim(view.channel_axis, -1)
-    return channels_last[tuple(torch.from_numpy(part).to(view.tensor.device) for part in index)]
+    numbers = torch.from_numpy(positions)
+    if view.kept is not None:
+        numbers = view.kept[numbers]
+    return view.gathered(numbers.to(view.tensor.device)).tensor
 
 
 def _placed(old: NDArray[Any], slots: NDArray[np.int64], new: NDArray[Any]) -> NDArray[Any]:

@@ -1,10 +1,9 @@
-"""What happens with one batch of a comparison: forward passes, hooks, accumulators."""
+"""What happens with one batch of a comparison: forward passes and hooks."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
 
 import torch
 from torch import nn
@@ -15,12 +14,11 @@ from ..activations.inputs import Batch
 from ..activations.layers import Layer
 from ..activations.outputs import Output
 from ..activations.trace import trace
-from ..covariance.accumulator import CovarianceAccumulator
-from ..covariance.covariance import Precision
 from .groups import Groups, Shape
 from .namesakes import Namesakes, Products
 from .plan import Layers, Pairs, Plan, Planner, view_name
 from .reading import Reading
+from .team import Settings
 
 
 @dataclass(frozen=True)
@@ -47,8 +45,7 @@ class Request:
         pairs: of layers.
         reading: layouts and rows.
         output: which tensor of a layer's output, where it has several.
-        precision: of the products.
-        norms: whether metrics need them.
+        settings: of what takes the batches.
         budget: bytes of products of pairs to hold at a time.
     """
 
@@ -56,8 +53,7 @@ class Request:
     pairs: Pairs
     reading: Reading
     output: Output
-    precision: Precision
-    norms: bool
+    settings: Settings
     budget: int
 
 
@@ -67,7 +63,7 @@ class ForwardPasses:
     def __init__(self, reference: nn.Module, candidates: dict[str, nn.Module], request: Request) -> None:
         self.reference, self.candidates = reference, candidates
         self.setup: Setup | None = None
-        self.products: Products = Namesakes(Plan([], {}, {}), request.reading, {})
+        self.products: Products = Namesakes(Plan([], {}, {}), request.reading, request.settings)
         self._request = request
         self._calls: dict[nn.Module, ModelCall] = {}
         self._round = 0
@@ -80,14 +76,10 @@ class ForwardPasses:
         """What a row is, as the table has it."""
         return self._request.reading.points
 
-    @property
-    def accumulators(self) -> dict[str, CovarianceAccumulator]:
-        return self.products.accumulators
-
     def expect(self, setup: Setup) -> None:
         """Begin with what the first batch showed, here or on another rank."""
         request = self._request
-        settings: dict[str, Any] = {"precision": request.precision, "norms": request.norms}
+        settings = request.settings
         self.setup = setup
         if setup.plan.one_to_one and request.reading.resize is None:
             self.products = Namesakes(setup.plan, request.reading, settings)
@@ -123,8 +115,8 @@ class ForwardPasses:
 
     def forget(self) -> None:
         """Of a first batch that is another rank's share, keep the shifts alone."""
-        for accumulator in self.accumulators.values():
-            accumulator.forget_rows()
+        for team in self.products.teams.values():
+            team.forget_rows()
 
     def another_round(self) -> bool:
         """Whether there are pairs left for another pass over the data; it is then prepared."""

@@ -4,18 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from torch import Tensor
 
 from ..activations.layers import Layer
 from ..activations.trace import version_of
-from ..covariance.accumulator import CovarianceAccumulator
-from ..covariance.covariance import Covariance
 from ..covariance.view import View
 from .namesakes import Pair, overwritten
 from .plan import Plan, view_name
 from .reading import Reading, Size
+from .team import Finding, Settings, Team
 
 
 @dataclass(frozen=True)
@@ -103,7 +101,7 @@ class Groups:
         plan: of the comparison.
         shapes: as ``grouped`` takes them.
         reading: of activations.
-        settings: of the accumulators.
+        settings: of the teams.
         budget: bytes of products of pairs to hold at a time; those that do not fit are left for further passes over the
             data.
     """
@@ -113,14 +111,14 @@ class Groups:
         plan: Plan,
         shapes: Mapping[str, Sequence[Shape]],
         reading: Reading,
-        settings: dict[str, Any],
+        settings: Settings,
         budget: int,
     ) -> None:
         self._plan, self._reading = plan, reading
         self._groups = grouped(plan, shapes, reading.resize == "pool")
         self._rounds = _rounds(self._groups, shapes, budget)
         self._round = 0
-        self.accumulators = {str(k): CovarianceAccumulator(**settings) for k in range(len(self._groups))}
+        self.teams = {str(k): Team(settings) for k in range(len(self._groups))}
         self._given: dict[int, Tensor] = {}
         self._versions: dict[int, int | None] = {}
         self._references: list[list[View]] = []
@@ -151,8 +149,8 @@ class Groups:
             for group in self._groups
         ]
         self._given = {}
-        for accumulator, views in zip(self.accumulators.values(), self._references, strict=True):
-            accumulator.add_references(views)
+        for team, views in zip(self.teams.values(), self._references, strict=True):
+            team.add_references(views)
 
     def candidate(self, number: int, name: str, layer: Layer, y: Tensor) -> None:
         self._take(self._plan.counterparts[name], layer, y)
@@ -178,20 +176,20 @@ class Groups:
                         f"{references[0].positions()}, as layer {self._plan.layers[group.references[0]].name!r} of the reference"
                     )
             first = group.first(name)
-            self.accumulators[str(k)].add_beside(first, references, views, [(i, first + j) for i, j in pairs])
+            self.teams[str(k)].add_beside(first, references, views, [(i, first + j) for i, j in pairs])
 
-    def covariances(self, rescale: bool) -> Iterator[list[Pair]]:
-        """Candidate, layers and covariance of the pairs of this pass."""
+    def pairs(self, plain: bool) -> Iterator[list[Pair]]:
+        """What was found of the pairs of this pass."""
         for k, group in enumerate(self._groups):
-            for (i, j), cov in self._covariances(k, rescale):
+            for (i, j), finding in self._findings(k, plain):
                 name = next(name for name in reversed(group.members) if group.first(name) <= j)
                 x = self._plan.layers[group.references[i]]
                 y = self._plan.counterparts[name][group.members[name][j - group.first(name)]]
-                yield [Pair(name, x, y, cov)]
+                yield [Pair(name, x, y, finding)]
 
-    def _covariances(self, k: int, rescale: bool) -> Iterator[tuple[tuple[int, int], Covariance]]:
+    def _findings(self, k: int, plain: bool) -> Iterator[tuple[tuple[int, int], Finding]]:
         try:
-            yield from self.accumulators[str(k)].covariances(rescale=rescale)
+            yield from self.teams[str(k)].findings(plain)
         except ValueError as error:
             named = self._plan.layers[self._groups[k].references[0]].name
             raise ValueError(f"layer {named!r} and those of its size: {error}") from error
@@ -202,7 +200,7 @@ class Groups:
         for k, group in enumerate(self._groups):
             pairs = self._rounds[self._round][k]
             positions = [(i, group.first(name) + j) for name, own in pairs.items() for i, j in own]
-            self.accumulators[str(k)] = self.accumulators[str(k)].another_pass(positions)
+            self.teams[str(k)] = self.teams[str(k)].another_pass(positions)
 
     def _take(self, layers: list[Layer], layer: Layer, x: Tensor) -> None:
         position = layers.index(layer)

@@ -4,17 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Protocol
 
 from torch import Tensor
 
 from ..activations.layers import Layer
 from ..activations.trace import version_of
-from ..covariance.accumulator import CovarianceAccumulator
-from ..covariance.covariance import Covariance
 from ..covariance.view import View
 from .plan import Plan, view_name
 from .reading import Reading
+from .team import Finding, Settings, Team
 
 
 @dataclass(frozen=True)
@@ -25,19 +24,19 @@ class Pair:
         candidate: its name.
         x: the layer of the reference.
         y: the layer of the candidate.
-        covariance: of their rows.
+        finding: of their rows.
     """
 
     candidate: str
     x: Layer
     y: Layer
-    covariance: Covariance
+    finding: Finding
 
 
 class Products(Protocol):
     """What takes the activations of a comparison, and gives the covariances of its pairs."""
 
-    accumulators: dict[str, CovarianceAccumulator]
+    teams: dict[str, Team]
 
     @property
     def rounds(self) -> int: ...
@@ -46,7 +45,7 @@ class Products(Protocol):
     def end_of_reference(self, number: int) -> None: ...
     def candidate(self, number: int, name: str, layer: Layer, y: Tensor) -> None: ...
     def end_of_candidate(self, number: int, name: str) -> None: ...
-    def covariances(self, rescale: bool) -> Iterator[list[Pair]]: ...
+    def pairs(self, plain: bool) -> Iterator[list[Pair]]: ...
     def next_round(self) -> None: ...
 
 
@@ -56,12 +55,12 @@ class Namesakes:
     Args:
         plan: with one partner for every layer.
         reading: of activations.
-        settings: of the accumulators.
+        settings: of the teams.
     """
 
-    def __init__(self, plan: Plan, reading: Reading, settings: dict[str, Any]) -> None:
+    def __init__(self, plan: Plan, reading: Reading, settings: Settings) -> None:
         self._plan, self._reading = plan, reading
-        self.accumulators = {layer.name: CovarianceAccumulator(**settings) for layer in plan.layers}
+        self.teams = {layer.name: Team(settings) for layer in plan.layers}
         self._views: dict[str, View] = {}
         self._versions: dict[str, int | None] = {}
 
@@ -80,7 +79,7 @@ class Namesakes:
     def reference(self, number: int, layer: Layer, x: Tensor) -> None:
         where = f"layer {layer.name!r} of the reference, batch {number}"
         view = self._reading.view(layer, x, "the reference", where)
-        self.accumulators[layer.name].add_reference(view)
+        self.teams[layer.name].add_references([view])
         self._views[layer.name] = view.with_tensor(view.tensor.clone()) if layer.overwritten else view
         self._versions[layer.name] = version_of(self._views[layer.name].tensor)
 
@@ -103,20 +102,20 @@ class Namesakes:
                 f"{tuple(y.shape)} in candidate {name!r}; expected the same datapoints and positions, with any number "
                 "of channels: resize='pool' brings the larger to the size of the smaller"
             )
-        self.accumulators[own.name].add_candidate(index, reference, view)
+        self.teams[own.name].add_beside(index + 1, [reference], [view], [(0, index + 1)])
 
     def end_of_candidate(self, number: int, name: str) -> None:
         """Nothing is left to do."""
 
-    def covariances(self, rescale: bool) -> Iterator[list[Pair]]:
-        """Candidate, layers and covariance, one layer of the reference after the other."""
+    def pairs(self, plain: bool) -> Iterator[list[Pair]]:
+        """What was found, one layer of the reference after the other."""
         for position, layer in enumerate(self._plan.layers):
             try:
-                found = self.accumulators[layer.name].finalize(rescale=rescale)
+                found = [finding for _, finding in self.teams[layer.name].findings(plain)]
             except ValueError as error:
                 raise ValueError(f"layer {layer.name!r}: {error}") from error
             partners = {name: layers[position] for name, layers in self._plan.counterparts.items()}
-            yield [Pair(name, layer, y, cov) for (name, y), cov in zip(partners.items(), found, strict=True)]
+            yield [Pair(name, layer, y, finding) for (name, y), finding in zip(partners.items(), found, strict=True)]
 
 
 def overwritten(layer: str, label: str, number: int) -> ValueError:

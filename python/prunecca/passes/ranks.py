@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from ..activations.inputs import Batch
-from ..covariance.distributed import digests, gather, merge_over_ranks
+from ..covariance.distributed import digests, gather
 from .forward import ForwardPasses, Setup
 
 _ADVICE = "load the same state on all of them, or compare with distributed='off'"
@@ -55,7 +55,7 @@ class Ranks:
     def bring_together(
         self, run: ForwardPasses | None, failure: Exception | None, device: torch.device
     ) -> ForwardPasses:
-        """Merge the accumulators of all ranks; a failure on one rank is raised on all, so that none waits for ever."""
+        """Merge what all ranks have seen; a failure on one rank is raised on all, so that none waits for ever."""
         self.meet(run, None, failure)
         reports = gather((_message(failure), run.setup if run else None)) if self._size > 1 else []
         if failure is not None or run is None:
@@ -65,8 +65,9 @@ class Ranks:
         if setup is not None:
             if run.setup is None:
                 run.expect(setup)
-            for accumulator in run.accumulators.values():
-                merge_over_ranks(accumulator, device)
+            if self._size > 1:
+                for team in run.products.teams.values():
+                    team.merge_over_ranks(device)
         return run
 
 

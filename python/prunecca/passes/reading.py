@@ -137,6 +137,9 @@ class Reading:
                 )
             x, word = resized(x, word, size, where)
         batch = self._batch
+        if "n" in word[1:] and self._counting is None and self.points == "position" and self._unused is None:
+            x = x.movedim(word.index("n"), 0)  # datapoints first, whatever the layer
+            word = "n" + word.replace("n", "")
         if batch is None or (self.points == "position" and self._counting is None and self._unused is None):
             return View.of(x, name, word, where)
         axis = channel_axis(tuple(x.shape), word, f"{where}: ")
