@@ -10,6 +10,7 @@ import pytest
 import reference
 import torch
 from networks import IMAGES, cut, network, values
+from representations import OF_ONE_PASS
 from torch import Tensor, nn
 
 import prunecca as pc
@@ -58,7 +59,7 @@ def test_values_agree_with_the_full_activations() -> None:
 
 def test_a_network_is_1_with_itself() -> None:
     model = network()
-    table = pc.compare(model, [model, copy.deepcopy(model)], cut(IMAGES, 16), metrics=list(pc.METRICS)).table
+    table = pc.compare(model, [model, copy.deepcopy(model)], cut(IMAGES, 16), metrics=OF_ONE_PASS).table
     assert table["candidate"].unique().tolist() == ["0", "1"]
     distance = table["metric"].str.contains("distance|angular|gulp")
     assert (table["value"] - 1)[~distance].abs().max() < 1e-6
@@ -96,7 +97,7 @@ def test_a_dead_layer_is_nan_and_the_others_are_not() -> None:
     with torch.no_grad():
         other[7].weight.zero_()
         other[7].bias.fill_(-1.0)
-    table = pc.compare(model, other, cut(IMAGES, 20), metrics=list(pc.METRICS)).table
+    table = pc.compare(model, other, cut(IMAGES, 20), metrics=OF_ONE_PASS).table
     assert table[table.layer == "8"]["value"].isna().all()
     assert table[table.layer != "8"]["value"].notna().all()
 
@@ -191,10 +192,10 @@ def ieee_convolutions() -> Iterator[None]:
 @pytest.mark.parametrize("memory", [torch.contiguous_format, torch.channels_last])
 def test_cuda_agrees_with_the_host(memory: torch.memory_format) -> None:
     model, others = network(), [network(1), network(2)]
-    expected = pc.compare(model, others, IMAGES, metrics=list(pc.METRICS)).table
+    expected = pc.compare(model, others, IMAGES, metrics=OF_ONE_PASS).table
     for each in (model, *others):
         each.to(memory_format=memory)
-    found = pc.compare(model, others, IMAGES, metrics=list(pc.METRICS), device="cuda").table
+    found = pc.compare(model, others, IMAGES, metrics=OF_ONE_PASS, device="cuda").table
     assert (found["value"] - expected["value"]).abs().max() < 1e-4
     assert next(model.parameters()).device.type == "cpu"
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from representations import OF_ONE_PASS
 from torch import Tensor, nn
 
 import prunecca as pc
@@ -27,7 +28,7 @@ X, Y = (torch.randn(300, 6, generator=torch.Generator().manual_seed(seed)) for s
 
 
 def table(reference: nn.Module, candidate: nn.Module, images: Tensor) -> Any:
-    return pc.compare(reference, candidate, images.clone(), layers=["1", "2", "3", "6"], metrics=list(pc.METRICS)).table
+    return pc.compare(reference, candidate, images.clone(), layers=["1", "2", "3", "6"], metrics=OF_ONE_PASS).table
 
 
 def made_in_inference_mode(make: Callable[[], Any]) -> Any:
@@ -44,7 +45,7 @@ def test_comparisons(inside: bool, model_too: bool) -> None:
     if model_too:
         models = [made_in_inference_mode(lambda m=m: copy.deepcopy(m)) for m in models]
     with torch.inference_mode() if inside else nullcontext():
-        result = pc.compare(*models, images, ["1", "2", "3", "6"], list(pc.METRICS), keep_covariances=True)
+        result = pc.compare(*models, images, ["1", "2", "3", "6"], OF_ONE_PASS, keep_covariances=True)
         layers = pc.find_layers(models[0], images)
         dimensions = pc.intrinsic_dimensions(models[0], images)["dimension"].tolist()
     assert result.table.equals(expected)

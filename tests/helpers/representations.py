@@ -11,6 +11,7 @@ import torch
 import prunecca as pc
 from prunecca.similarity.registry import find_metrics
 
+OF_ONE_PASS = [name for name, score in find_metrics(list(pc.METRICS)).items() if score.metric.takes != "batches"]
 OF_COVARIANCES = [name for name, score in find_metrics(list(pc.METRICS)).items() if score.metric.takes == "covariance"]
 
 

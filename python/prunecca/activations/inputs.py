@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sized
 from dataclasses import dataclass, field, fields, is_dataclass, replace
 from functools import partial
 from typing import Any, cast
@@ -139,6 +139,11 @@ def total_inputs(loader: Iterable[Any], most: int | None, axis_of: AxisOf | None
     axis = axis_of_whole(loader, axis_of)
     if axis is not None:
         size: int | None = _count(loader, axis)
+    elif isinstance(loader, tuple | list):
+        size = sum(_count(batch, 0 if axis_of is None else axis_of(batch)) for batch in loader)
+    elif isinstance(loader, DataLoader) and loader.batch_size and isinstance(loader.sampler, Sized):
+        drawn = len(loader.sampler)
+        size = drawn - drawn % loader.batch_size if loader.drop_last else drawn
     else:
         data: Any = loader if isinstance(loader, Dataset) else getattr(loader, "dataset", None)
         size = len(data) if hasattr(data, "__len__") else None

@@ -24,7 +24,7 @@ from ..passes.reading import Reading, Resize
 from ..passes.rows import Rows, check_whole
 from ..passes.team import Settings
 from ..progress import Progress, reporting
-from ..similarity.registry import MetricChoice, Score, find_metrics, needs_norms, needs_rows
+from ..similarity.registry import MetricChoice, Score, are_of_batches, find_metrics, needs_norms, needs_rows
 from .result import Comparison
 from .table import rows_of, table_of
 
@@ -84,7 +84,8 @@ def compare(
             all that match; or any of these by the names of the candidates. All pairs are made in one pass over the data,
             each representation's own covariance once.
         resize: "pool" averages the positions of the larger of two layers to the size of the smaller, where they differ.
-        budget: bytes of the products of pairs (8 times the channels of both) that are held at a time; where all need more,
+        budget: bytes of the products of pairs (8 times the channels of both), or with points="flatten" of activations, that
+            are held at a time; where all need more,
             the data are passed over again for the others, and the loader must give the same each time.
         chance: "permutation" adds a column ``chance``: what the metric gives for the reference's rows beside the rows of other
             datapoints of the same batch, which have nothing to do with them; twice the products of pairs.
@@ -110,6 +111,10 @@ def compare(
         points: what a row is: every ``"position"`` of a datapoint (or ``"token"``, another word for it); one row for each
             datapoint, which is the ``"mean"`` over its positions, the first of them, ``"cls"``, or the ``"last"``, in each
             case of those that count by ``rows``; or a function of a layer's output and name that gives (rows, channels).
+            "flatten" takes all numbers of a datapoint for its channels, through matrices of datapoints by datapoints, exact,
+            for metrics that rotations leave as they are; where the activations of all datapoints are above ``budget``, the
+            data are passed over several times. Of more than 20,000 datapoints the metric "minibatch_cka", asked for alone,
+            estimates the same (the column ``batch`` says from what batches).
         device: where the models are moved for the comparison; None takes the device they are on. A model that is spread
             over several stays there, and its inputs go to the device of its first parameter.
         distributed: where torch.distributed is in use, "shard" lets every rank take its share of the batches of a loader
@@ -165,7 +170,7 @@ def compare(
                     raise ValueError(f"chance is {chance!r}; expected 'permutation', or None for none")
                 sample = subsample if needs_rows(chosen) else 0
                 settings = Settings(precision, needs_norms(chosen), chance is not None, sample, rank)
-                request = Request(layers, pairs, reading, output, settings, budget)
+                request = Request(layers, pairs, reading, output, settings, budget, are_of_batches(chosen))
                 run = ForwardPasses(model, _by_name(candidates), request)
             with (
                 evaluating(run.models(), device) as target,
@@ -174,6 +179,7 @@ def compare(
                 reporting(progress, total_inputs(loader, max_datapoints, axis_of)) as report,
                 keeping_freed_memory(target),
             ):
+                run.datapoints = total_inputs(loader, max_datapoints, axis_of)
                 check_whole(rows, loader, total_inputs(loader, None, axis_of))
                 for number, batch, done in input_batches(loader, max_datapoints, share, forward, axis_of):
                     run.batch(number, batch, target)

@@ -28,7 +28,9 @@ def rows_of(pairs: Sequence[Pair], layouts: Mapping[str, str], metrics: Mapping[
     """
     findings = [pair.finding for pair in pairs]
     samples = [finding.sample for finding in findings if finding.sample is not None]
-    scored = score([finding.covariance for finding in findings], metrics, samples)
+    scored = score([finding.covariance for finding in findings if finding.covariance is not None], metrics, samples)
+    estimates = [finding.estimate for finding in findings if finding.estimate is not None]
+    scored += [[{"metric": name, "value": one.value, "batch": one.batch} for name in metrics] for one in estimates]
     shuffled = [finding.chance for finding in findings if finding.chance is not None]
     if shuffled:
         others = [(x, y.roll(1, 0)) for x, y in samples]  # in random order, so that any other row will do
@@ -37,13 +39,15 @@ def rows_of(pairs: Sequence[Pair], layouts: Mapping[str, str], metrics: Mapping[
                 one["chance"] = chance["value"]
     rows = []
     for pair, scores in zip(pairs, scored, strict=True):
-        cov = pair.finding.covariance
+        told = pair.finding.covariance or pair.finding.estimate
+        if told is None:
+            continue
         layer = {"layer": pair.x.name, "kind": pair.x.kind, "depth": pair.x.depth, "layout": layouts[pair.x.name]}
-        x, y = cov.channels
+        x, y = told.channels
         sizes = {"channels": x, "channels_x": x, "channels_y": y}
         partner = {"layer_y": pair.y.name, "depth_y": pair.y.depth}
         rows += [
-            {"candidate": pair.candidate, **layer, **one, "count": cov.count, **sizes, **partner} for one in scores
+            {"candidate": pair.candidate, **layer, **one, "count": told.count, **sizes, **partner} for one in scores
         ]
     return rows
 
@@ -55,9 +59,9 @@ def table_of(rows: list[dict[str, Any]], candidates: Sequence[str]) -> pd.DataFr
         rows: of all pairs.
         candidates: their names in order.
     """
-    chance = ["chance"] if any("chance" in row for row in rows) else []
+    more = [name for name in ("chance", "batch") if any(name in row for row in rows)]
     whole = dict.fromkeys(("kept_x", "kept_y", "sampled"), "Int64")
-    table = pd.DataFrame(rows, columns=[*_COLUMNS, *chance]).astype(whole)
+    table = pd.DataFrame(rows, columns=[*_COLUMNS, *more]).astype(whole)
     order = {name: position for position, name in enumerate(candidates)}
     kept = table[["kept_x", "kept_y"]]
     # A regression, which fits those of one side, fits the mean as well.

@@ -14,7 +14,9 @@ from ..activations.inputs import Batch
 from ..activations.layers import Layer
 from ..activations.outputs import Output
 from ..activations.trace import trace
+from .flattened import Flattened
 from .groups import Groups, Shape
+from .minibatches import Minibatches
 from .namesakes import Namesakes, Products
 from .plan import Layers, Pairs, Plan, Planner, view_name
 from .reading import Reading
@@ -47,6 +49,7 @@ class Request:
         output: which tensor of a layer's output, where it has several.
         settings: of what takes the batches.
         budget: bytes of products of pairs to hold at a time.
+        minibatches: the metric is estimated from batches.
     """
 
     layers: Layers
@@ -55,6 +58,7 @@ class Request:
     output: Output
     settings: Settings
     budget: int
+    minibatches: bool
 
 
 class ForwardPasses:
@@ -63,6 +67,7 @@ class ForwardPasses:
     def __init__(self, reference: nn.Module, candidates: dict[str, nn.Module], request: Request) -> None:
         self.reference, self.candidates = reference, candidates
         self.setup: Setup | None = None
+        self.datapoints: int | None = None  # where that is known beforehand
         self.products: Products = Namesakes(Plan([], {}, {}), request.reading, request.settings)
         self._request = request
         self._calls: dict[nn.Module, ModelCall] = {}
@@ -81,10 +86,15 @@ class ForwardPasses:
         request = self._request
         settings = request.settings
         self.setup = setup
-        if setup.plan.one_to_one and request.reading.resize is None:
-            self.products = Namesakes(setup.plan, request.reading, settings)
+        plan, shapes, reading = setup.plan, setup.shapes, request.reading
+        if request.minibatches:
+            self.products = Minibatches(plan, shapes, reading)
+        elif reading.points == "flatten":
+            self.products = Flattened(plan, shapes, reading, settings, request.budget, self.datapoints)
+        elif plan.one_to_one and reading.resize is None:
+            self.products = Namesakes(plan, reading, settings)
         else:
-            self.products = Groups(setup.plan, setup.shapes, request.reading, settings, request.budget)
+            self.products = Groups(plan, shapes, reading, settings, request.budget)
 
     def batch(self, number: int, given: Batch, device: torch.device) -> None:
         """One forward pass of every model.
@@ -115,8 +125,7 @@ class ForwardPasses:
 
     def forget(self) -> None:
         """Of a first batch that is another rank's share, keep the shifts alone."""
-        for team in self.products.teams.values():
-            team.forget_rows()
+        self.products.forget_rows()
 
     def another_round(self) -> bool:
         """Whether there are pairs left for another pass over the data; it is then prepared."""
@@ -148,5 +157,8 @@ class ForwardPasses:
         found = []
         for layer in layers:
             x = outputs[layer.name]
-            found.append(Shape(x.shape[reading.word(layer, x.ndim).index("c")], reading.size(layer, x)))
+            word = reading.word(layer, x.ndim)
+            whole = self._request.minibatches or reading.points == "flatten"
+            channels = x.numel() // x.shape[max(0, word.find("n"))] if whole else x.shape[word.index("c")]
+            found.append(Shape(channels, reading.size(layer, x)))
         return found

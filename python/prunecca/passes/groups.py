@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
 from ..activations.layers import Layer
@@ -177,6 +178,14 @@ class Groups:
                     )
             first = group.first(name)
             self.teams[str(k)].add_beside(first, references, views, [(i, first + j) for i, j in pairs])
+
+    def forget_rows(self) -> None:
+        for team in self.teams.values():
+            team.forget_rows()
+
+    def merge_over_ranks(self, device: torch.device) -> None:
+        for team in self.teams.values():
+            team.merge_over_ranks(device)
 
     def pairs(self, plain: bool) -> Iterator[list[Pair]]:
         """What was found of the pairs of this pass."""

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Protocol
 
+import torch
 from torch import Tensor
 
 from ..activations.layers import Layer
@@ -36,8 +37,6 @@ class Pair:
 class Products(Protocol):
     """What takes the activations of a comparison, and gives the covariances of its pairs."""
 
-    teams: dict[str, Team]
-
     @property
     def rounds(self) -> int: ...
     def needs(self, name: str) -> bool: ...
@@ -47,6 +46,8 @@ class Products(Protocol):
     def end_of_candidate(self, number: int, name: str) -> None: ...
     def pairs(self, plain: bool) -> Iterator[list[Pair]]: ...
     def next_round(self) -> None: ...
+    def forget_rows(self) -> None: ...
+    def merge_over_ranks(self, device: torch.device) -> None: ...
 
 
 class Namesakes:
@@ -106,6 +107,14 @@ class Namesakes:
 
     def end_of_candidate(self, number: int, name: str) -> None:
         """Nothing is left to do."""
+
+    def forget_rows(self) -> None:
+        for team in self.teams.values():
+            team.forget_rows()
+
+    def merge_over_ranks(self, device: torch.device) -> None:
+        for team in self.teams.values():
+            team.merge_over_ranks(device)
 
     def pairs(self, plain: bool) -> Iterator[list[Pair]]:
         """What was found, one layer of the reference after the other."""

@@ -10,14 +10,14 @@ from torch import Tensor
 
 Points = str | Callable[[Tensor, str], Any]
 
-_NAMES = ("position", "mean", "cls", "last")
+_NAMES = ("position", "mean", "cls", "last", "flatten")
 
 
 def points_name(points: Points) -> str:
     """What the table says.
 
     Args:
-        points: ``"position"`` (or ``"token"``), ``"mean"``, ``"cls"``, ``"last"``, or a function.
+        points: ``"position"`` (or ``"token"``), ``"mean"``, ``"cls"``, ``"last"``, ``"flatten"``, or a function.
 
     Raises:
         ValueError: something else.
@@ -27,8 +27,8 @@ def points_name(points: Points) -> str:
     name = "position" if points == "token" else points
     if name not in _NAMES:
         raise ValueError(
-            f"points is {points!r}; expected 'position' (or 'token'), 'mean', 'cls', 'last', or a function of a tensor and "
-            "the name of its layer"
+            f"points is {points!r}; expected 'position' (or 'token'), 'mean', 'cls', 'last', 'flatten', or a function of "
+            "a tensor and the name of its layer"
         )
     return name
 

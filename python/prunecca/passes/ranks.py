@@ -66,8 +66,7 @@ class Ranks:
             if run.setup is None:
                 run.expect(setup)
             if self._size > 1:
-                for team in run.products.teams.values():
-                    team.merge_over_ranks(device)
+                run.products.merge_over_ranks(device)
         return run
 
 

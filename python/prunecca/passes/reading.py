@@ -58,6 +58,11 @@ class Reading:
         if resize not in (None, "pool"):
             raise ValueError(f"resize is {resize!r}; expected 'pool', or None for sizes that are the same")
         self.points, self.resize = points_name(points), resize
+        if self.points == "flatten" and (rows is not None or resize is not None):
+            raise ValueError(
+                "points='flatten' takes all numbers of a datapoint for channels, which rows= and resize= would change; "
+                "expected neither"
+            )
         self._layout, self._rows, self._points = layout, rows, points
         self._warned = False
         self._batch: Batch | None = None
@@ -75,6 +80,11 @@ class Reading:
             return ()
         word = self.word(layer, x.ndim)
         return tuple(length for letter, length in zip(word, x.shape, strict=True) if letter not in "nc")
+
+    def datapoints_first(self, layer: Layer, x: Tensor) -> Tensor:
+        """A layer's output with its datapoints in the first dimension."""
+        word = self.word(layer, x.ndim)
+        return x.movedim(word.index("n"), 0) if "n" in word[1:] else x
 
     def start(self, batch: Batch) -> None:
         """Look at the batch of which views will be asked for.
@@ -99,7 +109,7 @@ class Reading:
             batch: the first.
             output: which tensor of a layer's output, where it has several.
         """
-        if callable(self._points) or (self.points == "position" and self._rows is None):
+        if callable(self._points) or self.points == "flatten" or (self.points == "position" and self._rows is None):
             return
 
         def note(layer: Layer, x: Tensor) -> None:

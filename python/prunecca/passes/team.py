@@ -37,6 +37,23 @@ class Settings:
 
 
 @dataclass(frozen=True)
+class Estimate:
+    """A value that batches were enough for.
+
+    Attributes:
+        value: of the metric.
+        batch: datapoints of a batch, the most.
+        count: datapoints.
+        channels: of both representations.
+    """
+
+    value: float
+    batch: int
+    count: int
+    channels: tuple[int, int]
+
+
+@dataclass(frozen=True)
 class Finding:
     """What a comparison has found of two representations.
 
@@ -45,12 +62,14 @@ class Finding:
         plain: of the rows themselves; only if it was asked for.
         chance: of the rows of the one with the rows of other datapoints of the other; only if it was asked for.
         sample: (N, Cx) and (N, Cy) of their rows; only if it was asked for.
+        estimate: in place of all of these, of a metric that is estimated from batches.
     """
 
-    covariance: Covariance
+    covariance: Covariance | None = None
     plain: Covariance | None = None
     chance: Covariance | None = None
     sample: tuple[Tensor, Tensor] | None = None
+    estimate: Estimate | None = None
 
 
 @dataclass

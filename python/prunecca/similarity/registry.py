@@ -27,6 +27,7 @@ from ..covariance.covariance import Covariance
 from ..geometry.kernel import rbf_cka
 from ..geometry.neighbourhoods import cknna, jaccard, mutual_knn
 from ..geometry.rank_rsa import spearman_rsa
+from ..sizes.minibatch import minibatch_cka
 from .canonical import CanonicalCorrelations
 from .cca import cca, mean_squared_cca, pillai, pwcca, svcca, yanai
 from .cka import angular_cka, cka_distance, linear_cka
@@ -54,7 +55,7 @@ class Metric:
         predictor: of a fit, the directions of the predicting side that it uses, by the same arguments.
         norms: whether the covariance must have ``norms``.
         single: whether it takes covariances of one pair alone, so that a batch is taken one by one.
-        takes: what it is computed from: a covariance, or a sample of the rows themselves.
+        takes: what it is computed from: a covariance, a sample of the rows themselves, or one batch after the other.
         dual: whether it takes those of rotated coordinates, and asks for them where there are more channels than rows.
     """
 
@@ -63,7 +64,7 @@ class Metric:
     predictor: Callable[..., Any] | None = None
     norms: bool = False
     single: bool = False
-    takes: Literal["covariance", "rows"] = "covariance"
+    takes: Literal["covariance", "rows", "batches"] = "covariance"
     dual: bool = False
 
     @property
@@ -95,7 +96,7 @@ class Score:
         Raises:
             TypeError: a metric of rows.
         """
-        if self.metric.takes == "rows":
+        if self.metric.takes != "covariance":
             raise TypeError(
                 f"metric {self.name!r} needs the rows of both representations, which a Covariance does not hold; "
                 "give it two arrays of them"
@@ -191,6 +192,7 @@ _REGISTRY = {
     "mutual_knn": Metric(mutual_knn, "mutual nearest neighbours", takes="rows"),
     "cknna": Metric(cknna, "CKNNA", takes="rows"),
     "jaccard": Metric(jaccard, "Jaccard similarity of neighbourhoods", takes="rows"),
+    "minibatch_cka": Metric(minibatch_cka, "linear CKA, estimated from minibatches", takes="batches"),
 }
 
 # Each is a function of two arrays, and of a Covariance unless it takes rows.
@@ -234,6 +236,20 @@ def find_metrics(metrics: MetricChoice) -> dict[str, Score]:
 def needs_norms(chosen: Mapping[str, Score]) -> bool:
     """Whether the covariances of these metrics must be accumulated with ``norms=True``."""
     return any(score.metric.norms for score in chosen.values())
+
+
+def are_of_batches(chosen: Mapping[str, Score]) -> bool:
+    """Whether these metrics are estimated from batches, which leave nothing that the others could be computed from.
+
+    Raises:
+        ValueError: some are, and some are not.
+    """
+    of_batches = [name for name, score in chosen.items() if score.metric.takes == "batches"]
+    if of_batches and len(of_batches) < len(chosen):
+        raise ValueError(
+            f"metric {of_batches[0]!r} is estimated from whole batches, and the others are not; expected two calls"
+        )
+    return bool(of_batches)
 
 
 def needs_rows(chosen: Mapping[str, Score]) -> bool:

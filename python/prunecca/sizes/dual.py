@@ -145,12 +145,24 @@ class DualAccumulator:
         for mine, more in zip(self._members, other._members, strict=True):
             mine.merge(more)
 
-    def covariance(self, x: int = 0, y: int = 1) -> Covariance:
+    def coordinates(self, index: int = 0) -> Tensor:
+        """The datapoints of one representation in coordinates that a rotation leads to: distances between them are the same.
+
+        Args:
+            index: its position.
+
+        Returns:
+            (N, r) float64, about their mean, of at most N - 1 coordinates, the widest first.
+        """
+        return self._members[index].coordinates().axes
+
+    def covariance(self, x: int = 0, y: int = 1, *, order: Tensor | None = None) -> Covariance:
         """The covariance of two representations, by their positions, in coordinates that rotations lead to.
 
         Args:
             x: position of one.
             y: position of the other; may be the same.
+            order: (N,) int64; which datapoint of y stands beside each of x. None for the same.
 
         Returns:
             A ``Covariance`` with ``rotated`` set, of at most N - 1 coordinates a side, the widest first. Metrics that
@@ -169,15 +181,17 @@ class DualAccumulator:
         left, right = self._members[x].coordinates(), self._members[y].coordinates()
         scale = 1.0 / (self.count - 1)
         xx = torch.diag(left.squares * scale)
+        alone = x == y and order is None
+        axes, norms = (right.axes, right.norms) if order is None else (right.axes[order], right.norms[order])
         return Covariance(
             count=self.count,
             mean_x=torch.zeros_like(left.squares),
             mean_y=torch.zeros_like(right.squares),
             xx=xx,
             yy=xx if x == y else torch.diag(right.squares * scale),
-            xy=xx if x == y else left.axes.mT @ right.axes * scale,
+            xy=xx if alone else left.axes.mT @ axes * scale,
             precision="float64" if left.exact and right.exact else "float32",
-            norms=torch.stack([left.norms @ left.norms, right.norms @ right.norms, left.norms @ right.norms]),
+            norms=torch.stack([left.norms @ left.norms, right.norms @ right.norms, left.norms @ norms]),
             rotation=Rotation(left.features, right.features, left.dead, right.dead),
         )
 

@@ -65,8 +65,21 @@ class MinibatchCKA:
         xs = x if isinstance(x, list | tuple) else [x]
         ys = None if y is None else y if isinstance(y, list | tuple) else [y]
         with torch.inference_mode(False), torch.no_grad():
-            left = _centred_grams(xs, "x", where)
-            right = left if ys is None else _centred_grams(ys, "y", where)
+            left = centred_grams(xs, "x", where)
+            self.update_grams(left, left if ys is None else centred_grams(ys, "y", where), where=where)
+
+    def update_grams(self, left: Tensor, right: Tensor, *, where: str = "") -> None:
+        """Add a batch by what ``centred_grams`` gives of both sides; the same tensor twice for one side.
+
+        Args:
+            left: (number of x, n, n) float64.
+            right: (number of y, n, n) float64.
+            where: put in front of error messages, with a colon.
+
+        Raises:
+            ValueError: shapes that do not match.
+        """
+        with torch.inference_mode(False), torch.no_grad():
             if left.shape[1:] != right.shape[1:]:
                 raise ValueError(
                     f"{where}x has {left.shape[1]} datapoints but y has {right.shape[1]}; expected the same"
@@ -75,8 +88,8 @@ class MinibatchCKA:
             scale = 1.0 / (n * (n - 3))
             a, b = left.flatten(1), right.flatten(1)
             cross = a @ b.mT * scale
-            own_x = cross.diagonal() if ys is None else a.square().sum(1) * scale
-            own_y = own_x if ys is None else b.square().sum(1) * scale
+            own_x = cross.diagonal() if left is right else a.square().sum(1) * scale
+            own_y = own_x if left is right else b.square().sum(1) * scale
             self._add((cross, own_x, own_y), Counter({n: 1}), where)
 
     def merge(self, other: MinibatchCKA) -> None:
@@ -186,8 +199,8 @@ def minibatch_cka(x: Any, y: Any, *, batch_size: int = 256) -> MinibatchEstimate
     return MinibatchEstimate(float(estimate.finalize()), estimate.batch_sizes, estimate.count)
 
 
-def _centred_grams(arrays: Sequence[Any], name: str, where: str) -> Tensor:
-    """U-centred Gram matrices, (number, n, n) float64.
+def centred_grams(arrays: Sequence[Any], name: str, where: str) -> Tensor:
+    """U-centred Gram matrices of (n, ...) arrays, (number, n, n) float64.
 
     Features are centred first: that changes nothing but rounding. Products are taken in float32, of float64 features in
     float64.
