@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
 Progress = bool | Callable[[int, int | None], None]
-Unit = Literal["inputs", "bytes"]
+Unit = Literal["inputs", "bytes", "resamples"]
 
 _LINES = 60.0  # seconds between two lines in a log
 _UPDATES = 0.2  # seconds between two pictures of the bar in a notebook

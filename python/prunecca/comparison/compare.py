@@ -25,12 +25,14 @@ from ..passes.rows import Rows, check_whole
 from ..passes.team import Settings
 from ..progress import Progress, reporting
 from ..similarity.registry import MetricChoice, Score, are_of_batches, find_metrics, needs_norms, needs_rows
+from .intervals import bootstrap
 from .result import Comparison
 from .table import rows_of, table_of
 
 Distributed = Literal["shard", "sharded", "off"]
 
 _BUDGET = 2 << 30  # bytes of the products of pairs
+_GROUPS = 20  # of batches, of which intervals are made
 
 
 def compare(
@@ -44,6 +46,7 @@ def compare(
     resize: Resize = None,
     budget: int = _BUDGET,
     chance: Literal["permutation"] | None = None,
+    intervals: float | None = None,
     subsample: int = 5000,
     max_datapoints: int | None = None,
     precision: Precision = "float32",
@@ -89,6 +92,8 @@ def compare(
             the data are passed over again for the others, and the loader must give the same each time.
         chance: "permutation" adds a column ``chance``: what the metric gives for the reference's rows beside the rows of other
             datapoints of the same batch, which have nothing to do with them; twice the products of pairs.
+        intervals: 0.95 adds columns ``low`` and ``high``: bounds of 95 % of 200 bootstrap resamples of 20 groups of batches,
+            whose states are kept apart (20 times the memory of the products, 200 times the work of the metrics).
         subsample: rows, drawn uniformly from all, that metrics of rows such as "mutual_knn" are computed from (the column
             ``sampled``); all where there are fewer.
         max_datapoints: stop after that many inputs.
@@ -162,14 +167,17 @@ def compare(
         try:
             if run is None:
                 chosen = find_metrics(metrics)
-                if max_datapoints is not None and max_datapoints < 1:
-                    raise ValueError(f"max_datapoints is {max_datapoints}; expected at least 1, or None for all")
+                _check_options(max_datapoints, chance, intervals)
                 model = unwrapped(reference, "the reference")
                 reading, axis_of = Reading(layout, rows, points, resize), BatchAxis(model, forward)
-                if chance not in (None, "permutation"):
-                    raise ValueError(f"chance is {chance!r}; expected 'permutation', or None for none")
-                sample = subsample if needs_rows(chosen) else 0
-                settings = Settings(precision, needs_norms(chosen), chance is not None, sample, rank)
+                settings = Settings(
+                    precision,
+                    norms=needs_norms(chosen),
+                    chance=chance is not None,
+                    sample=subsample if needs_rows(chosen) else 0,
+                    groups=0 if intervals is None else _GROUPS,
+                    rank=rank,
+                )
                 request = Request(layers, pairs, reading, output, settings, budget, are_of_batches(chosen))
                 run = ForwardPasses(model, _by_name(candidates), request)
             with (
@@ -183,7 +191,7 @@ def compare(
                 check_whole(rows, loader, total_inputs(loader, None, axis_of))
                 for number, batch, done in input_batches(loader, max_datapoints, share, forward, axis_of):
                     run.batch(number, batch, target)
-                    _check_rounds(run, loader)
+                    _check_passes(run, loader, intervals)
                     others.meet(run, batch)
                     if number % share[1] != share[0]:
                         run.forget()
@@ -196,6 +204,10 @@ def compare(
             raise ValueError("the loader gave no inputs; expected at least one batch")
         with torch.inference_mode(False):
             found += _rows(merged, chosen, kept if keep_covariances else None)
+            if intervals is not None:
+                bounds = bootstrap(merged.products.teams.values(), chosen, intervals, progress)
+                for row, (low, high) in zip(found, (pair for own in bounds for pair in own), strict=True):
+                    row |= {"low": low, "high": high}
         if not merged.another_round():
             break
     with torch.inference_mode(False):
@@ -222,10 +234,29 @@ def _rows(
     return rows
 
 
-def _check_rounds(run: ForwardPasses, loader: Iterable[Any]) -> None:
-    if run.products.rounds > 1 and iter(loader) is loader:
+def _check_options(max_datapoints: int | None, chance: str | None, intervals: float | None) -> None:
+    if max_datapoints is not None and max_datapoints < 1:
+        raise ValueError(f"max_datapoints is {max_datapoints}; expected at least 1, or None for all")
+    if chance not in (None, "permutation"):
+        raise ValueError(f"chance is {chance!r}; expected 'permutation', or None for none")
+    if intervals is not None and not 0 < intervals < 1:
+        raise ValueError(f"intervals is {intervals!r}; expected a level between 0 and 1, such as 0.95")
+
+
+def _check_passes(run: ForwardPasses, loader: Iterable[Any], intervals: float | None) -> None:
+    products = run.products
+    if intervals is not None and not products.teams:
         raise ValueError(
-            f"the pairs need {run.products.rounds} passes over the data within the budget, but the loader is an iterator, "
+            "intervals need rows that are seen once; expected other points than 'flatten', and other metrics"
+        )
+    if products.rounds > 1 and intervals is not None:
+        raise ValueError(
+            f"the pairs need {products.rounds} passes over the data within the budget, and intervals need one; expected a "
+            "larger budget=, or fewer pairs"
+        )
+    if products.rounds > 1 and iter(loader) is loader:
+        raise ValueError(
+            f"the pairs need {products.rounds} passes over the data within the budget, but the loader is an iterator, "
             "which gives its batches once; expected a DataLoader, a list or a tensor, or a larger budget="
         )
 

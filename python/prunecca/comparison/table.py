@@ -59,7 +59,7 @@ def table_of(rows: list[dict[str, Any]], candidates: Sequence[str]) -> pd.DataFr
         rows: of all pairs.
         candidates: their names in order.
     """
-    more = [name for name in ("chance", "batch") if any(name in row for row in rows)]
+    more = [name for name in ("chance", "low", "high", "batch") if any(name in row for row in rows)]
     whole = dict.fromkeys(("kept_x", "kept_y", "sampled"), "Int64")
     table = pd.DataFrame(rows, columns=[*_COLUMNS, *more]).astype(whole)
     order = {name: position for position, name in enumerate(candidates)}

@@ -53,6 +53,10 @@ class CrossMoments:
         if self.norms is not None:
             self.norms.zero_()
 
+    def times(self, count: int) -> CrossMoments:
+        """Of the same rows so many times."""
+        return CrossMoments(self.products * count, None if self.norms is None else self.norms * count)
+
     def add(self, other: CrossMoments) -> None:
         self.products += other.products
         if self.norms is not None and other.norms is not None:
@@ -204,6 +208,12 @@ class Moments:
         scatter = self.scatter.rescaled(self, self, exponent, exponent)
         return replace(
             self, shift=self.shift * factor, sum=self.sum * factor, scatter=scatter, exponent=exponent, wide=True
+        )
+
+    def times(self, count: int) -> Moments:
+        """Of the same rows so many times."""
+        return replace(
+            self, count=self.count * count, sum=self.sum * count, scatter=self.scatter.times(count), watch=None
         )
 
     def add(self, other: Moments) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar, cast
 
@@ -64,6 +64,9 @@ class State:
         }
         return State(members, cross)
 
+    def copy(self) -> State:
+        return State([m.copy() for m in self.members], {pair: c.copy() for pair, c in self.cross.items()})
+
     def settled(self) -> State:
         """The same with shifts near the means of all rows, where the means have drifted away from them."""
         far = [k for k, m in enumerate(self.members) if m.far and m.count]
@@ -73,18 +76,38 @@ class State:
 
     def plus(self, other: State) -> State:
         """The rows of both, about the shifts of the one that has more: moving rows far costs float64 digits."""
-        a, b = self, other
-        for k in range(len(a.members)):
-            exponent = common_exponent([a.members[k].fitting_exponent(), b.members[k].fitting_exponent()])
-            a, b = (s if s.members[k].exponent == exponent else s.rescaled(k, exponent) for s in (a, b))
-        larger = a if a.members[0].count >= b.members[0].count else b
-        shifts = {k: (m.shift, m.wide) for k, m in enumerate(larger.members)}
-        a, b = a.moved(shifts), b.moved(shifts)
+        a, b = aligned([self, other])
+        a = a.copy()
         for member, more in zip(a.members, b.members, strict=True):
             member.add(more)
         for pair, products in a.cross.items():
             products.add(b.cross[pair])
         return a
+
+
+def aligned(states: Sequence[State]) -> list[State]:
+    """States of the same representations about the same shifts: those of the one that has most rows."""
+    states = list(states)
+    for k in range(len(states[0].members)):
+        exponent = common_exponent([state.members[k].fitting_exponent() for state in states])
+        states = [s if s.members[k].exponent == exponent else s.rescaled(k, exponent) for s in states]
+    most = max(states, key=lambda state: state.members[0].count)
+    shifts = {k: (m.shift, m.wide) for k, m in enumerate(most.members)}
+    return [state if state is most else state.moved(shifts) for state in states]
+
+
+def combined(states: Sequence[State], times: Sequence[int]) -> State:
+    """The rows of several states that are aligned, those of each so many times."""
+    chosen = [(state, count) for state, count in zip(states, times, strict=True) if count]
+    first, count = chosen[0]
+    members = [m.times(count) for m in first.members]
+    cross = {pair: products.times(count) for pair, products in first.cross.items()}
+    for state, count in chosen[1:]:
+        for member, more in zip(members, state.members, strict=True):
+            member.add(more.times(count))
+        for pair, products in cross.items():
+            products.add(state.cross[pair].times(count))
+    return State(members, cross)
 
 
 def common_exponent(exponents: list[int | None]) -> int:

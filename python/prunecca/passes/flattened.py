@@ -15,7 +15,7 @@ from .groups import Shape
 from .namesakes import Pair
 from .plan import Plan
 from .reading import Reading
-from .team import Finding, Settings
+from .team import Finding, Settings, Team
 
 
 class Flattened:
@@ -53,6 +53,7 @@ class Flattened:
                 f"points='flatten' holds a matrix of datapoints by datapoints, and there are {datapoints}; expected at most "
                 f"{MOST_DATAPOINTS}: give max_datapoints=, or take the metric 'minibatch_cka', which estimates the same"
             )
+        self.teams: dict[str, Team] = {}
         self._plan, self._reading, self._settings = plan, reading, settings
         features = [shape.channels for name in ("", *plan.counterparts) for shape in shapes[name]]
         self._first: dict[str, int] = {}
@@ -108,6 +109,9 @@ class Flattened:
     def next_round(self) -> None:
         """Take up the features of the next pass."""
         self._round += 1
+
+    def end_of_batch(self) -> None:
+        """Nothing is left to do."""
 
     def forget_rows(self) -> None:
         raise ValueError(

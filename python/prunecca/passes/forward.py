@@ -122,6 +122,7 @@ class ForwardPasses:
             with capturing(model, plan.counterparts[name], consume, f"candidate {name!r}", output):
                 self._calls[model](inputs)
             products.end_of_candidate(number, name)
+        products.end_of_batch()
 
     def forget(self) -> None:
         """Of a first batch that is another rank's share, keep the shifts alone."""

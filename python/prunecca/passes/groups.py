@@ -179,6 +179,10 @@ class Groups:
             first = group.first(name)
             self.teams[str(k)].add_beside(first, references, views, [(i, first + j) for i, j in pairs])
 
+    def end_of_batch(self) -> None:
+        for team in self.teams.values():
+            team.end_of_batch()
+
     def forget_rows(self) -> None:
         for team in self.teams.values():
             team.forget_rows()

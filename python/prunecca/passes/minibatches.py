@@ -14,7 +14,7 @@ from .groups import Shape
 from .namesakes import Pair
 from .plan import Plan
 from .reading import Reading
-from .team import Estimate, Finding
+from .team import Estimate, Finding, Team
 
 
 class Minibatches:
@@ -30,6 +30,7 @@ class Minibatches:
 
     def __init__(self, plan: Plan, shapes: Mapping[str, Sequence[Shape]], reading: Reading) -> None:
         self.estimates = {name: MinibatchCKA() for name in plan.counterparts}
+        self.teams: dict[str, Team] = {}
         self._plan, self._shapes, self._reading = plan, shapes, reading
         self._references: dict[int, Tensor] = {}
         self._others: dict[int, Tensor] = {}
@@ -73,6 +74,9 @@ class Minibatches:
                 channels = (self._shapes[""][i].channels, self._shapes[name][j].channels)
                 found = Estimate(float(table[i, j]), most, estimate.count, channels)
                 yield [Pair(name, self._plan.layers[i], self._plan.counterparts[name][j], Finding(estimate=found))]
+
+    def end_of_batch(self) -> None:
+        """Nothing is left to do."""
 
     def forget_rows(self) -> None:
         self.estimates = {name: MinibatchCKA() for name in self.estimates}

@@ -10,8 +10,10 @@ import torch
 from torch import Tensor
 
 from ..covariance.accumulator import CovarianceAccumulator
+from ..covariance.centred import Centred
 from ..covariance.covariance import Covariance, Precision
 from ..covariance.distributed import gather, merge_over_ranks
+from ..covariance.state import State, aligned, combined
 from ..covariance.view import View
 from ..geometry.reservoir import Choice, Reservoir
 from ..seeds import generator
@@ -26,6 +28,7 @@ class Settings:
         norms: whether metrics need them.
         chance: whether products of shuffled rows are kept beside them.
         sample: rows of a sample for metrics that need rows; 0 for none.
+        groups: of batches, whose products are kept apart to draw from; 0 for none.
         rank: of this process, whose random numbers are its own.
     """
 
@@ -33,6 +36,7 @@ class Settings:
     norms: bool = False
     chance: bool = False
     sample: int = 0
+    groups: int = 0
     rank: int = 0
 
 
@@ -78,7 +82,7 @@ class Team:
 
     Attributes:
         settings: what it was made with.
-        products: of the rows as they are.
+        products: of the rows as they are; where groups are kept, only at the end.
         chance: products of the references' rows with those of other datapoints; None unless asked for.
         sample: of rows, by the positions of the members; None unless asked for.
     """
@@ -91,6 +95,10 @@ class Team:
     def __post_init__(self) -> None:
         settings = self.settings
         self.products = CovarianceAccumulator(precision=settings.precision, norms=settings.norms)
+        self._parts = [
+            CovarianceAccumulator(precision=settings.precision, norms=settings.norms) for _ in range(settings.groups)
+        ]
+        self._batches = 0
         if settings.chance:
             self.chance = self.products.borrower()
         self._begin_sample()
@@ -99,7 +107,7 @@ class Team:
 
     def add_references(self, views: Sequence[View]) -> None:
         """As ``CovarianceAccumulator.add_references``."""
-        self.products.add_references(views)
+        self._current().add_references(views)
         if self.chance is not None:
             self.chance.add_references(views)
         if self.settings.sample and self.sample is not None:
@@ -110,10 +118,14 @@ class Team:
         self, first: int, references: Sequence[View], views: Sequence[View], pairs: Sequence[tuple[int, int]]
     ) -> None:
         """As ``CovarianceAccumulator.add_beside``."""
-        self.products.add_beside(first, references, views, pairs)
+        self._current().add_beside(first, references, views, pairs)
         if self.chance is not None:
             self.chance.add_beside(first, references, [view.shuffled(self._random) for view in views], pairs)
         self._take(first, views)
+
+    def end_of_batch(self) -> None:
+        """The next batch belongs to the next group."""
+        self._batches += 1
 
     def forget_rows(self) -> None:
         """Keep the shifts alone, of a first batch that is another rank's share."""
@@ -145,6 +157,7 @@ class Team:
         Args:
             plain: whether ``Finding.plain`` is wanted.
         """
+        self._join()
         alike = self.products.covariances(rescale=True)
         units = self.products.covariances() if plain else itertools.repeat((None, None))
         others = itertools.repeat((None, None)) if self.chance is None else self.chance.covariances(rescale=True)
@@ -152,8 +165,33 @@ class Team:
             sample = None if self.sample is None else (self.sample.rows(i), self.sample.rows(j))
             yield (i, j), Finding(cov, own, chance, sample)
 
+    def groups(self) -> list[State]:
+        """The groups of batches that have rows, about the same shifts."""
+        return aligned([State(part.members, part.cross) for part in self._parts if part.count])
+
+    def resampled(self, groups: Sequence[State], times: Sequence[int]) -> Iterator[Covariance]:
+        """The covariances of all pairs, of each group's rows so many times.
+
+        Args:
+            groups: as ``groups`` gives them.
+            times: how often each.
+        """
+        state = combined(groups, times)
+        centred = Centred(state.members, rescale=True)
+        for (i, j), products in state.cross.items():
+            yield centred.pair(i, j, products)
+
+    def _current(self) -> CovarianceAccumulator:
+        return self._parts[self._batches % len(self._parts)] if self._parts else self.products
+
+    def _join(self) -> None:
+        """Make the products of all groups those of the team."""
+        if not self.products.count:
+            for part in self._parts:
+                self.products.merge(part)
+
     def _accumulators(self) -> Iterable[CovarianceAccumulator]:
-        return [self.products] if self.chance is None else [self.products, self.chance]
+        return [*(self._parts or [self.products]), *([] if self.chance is None else [self.chance])]
 
     def _begin_sample(self) -> None:
         if self.settings.sample:
