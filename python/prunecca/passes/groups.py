@@ -12,6 +12,7 @@ from ..activations.layers import Layer
 from ..activations.trace import version_of
 from ..covariance.view import View
 from .namesakes import Pair, overwritten
+from .pending import ENOUGH, Pending
 from .plan import Plan, view_name
 from .reading import Reading, Size
 from .team import Finding, Settings, Team
@@ -120,6 +121,7 @@ class Groups:
         self._rounds = _rounds(self._groups, shapes, budget)
         self._round = 0
         self.teams = {str(k): Team(settings) for k in range(len(self._groups))}
+        self._pending = [Pending(team) for team in self.teams.values()]
         self._given: dict[int, Tensor] = {}
         self._versions: dict[int, int | None] = {}
         self._references: list[list[View]] = []
@@ -150,8 +152,14 @@ class Groups:
             for group in self._groups
         ]
         self._given = {}
-        for team, views in zip(self.teams.values(), self._references, strict=True):
-            team.add_references(views)
+        for pending, views in zip(self._pending, self._references, strict=True):
+            # Groups of batches that intervals are made of are not joined.
+            if views[0].rows < ENOUGH and not pending.team.settings.groups:
+                pending.add_references(views, number)
+                continue
+            self._flush(pending)
+            pending.taking = False
+            pending.team.add_references(views)
 
     def candidate(self, number: int, name: str, layer: Layer, y: Tensor) -> None:
         self._take(self._plan.counterparts[name], layer, y)
@@ -176,23 +184,31 @@ class Groups:
                         f"{view.where}the output has {view.positions()} datapoints and positions; expected "
                         f"{references[0].positions()}, as layer {self._plan.layers[group.references[0]].name!r} of the reference"
                     )
+            if self._pending[k].taking:
+                self._pending[k].add_candidate(name, views)
+                continue
             first = group.first(name)
             self.teams[str(k)].add_beside(first, references, views, [(i, first + j) for i, j in pairs])
 
     def end_of_batch(self) -> None:
-        for team in self.teams.values():
-            team.end_of_batch()
+        for pending in self._pending:
+            pending.team.end_of_batch()
+            if pending.rows >= ENOUGH:
+                self._flush(pending)
 
     def forget_rows(self) -> None:
+        self._flush_all()
         for team in self.teams.values():
             team.forget_rows()
 
     def merge_over_ranks(self, device: torch.device) -> None:
+        self._flush_all()
         for team in self.teams.values():
             team.merge_over_ranks(device)
 
     def pairs(self, plain: bool) -> Iterator[list[Pair]]:
         """What was found of the pairs of this pass."""
+        self._flush_all()
         for k, group in enumerate(self._groups):
             for (i, j), finding in self._findings(k, plain):
                 name = next(name for name in reversed(group.members) if group.first(name) <= j)
@@ -214,6 +230,20 @@ class Groups:
             pairs = self._rounds[self._round][k]
             positions = [(i, group.first(name) + j) for name, own in pairs.items() for i, j in own]
             self.teams[str(k)] = self.teams[str(k)].another_pass(positions)
+        self._pending = [Pending(team) for team in self.teams.values()]
+
+    def _flush_all(self) -> None:
+        for pending in self._pending:
+            self._flush(pending)
+
+    def _flush(self, pending: Pending) -> None:
+        k = self._pending.index(pending)
+        group, chosen = self._groups[k], self._rounds[self._round][k]
+        pairs = {}
+        for name in group.members:
+            first = group.first(name)
+            pairs[name] = (first, [(i, first + j) for i, j in chosen.get(name, [])])
+        pending.flush(pairs)
 
     def _take(self, layers: list[Layer], layer: Layer, x: Tensor) -> None:
         position = layers.index(layer)
