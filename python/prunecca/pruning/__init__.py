@@ -1,5 +1,8 @@
 """Pruning: which weights go (pools, criteria, masks), how the rest is trained (optimizers), and IMP itself."""
 
+from ..errors import UnpooledWarning
+from ..weights.pools import pools_by_type
+from ..weights.rules import register_pool_rule
 from .criteria import CRITERIA
 from .imp import Level, imp, next_masks, next_weights
 from .interchange import masks_from
@@ -13,7 +16,6 @@ from .masks import (
 )
 from .optimizers import MaskedAdam, MaskedSGD
 from .packing import pack, unpack
-from .pools import UnpooledWarning, pools_by_type
 from .recipe import RECIPES, Recipe, recipe_named
 from .rewind import Snapshot
 
@@ -39,5 +41,6 @@ __all__ = [
     "pools_by_type",
     "prune",
     "recipe_named",
+    "register_pool_rule",
     "unpack",
 ]

@@ -12,8 +12,8 @@ from torch import nn
 from ..storage.reparametrised import plain_weights
 from ..storage.state_dicts import find_state
 from ..storage.weights import read_checkpoint
+from ..weights.names import some
 from .masks import Masks, fitting_mask
-from .names import some
 from .packing import unpack
 
 

@@ -16,9 +16,9 @@ from torch import Tensor
 
 from .. import _native
 from .._arrays import native, resolved, same_memory, stream_of
+from ..weights.names import Named, first_names, named_tensors, some, under_first_names, without_wrappers
+from ..weights.rates import rate_as_written, rates_by_pool
 from .criteria import find_criterion, scores
-from .names import Named, first_names, named_tensors, some, under_first_names, without_wrappers
-from .pools import rate_as_written, rates_by_pool
 from .threshold import RankedGroup, count_kept, prune_lowest
 
 Masks = dict[str, Tensor]
@@ -308,7 +308,7 @@ def _groups(pools: Mapping[str, list[str]], rates: Any, scope: str) -> list[tupl
 
 def _warn_of_collapse(names: list[str], before: list[Tensor], after: list[Tensor]) -> None:
     for name, had, has in zip(names, count_kept(before), count_kept(after), strict=True):
-        if had and not has and not name.endswith("bias"):
+        if had and not has and "bias" not in name.rpartition(".")[2]:  # bias, in_proj_bias, bias_hh_l0
             warnings.warn(
                 f"parameter '{name}' has lost its last weight; prune it less, or leave it out of the pools",
                 LayerCollapseWarning,

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from .._arrays import resolved
+from ..weights.names import some
 from .masks import Masks, fitting_mask
-from .names import some
 
 
 def pack(masks: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -14,9 +14,9 @@ from torch import Tensor, nn
 from ..storage import states
 from ..storage.regular_files import LARGEST_STATE, read_regular
 from ..storage.structures import put_together, taken_apart
+from ..weights.names import copies_of, first_names, named_tensors, without_wrappers
 from .masked_optimizer import MaskedOptimizer
 from .masks import apply_masks, zero_pruned
-from .names import copies_of, first_names, named_tensors, without_wrappers
 from .optimizer_state import OptimizerState, held_by
 
 OPTIMIZER_REWINDS = ("restore", "fresh")
