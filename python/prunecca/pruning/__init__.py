@@ -6,6 +6,7 @@ from ..weights.rules import register_pool_rule
 from .criteria import CRITERIA
 from .imp import Level, imp, next_masks, next_weights
 from .interchange import masks_from
+from .masking import Masking, masked
 from .masks import (
     LayerCollapseWarning,
     apply_masks,
@@ -26,6 +27,7 @@ __all__ = [
     "Level",
     "MaskedAdam",
     "MaskedSGD",
+    "Masking",
     "Recipe",
     "Snapshot",
     "UnpooledWarning",
@@ -34,6 +36,7 @@ __all__ = [
     "density_per_layer",
     "full_masks",
     "imp",
+    "masked",
     "masks_from",
     "next_masks",
     "next_weights",

@@ -226,7 +226,7 @@ def in_memory_order(tensor: Tensor, like: Tensor) -> Tensor:
 
 
 def zero_pruned(items: Iterable[tuple[Tensor | None, str, Tensor]]) -> None:
-    """Set entries outside each mask to +0 in place: (tensor, name for errors, mask), all in one native call."""
+    """Set entries outside each mask to +0 in place: (tensor, name for errors, mask), in one native call a device."""
     given, names, dense, masks = [], [], [], []
     for tensor, name, mask in items:
         if tensor is None:
@@ -238,9 +238,14 @@ def zero_pruned(items: Iterable[tuple[Tensor | None, str, Tensor]]) -> None:
         masks.append(in_memory_order(fitting_mask(name, mask, plain), dense[-1]))
     if not given:
         return
-    threads, stream = torch.get_num_threads(), stream_of(dense[0])
-    arrays = [native(tensor, f"parameter '{name}'") for tensor, name in zip(dense, names, strict=True)]
-    _native.masked_copy(arrays, arrays, _all(masks), threads=threads, stream=stream)
+    together: dict[torch.device, list[int]] = {}
+    for i, tensor in enumerate(dense):
+        together.setdefault(tensor.device, []).append(i)
+    threads = torch.get_num_threads()
+    for numbers in together.values():
+        arrays = [native(dense[i], f"parameter '{names[i]}'") for i in numbers]
+        stream = stream_of(dense[numbers[0]])
+        _native.masked_copy(arrays, arrays, _all([masks[i] for i in numbers]), threads=threads, stream=stream)
     with torch.no_grad():
         for tensor, filled in zip(given, dense, strict=True):
             if not same_memory(filled, tensor):
