@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import copy
+import importlib
+import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -171,3 +174,38 @@ def test_recipes_that_a_callback_cannot_carry_out_are_refused() -> None:
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, rate)
     with pytest.raises(ValueError, match="final_rate retrains at the last learning rate, which the schedule of a"):
         Levels(P.recipe_named("fine_tuning", rates=0.5), POOLS, None).begin(model, optimizer, schedule)
+
+
+def test_a_training_of_transformers_that_is_resumed_is_refused() -> None:
+    pytest.importorskip("transformers")
+    from prunecca.integrations.transformers import PruningCallback
+
+    with pytest.raises(
+        ValueError, match="the training is resumed at step 7, but checkpoints of transformers hold no state"
+    ):
+        PruningCallback(P.Recipe(), POOLS).on_train_begin(None, SimpleNamespace(global_step=7), None)
+
+
+@pytest.mark.parametrize(
+    ("module", "missing", "sentence"),
+    [
+        (
+            "lightning",
+            ("lightning.pytorch", "pytorch_lightning"),
+            r"needs Lightning; install it with pip install 'prunecca",
+        ),
+        (
+            "transformers",
+            ("transformers",),
+            r"needs transformers; install it with pip install 'prunecca\[transformers\]'",
+        ),
+    ],
+)
+def test_a_library_that_is_not_there_is_named(
+    monkeypatch: pytest.MonkeyPatch, module: str, missing: tuple[str, ...], sentence: str
+) -> None:
+    monkeypatch.delitem(sys.modules, f"prunecca.integrations.{module}", raising=False)
+    for name in missing:
+        monkeypatch.setitem(sys.modules, name, None)
+    with pytest.raises(ImportError, match=sentence):
+        importlib.import_module(f"prunecca.integrations.{module}")
