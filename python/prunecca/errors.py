@@ -67,3 +67,16 @@ class FewRows(UserWarning):
 
 class UnusedMask(UserWarning):
     """Batches have a mask of their padding, and the padding counts as if it were data."""
+
+
+class UnpooledWarning(UserWarning):
+    """Weights are in no pool: nothing of them will be pruned.
+
+    Example:
+        >>> import warnings, torch, prunecca as pc
+        >>> with warnings.catch_warnings(record=True) as caught:
+        ...     warnings.simplefilter("always", pc.pruning.UnpooledWarning)
+        ...     pools = pc.pruning.pools_by_type(torch.nn.Sequential(torch.nn.Embedding(9, 4), torch.nn.Linear(4, 2)))
+        >>> str(caught[0].message)[:23]
+        "no pool takes '0' (0.we"
+    """

@@ -1,8 +1,12 @@
 """Pruning: which weights go (pools, criteria, masks), how the rest is trained (optimizers), and IMP itself."""
 
+from ..errors import UnpooledWarning
+from ..weights.pools import pools_by_type
+from ..weights.rules import register_pool_rule
 from .criteria import CRITERIA
 from .imp import Level, imp, next_masks, next_weights
-from .interchange import masks_from
+from .interchange import masks_from, masks_from_zeros, masks_to, pruned_state
+from .masking import Masking, masked
 from .masks import (
     LayerCollapseWarning,
     apply_masks,
@@ -12,8 +16,7 @@ from .masks import (
     prune,
 )
 from .optimizers import MaskedAdam, MaskedSGD
-from .packing import pack, unpack
-from .pools import UnpooledWarning, pools_by_type
+from .packing import load_masks, pack, save_masks, unpack
 from .recipe import RECIPES, Recipe, recipe_named
 from .rewind import Snapshot
 
@@ -24,6 +27,7 @@ __all__ = [
     "Level",
     "MaskedAdam",
     "MaskedSGD",
+    "Masking",
     "Recipe",
     "Snapshot",
     "UnpooledWarning",
@@ -32,12 +36,19 @@ __all__ = [
     "density_per_layer",
     "full_masks",
     "imp",
+    "load_masks",
+    "masked",
     "masks_from",
+    "masks_from_zeros",
+    "masks_to",
     "next_masks",
     "next_weights",
     "pack",
     "pools_by_type",
     "prune",
+    "pruned_state",
     "recipe_named",
+    "register_pool_rule",
+    "save_masks",
     "unpack",
 ]

@@ -13,9 +13,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ..weights.names import Named, copies_of, first_names, named_tensors, under_first_names
+from ..weights.pools import Pools, pools_by_type
+from ..weights.rates import rates_by_pool
 from .masks import Masks, density, full_masks, prune
-from .names import Named, copies_of, first_names, named_tensors, under_first_names
-from .pools import Pools, pools_by_type, rates_by_pool
 from .recipe import Recipe
 from .rewind import Snapshot
 

@@ -16,9 +16,9 @@ from torch import Tensor
 
 from .. import _native
 from .._arrays import native, resolved, same_memory, stream_of
+from ..weights.names import Named, first_names, named_tensors, some, under_first_names, without_wrappers
+from ..weights.rates import rate_as_written, rates_by_pool
 from .criteria import find_criterion, scores
-from .names import Named, first_names, named_tensors, some, under_first_names, without_wrappers
-from .pools import rate_as_written, rates_by_pool
 from .threshold import RankedGroup, count_kept, prune_lowest
 
 Masks = dict[str, Tensor]
@@ -226,7 +226,7 @@ def in_memory_order(tensor: Tensor, like: Tensor) -> Tensor:
 
 
 def zero_pruned(items: Iterable[tuple[Tensor | None, str, Tensor]]) -> None:
-    """Set entries outside each mask to +0 in place: (tensor, name for errors, mask), all in one native call."""
+    """Set entries outside each mask to +0 in place: (tensor, name for errors, mask), in one native call a device."""
     given, names, dense, masks = [], [], [], []
     for tensor, name, mask in items:
         if tensor is None:
@@ -238,9 +238,14 @@ def zero_pruned(items: Iterable[tuple[Tensor | None, str, Tensor]]) -> None:
         masks.append(in_memory_order(fitting_mask(name, mask, plain), dense[-1]))
     if not given:
         return
-    threads, stream = torch.get_num_threads(), stream_of(dense[0])
-    arrays = [native(tensor, f"parameter '{name}'") for tensor, name in zip(dense, names, strict=True)]
-    _native.masked_copy(arrays, arrays, _all(masks), threads=threads, stream=stream)
+    together: dict[torch.device, list[int]] = {}
+    for i, tensor in enumerate(dense):
+        together.setdefault(tensor.device, []).append(i)
+    threads = torch.get_num_threads()
+    for numbers in together.values():
+        arrays = [native(dense[i], f"parameter '{names[i]}'") for i in numbers]
+        stream = stream_of(dense[numbers[0]])
+        _native.masked_copy(arrays, arrays, _all([masks[i] for i in numbers]), threads=threads, stream=stream)
     with torch.no_grad():
         for tensor, filled in zip(given, dense, strict=True):
             if not same_memory(filled, tensor):
@@ -308,7 +313,7 @@ def _groups(pools: Mapping[str, list[str]], rates: Any, scope: str) -> list[tupl
 
 def _warn_of_collapse(names: list[str], before: list[Tensor], after: list[Tensor]) -> None:
     for name, had, has in zip(names, count_kept(before), count_kept(after), strict=True):
-        if had and not has and not name.endswith("bias"):
+        if had and not has and "bias" not in name.rpartition(".")[2]:  # bias, in_proj_bias, bias_hh_l0
             warnings.warn(
                 f"parameter '{name}' has lost its last weight; prune it less, or leave it out of the pools",
                 LayerCollapseWarning,

@@ -18,6 +18,13 @@ from torch.optim import Optimizer
 from ..storage.structures import copied
 from .masked_optimizer import MaskedOptimizer
 
+_COUNTS = (
+    "step",
+    "mu_product",
+    "eta",
+    "mu",
+)  # of a parameter as a whole: numbers, as the moments of a single number are
+
 
 @dataclass(frozen=True)
 class OptimizerState:
@@ -112,6 +119,16 @@ class OptimizerState:
 def held_by(optimizer: Optimizer) -> dict[str, Optimizer]:
     """The optimizers that an optimizer holds, by attribute."""
     return {name: value for name, value in vars(optimizer).items() if isinstance(value, Optimizer)}
+
+
+def moments_of(optimizer: Optimizer, parameter: Tensor) -> list[Tensor]:
+    """What an optimizer remembers of each entry of a parameter, as tensors of its shape.
+
+    Factored moments belong to rows and columns, counts to tensors, and the codes of quantised ones are no numbers.
+    """
+    state = optimizer.state.get(parameter, {})
+    shaped = {key: v for key, v in state.items() if isinstance(v, Tensor) and v.shape == parameter.shape}
+    return [v for key, v in shaped.items() if v.is_floating_point() and (v.dim() or key not in _COUNTS)]
 
 
 def _parts(optimizer: Optimizer) -> dict[str, Any]:

@@ -1,16 +1,20 @@
-"""Masks as bits, for files: one bit per weight."""
+"""Masks as bits, one per weight, and as files of these."""
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from .._arrays import resolved
+from ..errors import CorruptFile
+from ..storage.states import load_state, save_state
+from ..weights.names import some
 from .masks import Masks, fitting_mask
-from .names import some
 
 
 def pack(masks: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -71,3 +75,60 @@ def unpack(packed: Mapping[str, Tensor], shapes: nn.Module | Mapping[str, Tensor
             raise ValueError(f"packed mask '{name}' has bits set past its {size} entries; the file is damaged")
         masks[name] = torch.from_numpy(bits[:size].view(np.bool_)).reshape(shape).to(data.device)
     return masks
+
+
+def save_masks(path: str | os.PathLike[str], masks: Mapping[str, Tensor]) -> None:
+    """Write masks as one safetensors file, one bit per entry, with their shapes and a digest, whole or not at all.
+
+    Args:
+        path: of the file.
+        masks: parameter name -> ``torch.bool``.
+
+    Raises:
+        StorageError: the disk is full, or the folder cannot be written.
+        TypeError: a mask is not ``torch.bool``.
+
+    Example:
+        >>> import tempfile, torch, prunecca as pc
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     pc.pruning.save_masks(f"{folder}/masks.safetensors", {"weight": torch.tensor([[True, False]])})
+        ...     pc.pruning.load_masks(f"{folder}/masks.safetensors")
+        {'weight': tensor([[ True, False]])}
+    """
+    shapes = {name: list(mask.shape) for name, mask in masks.items() if isinstance(mask, Tensor)}
+    save_state(path, pack(masks), {"kind": "masks", "shapes": shapes})
+
+
+def load_masks(path: str | os.PathLike[str]) -> Masks:
+    """Read what ``save_masks`` wrote, verified. For masks and zeros in other files, see ``masks_from`` and its kin.
+
+    Args:
+        path: of the file.
+
+    Returns:
+        Parameter name -> ``torch.bool``, on the host, by sorted names.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        CorruptFile: the file is cut short, was changed, or is something else.
+
+    Example:
+        >>> import tempfile, torch, prunecca as pc
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     pc.pruning.save_masks(f"{folder}/masks.safetensors", {"bias": torch.tensor([True])})
+        ...     pc.pruning.load_masks(f"{folder}/masks.safetensors")
+        {'bias': tensor([True])}
+    """
+    bits, metadata = load_state(path)
+    masks = unpack_stored(bits, metadata)
+    if masks is None:
+        raise CorruptFile(f"{path} holds no masks with shapes; expected a file of save_masks, or try masks_from")
+    return masks
+
+
+def unpack_stored(bits: Mapping[str, Tensor], metadata: Mapping[str, Any]) -> Masks | None:
+    """The masks of a file of ``save_masks``; None for another."""
+    shapes = metadata.get("shapes")
+    if metadata.get("kind") != "masks" or not isinstance(shapes, dict):
+        return None
+    return unpack(dict(sorted(bits.items())), shapes)  # safetensors keeps no order

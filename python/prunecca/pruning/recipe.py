@@ -6,9 +6,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from ..weights.rates import rate_as_written
 from .criteria import find_criterion
 from .masks import SCOPES
-from .pools import rate_as_written
 
 # What a kept weight becomes before it is trained again (Zhou et al. 2019, "mask-1 actions", and two more).
 SURVIVORS = {

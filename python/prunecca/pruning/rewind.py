@@ -14,10 +14,10 @@ from torch import Tensor, nn
 from ..storage import states
 from ..storage.regular_files import LARGEST_STATE, read_regular
 from ..storage.structures import put_together, taken_apart
+from ..weights.names import copies_of, first_names, named_tensors, without_wrappers
 from .masked_optimizer import MaskedOptimizer
 from .masks import apply_masks, zero_pruned
-from .names import copies_of, first_names, named_tensors, without_wrappers
-from .optimizer_state import OptimizerState, held_by
+from .optimizer_state import OptimizerState, held_by, moments_of
 
 OPTIMIZER_REWINDS = ("restore", "fresh")
 
@@ -225,17 +225,12 @@ def mask_state(model: nn.Module, optimizer: torch.optim.Optimizer | None, masks:
         named = named_tensors(model)
         named = without_wrappers(named) | named
         zero_pruned(
-            (value, name, mask)
-            for state in (optimizer.state, *(held.state for held in held_by(optimizer).values()))
+            (moment, name, mask)
+            for held in (optimizer, *held_by(optimizer).values())
             for name, mask in masks.items()
-            for key, value in state.get(named[name], {}).items()
-            if key != "step" and _of_each_weight(value, mask)
+            for moment in moments_of(held, named[name])
+            if moment.dim()
         )
-
-
-def _of_each_weight(value: Any, mask: Tensor) -> bool:
-    # Factored moments belong to rows and columns, counts to tensors, and the codes of quantised ones are no numbers.
-    return isinstance(value, Tensor) and value.shape == mask.shape and value.dim() > 0 and value.is_floating_point()
 
 
 def _beyond_json(state: OptimizerState) -> dict[str, Any]:
