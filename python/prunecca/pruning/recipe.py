@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from ..methods.scopes import EXPECTED, check_scope, is_scope
 from .criteria import find_criterion
-from .masks import SCOPES
 from .pools import rate_as_written
 
 # What a kept weight becomes before it is trained again (Zhou et al. 2019, "mask-1 actions", and two more).
@@ -74,10 +74,12 @@ class Recipe:
 
     def __post_init__(self) -> None:
         find_criterion(self.criterion)
+        if not is_scope(self.scope):
+            raise ValueError(f"scope is '{self.scope}'; expected one of {EXPECTED}")
+        check_scope(self.scope)
         for pool, rate in self.rates.items() if isinstance(self.rates, Mapping) else [("each", self.rates)]:
             rate_as_written(rate, pool)
         for option, value, known in (
-            ("scope", self.scope, SCOPES),
             ("survivors", self.survivors, SURVIVORS),
             ("pruned", self.pruned, PRUNED),
             ("rewind_optimizer", self.rewind_optimizer, OPTIMIZER_STATES),

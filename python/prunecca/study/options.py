@@ -9,8 +9,8 @@ from typing import Any
 
 from ..data.splits import same_data
 from ..errors import ConfigurationError
+from ..methods.scopes import EXPECTED, check_scope
 from ..pruning.criteria import CRITERIA
-from ..pruning.masks import SCOPES
 from ..pruning.recipe import PRUNED, RECIPES, Recipe, find_recipe
 
 FORMAT = 2
@@ -39,7 +39,7 @@ PRUNING_FLAGS: dict[str, Any] = {
     "rewind_epoch": 3,  # k: levels restart from the end of this epoch; 0 is the initialisation
     "rewind_optimizer": "restore",  # its state of epoch k, or begin "fresh"
     "criterion": "large_final",
-    "scope": "pool",  # entries compete within their pool (conv, fc), within their "layer", or all together: "global"
+    "scope": "pool",  # entries compete within their pool (conv, fc), their "layer", their "row", or all: "global"; or "N:M"
     "retrain": "rewind",
     "pruned_value": "zero",  # what a pruned entry holds from then on (Zhou et al. 2019): see `pruning.recipe.PRUNED`
     "one_shot": False,  # one pruning straight to the density of each level, from the unpruned network
@@ -131,7 +131,7 @@ class Options:
         _check(0 <= pruning["rewind_epoch"] <= MOST, "rewind-epoch", pruning["rewind_epoch"], f"0 to {MOST}")
         _one_of("rewind-optimizer", pruning["rewind_optimizer"], ("restore", "fresh"))
         _one_of("criterion", pruning["criterion"], CRITERIA)
-        _one_of("scope", pruning["scope"], SCOPES)
+        _check_scope(pruning["scope"])
         _one_of("retrain", pruning["retrain"], RETRAIN)
         _one_of("pruned-value", pruning["pruned_value"], PRUNED)
         fields = {name: pruning[name] for name in ("rewind_epoch", "criterion", "scope", "one_shot")}
@@ -295,6 +295,13 @@ def _show(value: object) -> str:
 def _check(holds: bool, name: str, value: object, expected: str) -> None:
     if not holds:
         raise ConfigurationError(f"{name} is {value}; expected {expected}")
+
+
+def _check_scope(scope: str) -> None:
+    try:
+        check_scope(scope)
+    except ValueError:
+        raise ConfigurationError(f"scope is {scope!r}; expected one of {EXPECTED}") from None
 
 
 def _one_of(name: str, value: str, choices: Collection[str]) -> None:
