@@ -52,7 +52,7 @@ struct SgdTensor {
   const uint8_t* mask;
   int64_t size;
   Dtype dtype;
-  bool first;  // the momentum holds nothing yet: it becomes the gradient
+  bool first;         // the momentum holds nothing yet: it becomes the gradient
   Penalty penalty{};  // on the host alone
   std::array<const void*, 4> addresses() const { return {weight, gradient, momentum, mask}; }
 };

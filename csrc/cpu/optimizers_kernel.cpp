@@ -54,7 +54,8 @@ struct Adam {
     const Real step_size = Real(t.step_size), root_scale = Real(t.root_scale);
 #pragma omp simd
     for (int64_t i = 0; i < n; ++i) {
-      const Real w = weight[i] * shrink, g = drawn.template gradient<kExtra>(gradient[i] + l2 * weight[i], weight[i], i);
+      const Real w = weight[i] * shrink,
+                 g = drawn.template gradient<kExtra>(gradient[i] + l2 * weight[i], weight[i], i);
       // From the nearer end: with a small beta1 the old mean, which may be much larger, must not cancel.
       const Real difference = g - mean[i];
       Real m = beta1 < Real(0.5) ? g - beta1 * difference : mean[i] + gain1 * difference;

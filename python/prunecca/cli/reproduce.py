@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ..errors import ConfigurationError
+from ..pruning.recipe import RECIPES
 from ..study.options import PAPER_LEVELS, SHORT_EPOCHS, SHORT_LEVELS, Options, Size
 from ..text import console, printable
 from .interruption import interruptible
@@ -150,6 +151,25 @@ def reproduce(
     one_shot: Annotated[
         bool, _option("--one-shot", "Prune each level at once, from the unpruned network.", _PRUNING)
     ] = False,
+    recipe: Annotated[
+        str | None,
+        _option(
+            "--recipe",
+            f"A way of the literature: {', '.join(RECIPES)}. It decides the options that are left at their defaults.",
+            _PRUNING,
+            show_default="weight_rewinding",
+        ),
+    ] = None,
+    penalty_strength: Annotated[
+        float | None,
+        _option("--penalty-strength", "Lambda of l1 and l1_loss, rho of admm.", _PRUNING, show_default="the recipe's"),
+    ] = None,
+    penalty_epochs: Annotated[
+        int | None,
+        _option(
+            "--penalty-epochs", "Epochs with the penalty before each pruning.", _PRUNING, show_default="the recipe's"
+        ),
+    ] = None,
     images: Annotated[
         int, _option("--images", "Training images on which layers are compared.", _COMPARISON)
     ] = _DEFAULTS["images"],
@@ -200,6 +220,9 @@ def reproduce(
         retrain=retrain,
         pruned_value=pruned_value,
         one_shot=one_shot,
+        recipe=recipe,
+        penalty_strength=penalty_strength,
+        penalty_epochs=penalty_epochs,
         dropout=dropout,
         learning_rate=learning_rate,
         weight_decay=weight_decay,
