@@ -335,7 +335,7 @@ class _Level:
         self.files[SIMILARITY] = parquet(result.table[_SIMILARITY_COLUMNS])
         if options.dimension_images:
             found = intrinsic_dimensions(model, images, options.layers, max_datapoints=options.dimension_images)
-            self.files[DIMENSION] = parquet(found)
+            self.files[DIMENSION] = parquet(found.drop(columns="pc_dimension"))  # no column of the tables
 
 
 def _count_layers(model: nn.Module, masks: dict[str, Tensor]) -> list[dict[str, Any]]:
