@@ -36,7 +36,7 @@ def reproduce(
     problems: Annotated[
         list[str] | None,
         typer.Argument(
-            help="cifar2 cifar4 cifar6 cifar8 cifar10, digits2 ... digits10, vgg19, resnet18 or a torchvision classifier.",
+            help="cifar2 cifar4 cifar6 cifar8 cifar10 (or cifar10-nin ...), digits2 ... digits10, vgg19, resnet18 or a torchvision classifier.",
             show_default="digits4",
         ),
     ] = None,
