@@ -1,5 +1,6 @@
 """Pruning: which weights go (pools, criteria, masks), how the rest is trained (optimizers), and IMP itself."""
 
+from ..methods.wanda import wanda_scores
 from .criteria import CRITERIA
 from .imp import Level, imp, next_masks, next_weights
 from .interchange import masks_from
@@ -40,4 +41,5 @@ __all__ = [
     "prune",
     "recipe_named",
     "unpack",
+    "wanda_scores",
 ]
