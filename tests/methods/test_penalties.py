@@ -13,6 +13,8 @@ import torch
 from torch import Tensor, nn
 
 import prunecca as pc
+from prunecca import _native
+from prunecca._arrays import native
 from prunecca.pruning import masked_optimizer
 
 P = pc.pruning
@@ -242,3 +244,23 @@ def test_what_is_refused_in_one_sentence() -> None:
     mine["a.weight"].grad = torch.ones(7, 37, dtype=torch.float64)
     with pytest.raises(RuntimeError, match=r"no Z and U of 'a.weight' yet; call update_duals before the first step"):
         optimizer.step()
+
+
+def test_the_native_step_refuses_penalties_that_do_not_fit() -> None:
+    weight = torch.ones(3)
+    given = {
+        "weights": [native(weight)], "gradients": [native(torch.ones(3))], "momenta": [], "masks": [None], "first": [True],
+        "lr": 0.1, "momentum": 0.0, "dampening": 0.0, "l2": 0.0, "nesterov": False, "keep_masked": False, "threads": 1,
+        "stream": 0,
+    }  # fmt: skip
+    half = torch.ones(3, dtype=torch.float16)
+    for penalties, message in (
+        ([(None, 0.0, 0.1, 0.0)] * 2, "penalties"),
+        ([(native(half), 1.0, 0.0, 0.0)], "moment of another dtype"),
+        ([(native(torch.ones(4)), 1.0, 0.0, 0.0)], "moment"),
+        ([(None, 0.0, -0.1, 0.0)], "a penalty below 0; expected 0 or more"),
+        ([(None, 0.0, 0.0, float("nan"))], "a penalty below 0; expected 0 or more"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            _native.sgd_step(**given, penalties=penalties)
+    assert torch.equal(weight, torch.ones(3))

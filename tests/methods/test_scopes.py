@@ -144,3 +144,15 @@ def test_patterns_that_cannot_be(scope: str) -> None:
 def test_what_is_no_scope(scope: str) -> None:
     with pytest.raises(ValueError, match=r"expected one of pool, layer, global, row, or N:M such as 2:4"):
         P.prune({"w": torch.ones(3)}, {"all": ["w"]}, 0.1, scope=scope)
+
+
+def test_denormals_count_as_what_they_are_even_where_the_processor_flushes_them() -> None:
+    weight = torch.tensor([[2 * TINY, -0.0, TINY, 3 * TINY, 0.0, -4 * TINY, 0.0, 1.0]])
+    assert torch.set_flush_denormal(True)
+    try:
+        for criterion, kept in (("large_final", [3, 5, 7]), ("small_final", [1, 4, 6])):
+            mask = P.prune({"w": weight}, {"all": ["w"]}, 0.7, criterion=criterion, scope="row")["w"]
+            assert mask[0].nonzero().flatten().tolist() == kept
+        assert P.prune({"w": weight}, {"all": ["w"]}, 1, scope="2:4")["w"].tolist() == [[1, 0, 0, 1, 0, 1, 0, 1]]
+    finally:
+        torch.set_flush_denormal(False)

@@ -127,9 +127,16 @@ def _floors(survivors: Tensor, rate: Fraction) -> Tensor:
     return torch.tensor(floors, dtype=torch.int64, device=survivors.device)[which]
 
 
+def _ordered(scores: Tensor) -> Tensor:
+    """Integers in the order of the scores: the same for both zeros, and for denormals also where a processor takes them for 0."""
+    integer = {2: torch.int16, 4: torch.int32, 8: torch.int64}[scores.element_size()]
+    bits = scores.contiguous().view(integer)
+    return torch.where(bits < 0, -(bits & torch.iinfo(integer).max), bits)
+
+
 def _without_lowest(scores: Tensor, alive: Tensor, gone: Tensor) -> Tensor:
     """Each row's survivors without its ``gone`` lowest; ties go by position, and -0 equals 0."""
-    order = (scores + 0.0).argsort(dim=1, stable=True)
+    order = _ordered(scores).argsort(dim=1, stable=True)
     survivors_first = (~alive).gather(1, order).to(torch.uint8).argsort(dim=1, stable=True)
     order = order.gather(1, survivors_first)
     kept = torch.arange(scores.shape[1], device=scores.device) >= gone[:, None]
