@@ -17,6 +17,12 @@ inline double kept(double x, uint8_t mask) {
   return __builtin_bit_cast(double, __builtin_bit_cast(uint64_t, x) & uint64_t(-int64_t(mask)));
 }
 
+// By bits: a branch, or a comparison that hangs on another, would keep the loops from being vectorised.
+inline float magnitude(float x) { return __builtin_fabsf(x); }
+inline double magnitude(double x) { return __builtin_fabs(x); }
+inline float signed_as(float x, float sign) { return __builtin_copysignf(x, sign); }
+inline double signed_as(double x, double sign) { return __builtin_copysign(x, sign); }
+
 enum class Extra { none, l1, pull };  // pull: with the terms of l1
 
 // The numbers of a penalty in the precision of the step. Without one, the loops below are as if it were not there.
@@ -30,13 +36,14 @@ template <class Real> struct Drawn {
         l1(Real(p.l1)),
         threshold(Real(p.threshold)) {}
   template <Extra kExtra> Real gradient(Real g, Real weight, int64_t i) const {
-    if constexpr (kExtra != Extra::none) g += l1 * (Real(weight > 0) - Real(weight < 0));
+    if constexpr (kExtra != Extra::none) g += kept(signed_as(l1, weight), weight != 0);
     if constexpr (kExtra == Extra::pull) g += pull * (weight - anchor[i]);
     return g;
   }
   template <Extra kExtra> Real shrunk(Real next) const {
     if constexpr (kExtra == Extra::none) return next;
-    return next - (next > threshold ? threshold : next < -threshold ? -threshold : next);
+    const Real left = magnitude(next) - threshold;
+    return kept(signed_as(left, next), !(left <= 0));  // what is no number stays none
   }
 };
 
