@@ -8,6 +8,15 @@
 
 namespace prunecca {
 
+// What draws the weights of one tensor towards few of them, before some are pruned. All zero: nothing does.
+struct Penalty {
+  const void* anchor = nullptr;  // of a moment's dtype; null: there is no pull
+  double pull = 0;               // pull * (weight - anchor) is added to the gradient
+  double l1 = 0;                 // l1 * sign(weight) is added to the gradient
+  double threshold = 0;          // what the step leaves is shrunk by this, and is +0 where it was no larger
+  bool any() const { return anchor || l1 != 0 || threshold != 0; }
+};
+
 struct AdamTensor {
   void* weight;          // dtype
   const void* gradient;  // dtype
@@ -18,6 +27,7 @@ struct AdamTensor {
   Dtype dtype;
   double step_size;   // learning rate / (1 - beta1^step)
   double root_scale;  // 1 / sqrt(1 - beta2^step)
+  Penalty penalty{};  // on the host alone
   std::array<const void*, 5> addresses() const { return {weight, gradient, mean, square, mask}; }
 };
 
@@ -42,7 +52,8 @@ struct SgdTensor {
   const uint8_t* mask;
   int64_t size;
   Dtype dtype;
-  bool first;  // the momentum holds nothing yet: it becomes the gradient
+  bool first;         // the momentum holds nothing yet: it becomes the gradient
+  Penalty penalty{};  // on the host alone
   std::array<const void*, 4> addresses() const { return {weight, gradient, momentum, mask}; }
 };
 

@@ -4,6 +4,7 @@
 
 #include <cmath>
 #include <optional>
+#include <tuple>
 
 #include "bind/checks.hpp"
 #include "cpu/optimizers.hpp"
@@ -19,6 +20,9 @@ namespace prunecca {
 namespace {
 
 using Masks = std::vector<std::optional<Array>>;
+
+// For each weight: anchor, pull, l1, threshold. An empty list: no weight has a penalty.
+using Penalties = std::vector<std::tuple<std::optional<Array>, double, double, double>>;
 
 const uint8_t* mask_of(const std::optional<Array>& mask, const Array& weight) {
   if (!mask) return nullptr;
@@ -39,6 +43,21 @@ void check_moment(const Array& moment, const Array& weight) {
                  "given a moment of another dtype than the step computes in; "
                  "expected float64 for float64 weights and float32 for all others");
   check_like(moment, weight, "moment");
+}
+
+template <class Tensor>
+void set_penalties(std::vector<Tensor>& tensors, const Arrays& weights, const Penalties& penalties) {
+  if (penalties.empty()) return;
+  check_same_length(penalties.size(), weights.size(), "penalties");
+  for (size_t i = 0; i < weights.size(); ++i) {
+    const auto& [anchor, pull, l1, threshold] = penalties[i];
+    if (anchor) check_moment(*anchor, weights[i]);
+    PRUNECCA_CHECK(pull >= 0 && l1 >= 0 && threshold >= 0, "given a penalty below 0; expected 0 or more");
+    tensors[i].penalty = {anchor ? anchor->data : nullptr, pull, l1, threshold};
+    PRUNECCA_CHECK(weights[i].device < 0 || !tensors[i].penalty.any(),
+                   "given a penalty for a weight on a CUDA device; expected it on the host, "
+                   "or the penalty in the gradient");
+  }
 }
 
 #ifdef PRUNECCA_HAVE_CUDA
@@ -75,8 +94,10 @@ std::vector<AdamTensor> adam_tensors(const Arrays& weights, const Arrays& gradie
 
 void adam_step(const Arrays& weights, const Arrays& gradients, const Arrays& means, const Arrays& squares,
                const Masks& masks, const std::vector<int64_t>& steps, double lr, double beta1, double beta2,
-               double epsilon, double l2, double shrink, bool keep_masked, int threads, uintptr_t stream) {
+               double epsilon, double l2, double shrink, bool keep_masked, int threads, uintptr_t stream,
+               const Penalties& penalties) {
   std::vector<AdamTensor> tensors = adam_tensors(weights, gradients, means, squares, masks);
+  set_penalties(tensors, weights, penalties);
   check_same_length(steps.size(), weights.size(), "steps");
   for (size_t i = 0; i < weights.size(); ++i) {
     PRUNECCA_CHECK(steps[i] > 0, "given step ", steps[i], "; expected the number of the step, from 1");
@@ -149,7 +170,8 @@ void adam_step_scheduled(const Arrays& weights, const Arrays& gradients, const A
 // rate: null where it is a number of the host, lr.
 void sgd_step_with(const Arrays& weights, const Arrays& gradients, const Arrays& momenta, const Masks& masks,
                    const std::vector<bool>& first, const Array* rate, double lr, double momentum, double dampening,
-                   double l2, bool nesterov, bool keep_masked, int threads, uintptr_t stream) {
+                   double l2, bool nesterov, bool keep_masked, int threads, uintptr_t stream,
+                   const Penalties& penalties) {
   const bool moving = momentum != 0;
   check_same_length(gradients.size(), weights.size(), "gradients");
   check_same_length(momenta.size(), moving ? weights.size() : 0, "momentum buffers");
@@ -162,6 +184,7 @@ void sgd_step_with(const Arrays& weights, const Arrays& gradients, const Arrays&
     tensors.push_back({weights[i].data, gradients[i].data, moving ? momenta[i].data : nullptr,
                        mask_of(masks[i], weights[i]), weights[i].size(), weights[i].dtype, first[i]});
   }
+  set_penalties(tensors, weights, penalties);
   const int device = common_device(weights);
   if (rate) check_numbers(*rate, Dtype::float32, 1, device, "a learning rate");
 #ifdef PRUNECCA_HAVE_CUDA
@@ -182,16 +205,16 @@ void sgd_step_with(const Arrays& weights, const Arrays& gradients, const Arrays&
 
 void sgd_step(const Arrays& weights, const Arrays& gradients, const Arrays& momenta, const Masks& masks,
               const std::vector<bool>& first, double lr, double momentum, double dampening, double l2, bool nesterov,
-              bool keep_masked, int threads, uintptr_t stream) {
+              bool keep_masked, int threads, uintptr_t stream, const Penalties& penalties) {
   sgd_step_with(weights, gradients, momenta, masks, first, nullptr, lr, momentum, dampening, l2, nesterov, keep_masked,
-                threads, stream);
+                threads, stream, penalties);
 }
 
 void sgd_step_scheduled(const Arrays& weights, const Arrays& gradients, const Arrays& momenta, const Masks& masks,
                         const std::vector<bool>& first, const Array& rate, double momentum, double dampening, double l2,
                         bool nesterov, bool keep_masked, uintptr_t stream) {
   sgd_step_with(weights, gradients, momenta, masks, first, &rate, 0, momentum, dampening, l2, nesterov, keep_masked, 1,
-                stream);
+                stream, {});
 }
 
 }  // namespace
@@ -199,10 +222,11 @@ void sgd_step_scheduled(const Arrays& weights, const Arrays& gradients, const Ar
 void register_optimizers(py::module_& m) {
   m.def("adam_step", &adam_step, py::arg("weights"), py::arg("gradients"), py::arg("means"), py::arg("squares"),
         py::arg("masks"), py::arg("steps"), py::arg("lr"), py::arg("beta1"), py::arg("beta2"), py::arg("epsilon"),
-        py::arg("l2"), py::arg("shrink"), py::arg("keep_masked"), py::arg("threads"), py::arg("stream"));
+        py::arg("l2"), py::arg("shrink"), py::arg("keep_masked"), py::arg("threads"), py::arg("stream"),
+        py::arg("penalties") = py::list());
   m.def("sgd_step", &sgd_step, py::arg("weights"), py::arg("gradients"), py::arg("momenta"), py::arg("masks"),
         py::arg("first"), py::arg("lr"), py::arg("momentum"), py::arg("dampening"), py::arg("l2"), py::arg("nesterov"),
-        py::arg("keep_masked"), py::arg("threads"), py::arg("stream"));
+        py::arg("keep_masked"), py::arg("threads"), py::arg("stream"), py::arg("penalties") = py::list());
   m.def("adam_advance", &adam_advance, py::arg("step"), py::arg("rate"), py::arg("beta1"), py::arg("beta2"),
         py::arg("decay"), py::arg("schedule"), py::arg("stream"));
   m.def("adam_step_scheduled", &adam_step_scheduled, py::arg("weights"), py::arg("gradients"), py::arg("means"),

@@ -22,6 +22,7 @@ from .geometry.curvature import Curvature, curvature
 from .geometry.kernel import rbf_cka
 from .geometry.neighbourhoods import cknna, jaccard, mutual_knn
 from .geometry.rank_rsa import spearman_rsa
+from .input_moments import second_moments
 from .machine.info import build_info, cpu_level, set_cpu_level
 from .similarity.canonical import CanonicalCorrelations
 from .similarity.cca import cca, mean_squared_cca, pillai, pwcca, svcca, yanai
@@ -88,6 +89,7 @@ __all__ = [
     "pwcca",
     "rbf_cka",
     "rsa",
+    "second_moments",
     "set_cpu_level",
     "shape_distance",
     "simple_match",

@@ -56,6 +56,7 @@ def adam_step(
     keep_masked: bool,
     threads: int,
     stream: int,
+    penalties: list[tuple[Array | None, float, float, float]] = ...,  # anchor, pull, l1, threshold
 ) -> None: ...
 def sgd_step(
     weights: list[Array],
@@ -71,6 +72,7 @@ def sgd_step(
     keep_masked: bool,
     threads: int,
     stream: int,
+    penalties: list[tuple[Array | None, float, float, float]] = ...,  # anchor, pull, l1, threshold
 ) -> None: ...
 
 # optimizers, on a CUDA device, with what changes from step to step in its memory

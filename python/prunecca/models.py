@@ -73,7 +73,7 @@ class ConvNet(nn.Module):
     """The paper's family (section 4.2): blocks of 3x3 convolutions and max-pooling, hidden linear layers, an output.
 
     Args:
-        conv, fc: in the notation of ``Problem``, such as ``"16* 16 MP"`` and ``"256"``.
+        conv, fc: in the notation of ``Problem``, such as ``"16* 16 MP"`` and ``"256"``, or ``"NIN 256"``.
         classes: the number of logits.
         dropout: after every hidden linear layer.
         image_size: the input is (N, 3, image_size, image_size).
@@ -103,6 +103,9 @@ class ConvNet(nn.Module):
                 channels = width
         if side == 0:
             raise ValueError(f"image_size is {image_size}; {pools} poolings need images of at least {2**pools} pixels")
+        if fc.split()[:1] == ["NIN"]:
+            self._classify_by_channels(fc.partition("NIN")[2], channels, classes, dropout)
+            return
         self.add_module("flatten", nn.Flatten())
         features = channels * side * side
         for number, (width, norm) in enumerate(_parse(fc), start=1):
@@ -111,6 +114,17 @@ class ConvNet(nn.Module):
             self.add_module(f"dropout{number}", nn.Dropout(dropout))
             features = width
         self.add_module("output", nn.Linear(features, classes))
+
+    def _classify_by_channels(self, widths: str, channels: int, classes: int, dropout: float) -> None:
+        """The head of a network in network: 1x1 convolutions, a channel for each class, and its mean over the image."""
+        for number, (width, norm) in enumerate(_parse(widths), start=1):
+            batch_norm = [nn.BatchNorm2d(width)] if norm else []
+            self._represent(f"nin{number}", nn.Sequential(nn.Conv2d(channels, width, 1), *batch_norm, nn.ReLU()))
+            self.add_module(f"dropout{number}", nn.Dropout(dropout))
+            channels = width
+        self.add_module("output", nn.Conv2d(channels, classes, 1))
+        self.add_module("average", nn.AdaptiveAvgPool2d(1))
+        self.add_module("flatten", nn.Flatten())
 
     def forward(self, x: Tensor) -> Tensor:
         """The logits (N, classes) of images (N, 3, H, W)."""

@@ -38,7 +38,8 @@ class Problem:
         dataset: ``"cifar10"``, ``"digits"``, or ``"any"``: CIFAR-10 or an image folder.
         classes: the default number of classes.
         conv: widths of the 3x3 convolutions as in the paper's Table 2, ``*`` for BatchNorm, ``MP`` for max-pooling.
-        fc: widths of the hidden linear layers, in the same notation.
+        fc: widths of the hidden linear layers, in the same notation. Or ``NIN`` with the widths of 1x1 convolutions: these, a
+            last one with a channel for each class, and global average pooling take the place of all linear layers.
         network: name of a torchvision classifier, which takes the place of ``conv`` and ``fc``.
         epochs: at most so many.
         batch: images per step.
@@ -92,12 +93,21 @@ PROBLEMS: dict[str, Problem] = {
         Problem("cifar6", "cifar10", 6, _LARGE, "256", epochs=100),
         _stopped_early("cifar8", dataset="cifar10", classes=8, conv=_LARGEST, fc="1024*"),
         _stopped_early("cifar10", dataset="cifar10", classes=10, conv=_LARGEST, fc="1024*"),
+        # Networks in networks (Lin et al. 2013): the same convolutions, and no fully-connected layer.
+        *(
+            Problem(f"cifar{n}-nin", "cifar10", n, conv, "NIN 256", epochs=epochs)
+            for n, conv, epochs in ((2, _SMALL, 50), (4, _MEDIUM, 50), (6, _LARGE, 100))
+        ),
+        *(
+            _stopped_early(f"cifar{n}-nin", dataset="cifar10", classes=n, conv=_LARGEST, fc="NIN 1024*")
+            for n in (8, 10)
+        ),
         *(Problem(f"digits{n}", "digits", n, _DIGITS, "64", epochs=30, batch=32) for n in range(2, 11)),
         _stopped_early("vgg19", dataset="any", classes=10, network="vgg19_bn"),
         _stopped_early("resnet18", dataset="any", classes=10, network="resnet18"),
     )
 }
-"""The problems by name: ``cifar2`` to ``cifar10``, ``digits2`` to ``digits10``, ``vgg19`` and ``resnet18``.
+"""The problems by name: ``cifar2`` to ``cifar10``, ``cifar2-nin`` to ``cifar10-nin``, ``digits2`` to ``digits10``, ``vgg19`` and ``resnet18``.
 
 Example:
     >>> from prunecca.models import PROBLEMS
@@ -130,7 +140,7 @@ def find_problem(name: str) -> Problem:
     close = difflib.get_close_matches(name, [*PROBLEMS, *networks], n=1)
     hint = f" (did you mean '{close[0]}'?)" if close else ""
     raise ValueError(
-        f"there is no problem '{name}'{hint}: choose cifar2, 4, 6, 8 or 10, digits2 to digits10, vgg19, resnet18, "
+        f"there is no problem '{name}'{hint}: choose cifar2, 4, 6, 8 or 10, cifar2-nin to cifar10-nin, digits2 to digits10, vgg19, resnet18, "
         f"or any torchvision classifier such as mobilenet_v2"
     )
 

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ..errors import ConfigurationError
+from ..pruning.recipe import RECIPES
 from ..study.options import PAPER_LEVELS, SHORT_EPOCHS, SHORT_LEVELS, Options, Size
 from ..text import console, printable
 from .interruption import interruptible
@@ -35,7 +36,7 @@ def reproduce(
     problems: Annotated[
         list[str] | None,
         typer.Argument(
-            help="cifar2 cifar4 cifar6 cifar8 cifar10, digits2 ... digits10, vgg19, resnet18 or a torchvision classifier.",
+            help="cifar2 cifar4 cifar6 cifar8 cifar10 (or cifar10-nin ...), digits2 ... digits10, vgg19, resnet18 or a torchvision classifier.",
             show_default="digits4",
         ),
     ] = None,
@@ -138,7 +139,8 @@ def reproduce(
     ] = None,
     criterion: Annotated[str, _option("--criterion", "Which entries stay.", _PRUNING)] = _DEFAULTS["criterion"],
     scope: Annotated[
-        str, _option("--scope", "Entries compete within their pool, layer, or global.", _PRUNING)
+        str,
+        _option("--scope", "Entries compete within their pool, layer, row, or global; or N:M, such as 2:4.", _PRUNING),
     ] = _DEFAULTS["scope"],
     retrain: Annotated[str, _option("--retrain", "rewind, lr_rewind, finetune or reinit.", _PRUNING)] = _DEFAULTS[
         "retrain"
@@ -149,6 +151,25 @@ def reproduce(
     one_shot: Annotated[
         bool, _option("--one-shot", "Prune each level at once, from the unpruned network.", _PRUNING)
     ] = False,
+    recipe: Annotated[
+        str | None,
+        _option(
+            "--recipe",
+            f"A way of the literature: {', '.join(RECIPES)}. It decides the options that are left at their defaults.",
+            _PRUNING,
+            show_default="weight_rewinding",
+        ),
+    ] = None,
+    penalty_strength: Annotated[
+        float | None,
+        _option("--penalty-strength", "Lambda of l1 and l1_loss, rho of admm.", _PRUNING, show_default="the recipe's"),
+    ] = None,
+    penalty_epochs: Annotated[
+        int | None,
+        _option(
+            "--penalty-epochs", "Epochs with the penalty before each pruning.", _PRUNING, show_default="the recipe's"
+        ),
+    ] = None,
     images: Annotated[
         int, _option("--images", "Training images on which layers are compared.", _COMPARISON)
     ] = _DEFAULTS["images"],
@@ -199,6 +220,9 @@ def reproduce(
         retrain=retrain,
         pruned_value=pruned_value,
         one_shot=one_shot,
+        recipe=recipe,
+        penalty_strength=penalty_strength,
+        penalty_epochs=penalty_epochs,
         dropout=dropout,
         learning_rate=learning_rate,
         weight_decay=weight_decay,

@@ -1,6 +1,7 @@
 """Pruning: which weights go (pools, criteria, masks), how the rest is trained (optimizers), and IMP itself."""
 
 from ..errors import UnpooledWarning
+from ..methods.wanda import wanda_scores
 from ..weights.pools import pools_by_type
 from ..weights.rules import register_pool_rule
 from .criteria import CRITERIA
@@ -51,4 +52,5 @@ __all__ = [
     "register_pool_rule",
     "save_masks",
     "unpack",
+    "wanda_scores",
 ]

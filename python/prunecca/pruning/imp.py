@@ -8,11 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from ..methods.penalised import Choose, PenalisedOptimizer
 from ..weights.names import Named, copies_of, first_names, named_tensors, under_first_names
 from ..weights.pools import Pools, pools_by_type
 from ..weights.rates import rates_by_pool
@@ -62,7 +64,7 @@ def imp(
         model: trained in place.
         recipe: what is pruned, and from where the rest is trained again.
         make_optimizer: ``make_optimizer(model, masks)``, a new optimizer that keeps the masks, such as ``MaskedAdam``
-            (with ``pruned="frozen"`` if ``recipe.frozen``).
+            (with ``pruned="frozen"`` if ``recipe.frozen``). A recipe with a penalty needs ``MaskedAdam`` or ``MaskedSGD``.
         train: ``train(model, optimizer, first, last)`` trains epochs [first, last).
         pools: by default ``pools_by_type``.
         fresh: ``fresh(level)``, the state of a new random network, for ``survivors="reinitialize"``.
@@ -99,6 +101,14 @@ def imp(
     retraining = recipe.retraining
     for number in range(1, recipe.levels + 1):  # line 7
         trained = unpruned if recipe.one_shot else final
+        if recipe.penalty != "none":
+            model.load_state_dict(trained.model)
+            worn = full_masks(model, pools) if recipe.one_shot else masks
+            optimizer = make_optimizer(model, worn)
+            choose = partial(_kept, recipe, pools, worn, number, initial.model)
+            for epoch in drawn(recipe, pools, optimizer, choose):
+                train(model, optimizer, recipe.epochs + epoch, recipe.epochs + epoch + 1)
+            trained = Snapshot.capture(model, optimizer, epoch=recipe.epochs)
         before, masks = masks, next_masks(recipe, pools, trained.model, masks, number, initial.model)  # line 4
         weights = next_weights(
             recipe,
@@ -119,6 +129,37 @@ def imp(
         train(model, optimizer, retraining.first, retraining.last)  # line 6
         yield Level(number, masks, density(masks))
         final = Snapshot.capture(model, optimizer, epoch=recipe.epochs)
+
+
+def drawn(
+    recipe: Recipe, pools: Pools, optimizer: torch.optim.Optimizer, choose: Choose, first: int = 0
+) -> Iterator[int]:
+    """The epochs of a recipe's penalty, each to be trained when it is yielded; ADMM's Z and U are renewed in between.
+
+    Args:
+        recipe: its penalty, strength and epochs.
+        pools: whose weights are drawn.
+        optimizer: of these weights; it has no penalty when all epochs are over.
+        choose: the masks that the next pruning would give these values.
+        first: the epoch to go on with; above 0 the optimizer has its Z and U already.
+
+    Raises:
+        TypeError: the optimizer knows no penalty.
+    """
+    if not isinstance(optimizer, PenalisedOptimizer):
+        raise TypeError(
+            f"the recipe has the penalty '{recipe.penalty}', and make_optimizer gave a {type(optimizer).__name__}; "
+            "expected a MaskedAdam or MaskedSGD"
+        )
+    optimizer.set_penalty(recipe.penalty, recipe.penalty_strength, [name for names in pools.values() for name in names])
+    renews = recipe.penalty == "admm"
+    if renews and first == 0:
+        optimizer.update_duals(choose)
+    for epoch in range(first, recipe.penalty_epochs):
+        yield epoch
+        if renews:
+            optimizer.update_duals(choose)
+    optimizer.set_penalty("none")
 
 
 def next_masks(
@@ -236,6 +277,12 @@ def next_weights(
                 gone = torch.where(previous[name].to(values.device), gone, end)
         changed[name] = torch.where(kept, values, gone)
     return {name: changed[first.get(name, name)] for name in weights}
+
+
+def _kept(
+    recipe: Recipe, pools: Pools, previous: Masks, level: int, initial: Named, values: Mapping[str, Tensor]
+) -> Masks:
+    return next_masks(recipe, pools, values, previous, level, initial)
 
 
 def _same_names(*states: Mapping[str, Any]) -> dict[str, str]:

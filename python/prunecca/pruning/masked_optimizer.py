@@ -10,15 +10,18 @@ from torch import Tensor
 
 from .. import _native
 from .._arrays import native, resolved
+from ..methods.penalised import PenalisedOptimizer
+from ..methods.penalty import DUALS, Penalty, Term, penalised_gradient, shrink
 from .masks import fitting_mask, in_memory_order, zero_pruned
 
 PRUNED = ("zero", "frozen")
 Step = Callable[[], None]
+NativeTerms = list[tuple[Any, float, float, float]]  # anchor, pull, l1, threshold of each weight
 
 _DTYPES = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
 
 
-class MaskedOptimizer(torch.optim.Optimizer):
+class MaskedOptimizer(PenalisedOptimizer):
     """What ``MaskedAdam`` and ``MaskedSGD`` share: names, masks, state."""
 
     _moments: tuple[str, ...] = ()  # keys of the per-weight state
@@ -32,6 +35,7 @@ class MaskedOptimizer(torch.optim.Optimizer):
             raise ValueError(f"pruned is '{pruned}'; expected 'zero' or 'frozen'")
         self.masks: dict[str, Tensor] = {}
         self.pruned = pruned
+        self.penalty = Penalty()
         self._rates: dict[torch.device, Tensor] = {}  # of steps that can be captured; no part of the state
         super().__init__(list(named_parameters), defaults)
         self.set_masks(masks or {})
@@ -99,7 +103,7 @@ class MaskedOptimizer(torch.optim.Optimizer):
         for index, parameter in zip(saved, self._named().values(), strict=True):
             # torch hands the tensors over by reference, and rounds moments to half-precision weights.
             for key, value in state_dict["state"].get(index, {}).items():
-                if key in self._moments and value is not None:
+                if key in (*self._moments, *DUALS) and value is not None:
                     self.state[parameter][key] = self._moment(parameter).copy_(value)
                 elif isinstance(value, Tensor):
                     place = parameter.device if self._group_of[parameter]["capturable"] else "cpu"
@@ -108,7 +112,7 @@ class MaskedOptimizer(torch.optim.Optimizer):
 
     def __getstate__(self) -> dict[str, Any]:
         state: dict[str, Any] = super().__getstate__()
-        return state | {"masks": self.masks, "pruned": self.pruned, "_rates": {}}
+        return state | {"masks": self.masks, "pruned": self.pruned, "penalty": self.penalty, "_rates": {}}
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         super().add_param_group(param_group)
@@ -128,10 +132,45 @@ class MaskedOptimizer(torch.optim.Optimizer):
         if among_others:  # a single native call checks all of this by itself, before it writes
             self._check(stepped)
         try:
-            return parameters, gradients, self._prepare(group, parameters, gradients, masks)
+            terms = [] if self.penalty.kind == "none" else [self._term(name, p, group["lr"]) for name, p in stepped]
+            if terms and in_torch(parameters):
+                return parameters, *self._prepared_in_torch(group, stepped, gradients, masks, terms)
+            native_terms = [
+                (None if t.anchor is None else native(t.anchor), t.pull, t.l1, float(t.threshold)) for t in terms
+            ]
+            return parameters, gradients, self._prepare(group, parameters, gradients, masks, native_terms)
         except (TypeError, ValueError):
             _name_the_one_refused(stepped)  # here, where it costs nothing as long as all is well
             raise
+
+    def _prepared_in_torch(
+        self,
+        group: dict[str, Any],
+        stepped: list[tuple[str, Tensor]],
+        gradients: list[Tensor],
+        masks: list[_native.Array | None],
+        terms: list[Term],
+    ) -> tuple[list[Tensor], Step]:
+        """On a device the penalty is added to the gradient before the step, and the threshold comes after it."""
+        parameters = [p for _, p in stepped]
+        drawn = [penalised_gradient(t, p, g) for t, p, g in zip(terms, parameters, gradients, strict=True)]
+        step = self._prepare(group, parameters, drawn, masks, [])
+
+        def take() -> None:
+            step()
+            if self.penalty.kind == "l1":
+                for (name, parameter), term in zip(stepped, terms, strict=True):
+                    if name in self.penalty.names:
+                        shrink(term, parameter, self.masks.get(name))
+
+        return drawn, take
+
+    def _term(self, name: str, parameter: Tensor, rate: float | Tensor) -> Term:
+        term = self.penalty.term(name, rate)
+        if term.anchor is None:
+            return term
+        self.penalty.anchors[name] = in_memory_order(term.anchor, parameter)
+        return term._replace(anchor=self.penalty.anchors[name])
 
     def _check(self, stepped: list[tuple[str, Tensor]]) -> None:
         """Refuse what the native step of one group would refuse after that of another was taken."""
@@ -170,19 +209,20 @@ class MaskedOptimizer(torch.optim.Optimizer):
         parameters: list[Tensor],
         gradients: list[Tensor],
         masks: list[_native.Array | None],
+        terms: NativeTerms,
     ) -> Step:
         """What takes the step of one group, and only when it is called changes anything; every optimizer has one."""
         raise NotImplementedError
 
     def _check_state(self, name: str, parameter: Tensor, state: Mapping[str, Any]) -> None:
         """Refuse the state of an optimizer of another kind, or of another network."""
-        wrong = {key for key in state if key not in (*self._moments, *self._counts)}
+        wrong = {key for key in state if key not in (*self._moments, *self._counts, *DUALS)}
         if state and (wrong or not state.keys() >= self._needed()):
             raise ValueError(
                 f"the state of '{name}' holds {', '.join(map(str, state))}; expected "
                 f"{', '.join((*self._moments, *self._counts))}, as {type(self).__name__} or its counterpart in torch.optim saves it"
             )
-        for key in self._moments:
+        for key in (*self._moments, *DUALS):
             moment = state.get(key)
             if moment is not None and getattr(moment, "shape", None) != parameter.shape:
                 raise ValueError(
@@ -247,8 +287,9 @@ class MaskedOptimizer(torch.optim.Optimizer):
             if self.pruned == "zero":
                 items.append((named[name], name, mask))
             state = self.state.get(named[name], {})
-            items += [(state[key], name, mask) for key in self._moments if state.get(key) is not None]
+            items += [(state[key], name, mask) for key in (*self._moments, *DUALS) if state.get(key) is not None]
         zero_pruned(items)
+        self._renew_anchors()
 
 
 def pairs(group: dict[str, Any]) -> Iterable[tuple[str, Tensor]]:
@@ -259,6 +300,11 @@ def _name_the_one_refused(stepped: Iterable[tuple[str, Tensor]]) -> None:
     for name, parameter in stepped:
         native(parameter, f"parameter '{name}'")
         resolved(cast(Tensor, parameter.grad), f"gradient of '{name}'")
+
+
+def in_torch(parameters: list[Tensor]) -> bool:
+    """Whether a penalty is computed by torch around the step: the steps on a device have none inside."""
+    return parameters[0].is_cuda
 
 
 def capturing(parameters: list[Tensor]) -> bool:

@@ -16,13 +16,14 @@ from torch import Tensor
 
 from .. import _native
 from .._arrays import native, resolved, same_memory, stream_of
+from ..methods.scopes import SCOPES as SCOPES  # part of this module's face
+from ..methods.scopes import by_rows, cut_rows, groups
 from ..weights.names import Named, first_names, named_tensors, some, under_first_names, without_wrappers
 from ..weights.rates import rate_as_written, rates_by_pool
 from .criteria import find_criterion, scores
 from .threshold import RankedGroup, count_kept, prune_lowest
 
 Masks = dict[str, Tensor]
-SCOPES = ("pool", "layer", "global")
 
 
 class LayerCollapseWarning(UserWarning):
@@ -67,7 +68,9 @@ def prune(
         criterion: a name of ``CRITERIA``; some need ``initial``.
         initial: the weights at initialisation.
         scope: ``"pool"`` ranks a pool's weights together, ``"layer"`` each module's weight and bias on their own,
-            ``"global"`` all pools together (one rate).
+            ``"global"`` all pools together (one rate), ``"row"`` each index of a tensor's first dimension on its own (a bias
+            is one row). N:M, such as ``"2:4"``, keeps the N of highest score of every M neighbours along the second
+            dimension, the input channels, whatever the rate is; a pool of rate 0, and biases, it leaves as they are.
         alpha: of the criteria that weigh final against initial magnitudes.
         seed: of the ``random`` criterion.
 
@@ -96,16 +99,20 @@ def prune(
     pooled = [name for names in pools.values() for name in names]
     final.update((name, resolved(final[name], f"parameter '{name}'")) for name in pooled)
     before = _under_first_names({n: fitting_mask(n, mask, final.get(n)) for n, mask in (previous or {}).items()}, first)
-    groups = [(names, rate) for names, rate in _groups(pools, rates, scope) if names]
+    by_pool = {pool: rate_as_written(rate, pool) for pool, rate in rates_by_pool(rates, pools).items()}
+    together = [(names, rate) for names, rate in groups(pools, by_pool, scope) if names]
     ranked = []
-    for names, _ in groups:
+    for names, _ in together:
         alive = [before[name] if name in before else torch.ones_like(final[name], dtype=torch.bool) for name in names]
         alive = [mask.contiguous() for mask in alive]
         masks = [torch.empty(mask.shape, dtype=torch.bool, device=mask.device) for mask in alive]
         ranked.append(RankedGroup(scores(chosen, names, final, start, alpha, generator), alive, masks))
-    nans = prune_lowest(ranked, chosen.signed, lambda group, survivors: math.floor(groups[group][1] * survivors))
+    if by_rows(scope):
+        nans = [_cut(group, chosen.signed, scope, rate) for group, (_, rate) in zip(ranked, together, strict=True)]
+    else:
+        nans = prune_lowest(ranked, chosen.signed, lambda group, survivors: math.floor(together[group][1] * survivors))
     after: Masks = {}
-    for (names, _), pool, nan in zip(groups, ranked, nans, strict=True):
+    for (names, _), pool, nan in zip(together, ranked, nans, strict=True):
         if nan >= 0:
             raise ValueError(f"parameter '{names[nan]}' has a NaN score; expected finite weights, check the training")
         _warn_of_collapse(names, pool.alive, pool.masks)
@@ -292,23 +299,10 @@ def _under_first_names(masks: Mapping[str, Tensor], first: Mapping[str, str]) ->
     return together
 
 
-def _groups(pools: Mapping[str, list[str]], rates: Any, scope: str) -> list[tuple[list[str], Fraction]]:
-    """The sets of parameters that are ranked together, each with its rate."""
-    if scope not in SCOPES:
-        raise ValueError(f"scope '{scope}' is unknown; expected one of {', '.join(SCOPES)}")
-    by_pool = {pool: rate_as_written(rate, pool) for pool, rate in rates_by_pool(rates, pools).items()}
-    if scope == "pool":
-        return [(list(names), by_pool[pool]) for pool, names in pools.items()]
-    if scope == "global":
-        if len(set(by_pool.values())) > 1:
-            shown = {pool: float(rate) for pool, rate in by_pool.items()}
-            raise ValueError(f"global scope was given the rates {shown}; expected one rate for all pools")
-        return [([n for names in pools.values() for n in names], rate) for rate in set(by_pool.values())]
-    modules: dict[tuple[str, str], list[str]] = {}
-    for pool, names in pools.items():
-        for name in names:
-            modules.setdefault((pool, name.rpartition(".")[0] or name), []).append(name)
-    return [(names, by_pool[pool]) for (pool, _), names in modules.items()]
+def _cut(group: RankedGroup, signed: bool, scope: str, rate: Fraction) -> int:
+    """Write the mask of the one tensor of a group, row by row; 0 where a survivor's score is NaN, otherwise -1."""
+    (score,), (alive,), (mask,) = group.scores, group.alive, group.masks
+    return -1 + int(cut_rows(score if signed else score.abs(), alive, mask, scope, rate))
 
 
 def _warn_of_collapse(names: list[str], before: list[Tensor], after: list[Tensor]) -> None:

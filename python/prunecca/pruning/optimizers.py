@@ -17,7 +17,7 @@ from torch import Tensor
 
 from .. import _native
 from .._arrays import native, stream_of
-from .masked_optimizer import MaskedOptimizer, Step, capturing, check_rates, refuse_while_capturing
+from .masked_optimizer import MaskedOptimizer, NativeTerms, Step, capturing, check_rates, refuse_while_capturing
 
 
 class MaskedAdam(MaskedOptimizer):
@@ -87,6 +87,7 @@ class MaskedAdam(MaskedOptimizer):
         parameters: list[Tensor],
         gradients: list[Tensor],
         masks: list[_native.Array | None],
+        terms: NativeTerms,
     ) -> Step:
         if not group["capturable"] and capturing(parameters):
             raise RuntimeError(
@@ -125,6 +126,7 @@ class MaskedAdam(MaskedOptimizer):
                 lr=lr,
                 shrink=1 - lr * decay if decoupled else 1.0,
                 threads=torch.get_num_threads(),
+                penalties=terms,
             )
             self.state.update(new)
             for state in states:
@@ -155,6 +157,9 @@ class MaskedAdam(MaskedOptimizer):
             _native.adam_step_scheduled(**given, schedule=native(schedule))
 
         return take
+
+    def _begun(self, parameter: Tensor) -> dict[str, Any]:
+        return self._new_state(parameter, self._group_of[parameter]["capturable"])
 
     def _new_state(self, parameter: Tensor, capturable: bool) -> dict[str, Any]:
         if capturable:
@@ -238,6 +243,7 @@ class MaskedSGD(MaskedOptimizer):
         parameters: list[Tensor],
         gradients: list[Tensor],
         masks: list[_native.Array | None],
+        terms: NativeTerms,
     ) -> Step:
         moving = group["momentum"] != 0
         states = [self.state.get(p, {}) if moving else {} for p in parameters]
@@ -267,7 +273,7 @@ class MaskedSGD(MaskedOptimizer):
             if isinstance(rate, Tensor):
                 _native.sgd_step_scheduled(**given, rate=native(rate))
             else:
-                _native.sgd_step(**given, lr=rate, threads=torch.get_num_threads())
+                _native.sgd_step(**given, lr=rate, threads=torch.get_num_threads(), penalties=terms)
             for parameter, momentum, new in zip(parameters, momenta, first, strict=False):
                 if new:
                     self.state[parameter]["momentum_buffer"] = momentum

@@ -6,9 +6,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from ..methods.penalty import check_penalty
+from ..methods.scopes import EXPECTED, check_scope, is_scope
 from ..weights.rates import rate_as_written
 from .criteria import find_criterion
-from .masks import SCOPES
 
 # What a kept weight becomes before it is trained again (Zhou et al. 2019, "mask-1 actions", and two more).
 SURVIVORS = {
@@ -46,6 +47,10 @@ class Recipe:
             ``"rewind"`` epoch whatever their values, or start ``"fresh"``.
         final_rate: retrain at the last learning rate instead of the schedule from epoch k on.
         one_shot: prune the unpruned network straight to the density of each level.
+        penalty: what draws weights to zero in ``penalty_epochs`` of training before each pruning: ``"none"``, ``"l1"``,
+            ``"l1_loss"`` or ``"admm"``, as in ``MaskedAdam.set_penalty``; Z is what the next pruning would keep of W + U.
+        penalty_strength: lambda of L1, rho of ADMM.
+        penalty_epochs: at the last learning rate, from the trained weights and with a new optimizer.
 
     Raises:
         ValueError: an option is none of those it may be.
@@ -71,19 +76,30 @@ class Recipe:
     final_rate: bool = False
     one_shot: bool = False
     seed: int = 0
+    penalty: str = "none"
+    penalty_strength: float = 0.0
+    penalty_epochs: int = 0
 
     def __post_init__(self) -> None:
         find_criterion(self.criterion)
+        if not is_scope(self.scope):
+            raise ValueError(f"scope is '{self.scope}'; expected one of {EXPECTED}")
+        check_scope(self.scope)
         for pool, rate in self.rates.items() if isinstance(self.rates, Mapping) else [("each", self.rates)]:
             rate_as_written(rate, pool)
         for option, value, known in (
-            ("scope", self.scope, SCOPES),
             ("survivors", self.survivors, SURVIVORS),
             ("pruned", self.pruned, PRUNED),
             ("rewind_optimizer", self.rewind_optimizer, OPTIMIZER_STATES),
         ):
             if value not in known:
                 raise ValueError(f"{option} is '{value}'; expected one of {', '.join(known)}")
+        check_penalty(self.penalty, self.penalty_strength)
+        if self.penalty_epochs < (self.penalty != "none"):
+            raise ValueError(
+                f"penalty_epochs is {self.penalty_epochs} with the penalty '{self.penalty}'; expected "
+                f"at least {int(self.penalty != 'none')}"
+            )
         if self.levels < 0 or self.epochs < 1:
             raise ValueError(f"levels is {self.levels} and epochs {self.epochs}; expected at least 0 and 1")
         if not 0 <= self.rewind_epoch <= self.epochs:
@@ -119,6 +135,8 @@ class Retraining:
     from_end: bool  # the optimizer state is that of the end of the training before, not of the rewind epoch
 
 
+_DRAWN: dict[str, Any] = {"survivors": "keep", "rewind_optimizer": "fresh", "penalty_epochs": 10}
+
 RECIPES: dict[str, dict[str, Any]] = {
     # Frankle et al. 2019 and the paper: weights, optimizer and schedule go back to epoch k.
     "weight_rewinding": {},
@@ -129,6 +147,11 @@ RECIPES: dict[str, dict[str, Any]] = {
     # Han et al. 2015: weights stay, training goes on at the last learning rate.
     "fine_tuning": {"survivors": "keep", "final_rate": True},
     "one_shot": {"one_shot": True},
+    # Weights are drawn to zero before they are pruned: by L1 (Han et al. 2015, here as a proximal step, or in the loss), and
+    # by the alternating direction method of multipliers (Zhang et al. 2018). Then the rest is trained as it stands.
+    "l1": {**_DRAWN, "penalty": "l1", "penalty_strength": 0.1},
+    "l1_loss": {**_DRAWN, "penalty": "l1_loss", "penalty_strength": 1e-4},
+    "admm": {**_DRAWN, "penalty": "admm", "penalty_strength": 1e-2},
     # Controls: is it these weights, these values, or only the retraining?
     "random_mask": {"criterion": "random"},
     "random_reinitialization": {"survivors": "reinitialize", "rewind_epoch": 0},

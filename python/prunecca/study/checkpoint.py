@@ -14,6 +14,7 @@ from .reporter import Reporter
 
 TRAINING = "training.safetensors"
 REWIND = "rewind.safetensors"
+PENALISED = "penalised.safetensors"  # of the training with a penalty, before the network is pruned
 
 
 @dataclass(frozen=True)
@@ -26,20 +27,20 @@ class Checkpoint:
     folder: Path | None = None
     root: Path | None = None
 
-    def keep(self, snapshot: Snapshot, origin: Mapping[str, str]) -> None:
+    def keep(self, snapshot: Snapshot, origin: Mapping[str, str], file: str = TRAINING) -> None:
         """Keep the state after an epoch; ``origin`` identifies the networks it is made from."""
         if self.folder is not None:
             kept = replace(snapshot, records={**snapshot.records, "origin": dict(origin)})
-            write_atomic(self.folder / TRAINING, kept.as_bytes(), self.root)
+            write_atomic(self.folder / file, kept.as_bytes(), self.root)
 
     def keep_rewind(self, content: bytes) -> None:
         """Keep the file of the rewind epoch."""
         if self.folder is not None:
             write_atomic(self.folder / REWIND, content, self.root)
 
-    def latest(self, origin: Mapping[str, str], reporter: Reporter, name: str) -> Snapshot | None:
+    def latest(self, origin: Mapping[str, str], reporter: Reporter, name: str, file: str = TRAINING) -> Snapshot | None:
         """The state that was kept last, if it was made from the same networks."""
-        found = self._read(TRAINING, reporter, name)
+        found = self._read(file, reporter, name)
         if found is None:
             return None
         snapshot = found[0]

@@ -8,7 +8,7 @@ the checkpoint of the running training: whatever process calls it, on a CPU it g
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -19,15 +19,17 @@ from torch import Tensor, nn
 from .. import pruning
 from ..comparison.compare import compare
 from ..data.loading import representation_subset
+from ..data.splits import Splits
 from ..dimension import intrinsic_dimensions
 from ..errors import RUN_AGAIN, CorruptFile, FewRows
+from ..pruning.imp import drawn
 from ..pruning.rewind import Snapshot
 from ..seeds import seed_for
 from ..storage.states import digest, state_bytes, state_from_bytes
 from ..storage.tables import parquet
 from ..training.config import TrainingConfig
 from ..training.training import Training
-from .checkpoint import REWIND, Checkpoint
+from .checkpoint import PENALISED, REWIND, Checkpoint
 from .plan import Network, Plan
 from .reporter import Reporter
 from .resolve import ResolvedProblem
@@ -145,11 +147,13 @@ class _Level:
         seed = seed_for(self.options.seed, network.problem, "pruning", network.replicate, network.level)
         self.recipe = self.problem.recipe(self.options, seed)
         self.files: dict[str, bytes] = {}
+        self.trained: dict[str, Tensor] = {}  # the weights that are pruned
 
     def make(self) -> NetworkResult:
         model = self.problem.build(self.options).to(self.place.device)
         if self.unpruned is None:
             self.files[INITIAL] = state_bytes(model.state_dict())
+        self._draw(model)
         masks = self._prune(model)
         training = self._start(model, masks)
         self._train(training)
@@ -182,18 +186,44 @@ class _Level:
             return {}
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always", pruning.LayerCollapseWarning)
-            masks = pruning.next_masks(
-                self.recipe,
-                pruning.pools_by_type(model, include_output=self.options.prune_output_layer),
-                self.parent.state(STATE, model),
-                self._previous(model),
-                self.network.level,
-                self.unpruned.state(INITIAL, model),
-            )
+            masks = self._choose(model)(self.trained)
         for warning in caught:
             self.place.reporter.message(f"{self.network}: {warning.message}")
         self.files[MASKS] = state_bytes(pruning.pack(masks))
         return masks
+
+    def _choose(self, model: nn.Module) -> Callable[[Mapping[str, Tensor]], dict[str, Tensor]]:
+        """The masks of this network as a function of the weights that are pruned."""
+        previous, initial = self._previous(model), self.unpruned.state(INITIAL, model) if self.unpruned else None
+        recipe, pools, level = self.recipe, self._pools(model), self.network.level
+        return lambda trained: pruning.next_masks(recipe, pools, trained, previous, level, initial)
+
+    def _pools(self, model: nn.Module) -> dict[str, list[str]]:
+        return pruning.pools_by_type(model, include_output=self.options.prune_output_layer)
+
+    def _draw(self, model: nn.Module) -> None:
+        """Find the weights that are pruned: the parent's, trained on with the penalty of the recipe if it has one."""
+        if self.parent is None:
+            return
+        self.trained = self.parent.state(STATE, model)
+        if self.recipe.penalty == "none" or self.network.control:
+            return
+        model.load_state_dict(self.trained)
+        config = replace(self._config(1.0), epochs=self.recipe.penalty_epochs, patience=None)
+        splits = replace(self.problem.splits(self.place.data), validation=None)  # the last weights count, not the best
+        training = self._training(model, self._previous(model) or {}, config, splits, "penalty")
+        checkpoint, reporter, name = self.place.checkpoint, self.place.reporter, str(self.network)
+        if (latest := checkpoint.latest(self.origin, reporter, name, PENALISED)) is not None:
+            training.load(latest)
+        first = training.epoch
+        reporter.begin(name, first, config.epochs)
+        for epoch in drawn(self.recipe, self._pools(model), training.optimizer, self._choose(model), first):
+            if epoch > first:  # with Z and U as they were renewed after the epoch before
+                checkpoint.keep(training.state(), self.origin, PENALISED)
+            reporter.epoch(name, training.run_epoch(lambda done, total: reporter.batch(name, done, total)))
+        checkpoint.keep(training.state(), self.origin, PENALISED)
+        self.trained = {key: value.to("cpu", copy=True) for key, value in model.state_dict().items()}
+        self.origin = {**self.origin, "penalised": digest(self.trained)}
 
     def _previous(self, model: nn.Module) -> dict[str, Tensor] | None:
         """The masks of the parent, if it has any."""
@@ -203,28 +233,34 @@ class _Level:
 
     def _start(self, model: nn.Module, masks: dict[str, Tensor]) -> Training:
         """The training where it begins: at the initialisation, or restarted from what the parents left."""
-        options, recipe = self.options, self.recipe
-        again = self.parent is not None
-        rate = options.learning_rate * (LAST_RATE if again and recipe.final_rate else 1)
-        config = TrainingConfig.for_problem(self.problem.problem, lr=rate, weight_decay=options.weight_decay)
-        frozen = bool(masks) and recipe.frozen
+        config = self._config(LAST_RATE if self.parent is not None and self.recipe.final_rate else 1.0)
+        training = self._training(model, masks, config, self.problem.splits(self.place.data), "training")
+        self._restart(training, masks)
+        return training
+
+    def _config(self, fraction: float) -> TrainingConfig:
+        """The problem's way of training, at a fraction of the learning rate."""
+        rate, decay = self.options.learning_rate * fraction, self.options.weight_decay
+        return TrainingConfig.for_problem(self.problem.problem, lr=rate, weight_decay=decay)
+
+    def _training(
+        self, model: nn.Module, masks: dict[str, Tensor], config: TrainingConfig, splits: Splits, purpose: str
+    ) -> Training:
+        frozen = bool(masks) and self.recipe.frozen
 
         def freezing(model: nn.Module, config: TrainingConfig) -> torch.optim.Optimizer:
             named, decay = model.named_parameters(), config.weight_decay
             return pruning.MaskedAdam(named, masks, lr=config.lr, weight_decay=decay, pruned="frozen")
 
-        training = Training(
+        return Training(
             model,
-            self.problem.splits(self.place.data),
+            splits,
             config,
             # Replicates differ by this seed alone; a control has that of the level of replicate 0 it is the control of.
-            seed=seed_for(options.seed, self.network.problem, "training", self.network.replicate, self.network.level),
+            seed=seed_for(self.options.seed, self.network.problem, purpose, self.network.replicate, self.network.level),
             masks=None if frozen else masks,
             optimizer_factory=freezing if frozen else None,
         )
-        if again:
-            self._restart(training, masks)
-        return training
 
     def _restart(self, training: Training, masks: dict[str, Tensor]) -> None:
         if self.parent is None or self.unpruned is None:
@@ -240,7 +276,7 @@ class _Level:
             network.level,
             initial=self.unpruned.state(INITIAL, training.model),
             rewind=rewind.model,
-            final=self.parent.state(STATE, training.model),
+            final=self.trained,
             previous=self._previous(training.model),
             fresh=fresh,
         )
@@ -299,7 +335,7 @@ class _Level:
         self.files[SIMILARITY] = parquet(result.table[_SIMILARITY_COLUMNS])
         if options.dimension_images:
             found = intrinsic_dimensions(model, images, options.layers, max_datapoints=options.dimension_images)
-            self.files[DIMENSION] = parquet(found)
+            self.files[DIMENSION] = parquet(found.drop(columns="pc_dimension"))  # no column of the tables
 
 
 def _count_layers(model: nn.Module, masks: dict[str, Tensor]) -> list[dict[str, Any]]:

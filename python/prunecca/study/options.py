@@ -9,8 +9,8 @@ from typing import Any
 
 from ..data.splits import same_data
 from ..errors import ConfigurationError
+from ..methods.scopes import EXPECTED, check_scope
 from ..pruning.criteria import CRITERIA
-from ..pruning.masks import SCOPES
 from ..pruning.recipe import PRUNED, RECIPES, Recipe, find_recipe
 
 FORMAT = 2
@@ -34,14 +34,18 @@ RETRAIN: dict[str, dict[str, Any]] = {
     "finetune": {**RECIPES["fine_tuning"], "rewind_optimizer": "fresh"},
     "reinit": RECIPES["random_reinitialization"],
 }
+_PENALTY = ("penalty", "penalty_strength", "penalty_epochs")
 # The flags that make up the recipe, and their defaults: the paper's.
 PRUNING_FLAGS: dict[str, Any] = {
     "rewind_epoch": 3,  # k: levels restart from the end of this epoch; 0 is the initialisation
     "rewind_optimizer": "restore",  # its state of epoch k, or begin "fresh"
     "criterion": "large_final",
-    "scope": "pool",  # entries compete within their pool (conv, fc), within their "layer", or all together: "global"
+    "scope": "pool",  # entries compete within their pool (conv, fc), their "layer", their "row", or all: "global"; or "N:M"
     "retrain": "rewind",
     "pruned_value": "zero",  # what a pruned entry holds from then on (Zhou et al. 2019): see `pruning.recipe.PRUNED`
+    "recipe": None,  # of `RECIPES`: it decides the flags that are left at their defaults
+    "penalty_strength": None,  # of a recipe with a penalty: lambda of L1, rho of ADMM
+    "penalty_epochs": None,  # of training with the penalty, before each pruning
     "one_shot": False,  # one pruning straight to the density of each level, from the unpruned network
 }
 
@@ -128,33 +132,32 @@ class Options:
             ConfigurationError: a flag cannot be carried out; the sentence names it.
         """
         pruning = {**PRUNING_FLAGS, **{name: value for name, value in flags.items() if name in PRUNING_FLAGS}}
+        drawn: dict[str, Any] = {}
+        if pruning["recipe"] is not None:
+            _one_of("recipe", pruning["recipe"], RECIPES)
+            chosen = find_recipe(pruning["recipe"])
+            said = {**_pruning_flags(chosen), "recipe": None}
+            pruning |= {name: said[name] for name, value in pruning.items() if value == PRUNING_FLAGS[name]}
+            drawn = {name: getattr(chosen, name) for name in _PENALTY}
+            if chosen.rates == 0:
+                flags = {"conv_rate": 0.0, "fc_rate": 0.0} | flags
+        drawn |= _penalty_flags(pruning, drawn)
         _check(0 <= pruning["rewind_epoch"] <= MOST, "rewind-epoch", pruning["rewind_epoch"], f"0 to {MOST}")
         _one_of("rewind-optimizer", pruning["rewind_optimizer"], ("restore", "fresh"))
         _one_of("criterion", pruning["criterion"], CRITERIA)
-        _one_of("scope", pruning["scope"], SCOPES)
+        _check_scope(pruning["scope"])
         _one_of("retrain", pruning["retrain"], RETRAIN)
         _one_of("pruned-value", pruning["pruned_value"], PRUNED)
         fields = {name: pruning[name] for name in ("rewind_epoch", "criterion", "scope", "one_shot")}
         if pruning["rewind_optimizer"] == "fresh":
             fields["rewind_optimizer"] = "fresh"
         fields |= {"pruned": pruning["pruned_value"], "epochs": max(Recipe.epochs, pruning["rewind_epoch"])}
-        chosen = RETRAIN[pruning["retrain"]]
-        recipe = Recipe(**{**fields, **chosen, **_if_fresh(fields)})
+        recipe = Recipe(**{**fields, **RETRAIN[pruning["retrain"]], **_if_fresh(fields), **drawn})
         return cls(recipe=recipe, **{name: value for name, value in flags.items() if name not in PRUNING_FLAGS})
 
     def flags(self) -> dict[str, Any]:
         """The flags that stand for these options, by name with underscores; the inverse of ``from_flags``."""
-        recipe, retrain = self.recipe, _retrain(self.recipe)
-        fresh = recipe.rewind_optimizer == "fresh" and retrain != "finetune"  # which is always
-        pruning = {
-            "rewind_epoch": recipe.rewind_epoch,
-            "rewind_optimizer": "fresh" if fresh else "restore",
-            "criterion": recipe.criterion,
-            "scope": recipe.scope,
-            "retrain": retrain,
-            "pruned_value": recipe.pruned,
-            "one_shot": recipe.one_shot,
-        }
+        pruning = _pruning_flags(self.recipe)
         flags: dict[str, Any] = {}
         for each in dataclasses.fields(self):
             flags |= pruning if each.name == "recipe" else {each.name: getattr(self, each.name)}
@@ -272,6 +275,36 @@ def _compare(old: Mapping[str, Any], new: Mapping[str, Any], where: str, whose: 
             )
 
 
+def _pruning_flags(recipe: Recipe) -> dict[str, Any]:
+    """The flags of ``PRUNING_FLAGS`` that stand for a recipe."""
+    retrain, penalised = _retrain(recipe), recipe.penalty != "none"
+    fresh = recipe.rewind_optimizer == "fresh" and retrain != "finetune"  # which is always
+    return {
+        "rewind_epoch": recipe.rewind_epoch,
+        "rewind_optimizer": "fresh" if fresh else "restore",
+        "criterion": recipe.criterion,
+        "scope": recipe.scope,
+        "retrain": retrain,
+        "pruned_value": recipe.pruned,
+        "recipe": recipe.penalty if penalised else None,
+        "penalty_strength": recipe.penalty_strength if penalised else None,
+        "penalty_epochs": recipe.penalty_epochs if penalised else None,
+        "one_shot": recipe.one_shot,
+    }
+
+
+def _penalty_flags(pruning: Mapping[str, Any], drawn: Mapping[str, Any]) -> dict[str, Any]:
+    """The fields of the penalty that flags give themselves."""
+    given = {name: pruning[name] for name in _PENALTY[1:] if pruning[name] is not None}
+    penalised = drawn.get("penalty", "none") != "none"
+    for name, value in given.items():
+        _check(penalised, name.replace("_", "-"), value, "a --recipe that has a penalty: l1, l1_loss or admm")
+    strength, epochs = given.get("penalty_strength", 1.0), given.get("penalty_epochs", 1)
+    _check(0 < strength < float("inf"), "penalty-strength", strength, "a number above 0")
+    _check(1 <= epochs <= MOST, "penalty-epochs", epochs, f"1 to {MOST}")
+    return given
+
+
 def _retrain(recipe: Recipe) -> str:
     """The name of a recipe's retraining; its differences from the default where it has no name."""
     for name, chosen in RETRAIN.items():
@@ -295,6 +328,13 @@ def _show(value: object) -> str:
 def _check(holds: bool, name: str, value: object, expected: str) -> None:
     if not holds:
         raise ConfigurationError(f"{name} is {value}; expected {expected}")
+
+
+def _check_scope(scope: str) -> None:
+    try:
+        check_scope(scope)
+    except ValueError:
+        raise ConfigurationError(f"scope is {scope!r}; expected one of {EXPECTED}") from None
 
 
 def _one_of(name: str, value: str, choices: Collection[str]) -> None:

@@ -36,7 +36,7 @@ from ..storage.atomic import file_digest, remove_partial, storage_error, write_a
 from ..storage.regular_files import LARGEST_RECORD, LARGEST_STATE, exists, folder_of, read_regular, remove
 from ..storage.states import read_json, write_json
 from . import schema
-from .checkpoint import REWIND, TRAINING
+from .checkpoint import PENALISED, REWIND, TRAINING
 from .executors import OWNED
 from .level import FILES, INITIAL, MASKS, SIMILARITY, STATE, NetworkResult, Parent
 from .options import FORMAT, Options, Size, merge_configuration
@@ -215,19 +215,23 @@ class RunDirectory:
             "parents": dict(parents),
         }
         write_json(self.path(network, RECORD), record, self.root)
-        remove(self.path(network, TRAINING), self.root)
+        self._remove_checkpoint(network)
         return record
 
     def remove_checkpoints(self, plan: Plan) -> None:
         """Remove what processes left that were killed between finishing a network and this; when all are finished."""
         for network in plan.networks():
-            remove(self.path(network, TRAINING), self.root)
+            self._remove_checkpoint(network)
 
     def say(self, text: str) -> None:
         """Pass a sentence on to the user, once."""
         if text not in self._said:
             self._said.add(text)
             self._message(text)
+
+    def _remove_checkpoint(self, network: Network) -> None:
+        for name in (TRAINING, PENALISED):
+            remove(self.path(network, name), self.root)
 
     def _is_ours(self) -> bool:
         """Whether an existing folder without a configuration is empty, or holds what is left of a run."""
