@@ -9,6 +9,7 @@ from streams import DTYPES, FIELDS, correlated, differences, error, streamed
 
 import prunecca as pc
 from prunecca.covariance import accumulate
+from prunecca.covariance.accumulate import estimate_shift
 from prunecca.covariance.view import View
 
 # A layout, the shape of an activation without its channels, and where those go.
@@ -177,3 +178,15 @@ def test_masks_that_do_not_fit(rows, error, words):
 def test_the_layer_is_named():
     with pytest.raises(ValueError, match=r"^layer 'a': rows has shape \(3,\)"):
         pc.StreamingCovariance().update(torch.randn(8, 6), where="layer 'a'", rows=[True] * 3)
+
+
+def test_the_shift_of_rows_that_count_is_taken_channel_by_channel() -> None:
+    """Channels far apart in scale, each about its own mean: one deviation for all would round the small means away."""
+    x = torch.randn(40, 50, 6, generator=torch.Generator().manual_seed(0))
+    x *= torch.tensor([1.0, 1e-3, 1e3, 1e-6, 1.0, 1e-7])
+    x += 20 * torch.tensor([1.0, 1e-3, 1e3, 1e-6, 1.0, 1e-7])
+    rows = torch.rand(40, 50, generator=torch.Generator().manual_seed(1)) < 0.7
+    shift, wide = estimate_shift(View.of(x, "x", "nlc", rows=rows))
+    kept = x[rows].double()
+    assert ((shift - kept.mean(0)).abs() < 0.2 * kept.std(0)).all()
+    assert not wide

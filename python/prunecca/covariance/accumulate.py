@@ -100,7 +100,7 @@ def estimate_shift(view: View, exponent: int = 0) -> tuple[Tensor, bool]:
         (those of float64 activations), or the squares. Otherwise float32 holds the means.
     """
     sample = view.sample(_SHIFT_ROWS).rescaled(exponent)
-    x = sample.tensor
+    x, axis = sample.tensor, sample.channel_axis
     zeros = torch.zeros(view.channels, dtype=torch.float64, device=x.device)
     total = zeros.clone()
     # On a device float64 at once: the host cannot see that float32 does not hold a sum without waiting.
@@ -112,14 +112,14 @@ def estimate_shift(view: View, exponent: int = 0) -> tuple[Tensor, bool]:
         if outcome.reason:
             raise ValueError(outcome.sentence(sample))
     mean = total / sample.rows
-    axes = [d for d in range(x.ndim) if d != view.channel_axis]
+    axes = [d for d in range(x.ndim) if d != axis]
     if x.dtype == torch.float64:
         return rounded_mean(mean, x.std(axes, correction=0)), True
     deviation = x.float().std(axes, correction=0).double()
     wide = False
     odd = ~((deviation > 1 / _WIDEST) & (deviation < _WIDEST))
     if not _is_capturing(x) and odd.any():  # mostly channels without variance; else float32 has lost the squares
-        again = x.index_select(view.channel_axis, odd.nonzero().squeeze(1)).double().std(axes, correction=0)
+        again = x.index_select(axis, odd.nonzero().squeeze(1)).double().std(axes, correction=0)
         deviation[odd] = again
         wide = bool(((again > 0) & ~((again > 1 / _WIDEST) & (again < _WIDEST))).any())
     return rounded_mean(mean, deviation).float().double(), wide
