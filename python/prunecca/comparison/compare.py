@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from numbers import Integral
 from typing import Any, Literal
 
 import torch
@@ -164,12 +165,16 @@ def compare(
                 chosen = find_metrics(metrics)
                 if max_datapoints is not None and max_datapoints < 1:
                     raise ValueError(f"max_datapoints is {max_datapoints}; expected at least 1, or None for all")
+                _check_number("budget", budget)
+                _check_number("subsample", subsample)
                 model = unwrapped(reference, "the reference")
                 reading, axis_of = Reading(layout, rows, points, resize), BatchAxis(model, forward)
                 if chance not in (None, "permutation"):
                     raise ValueError(f"chance is {chance!r}; expected 'permutation', or None for none")
                 sample = subsample if needs_rows(chosen) else 0
                 settings = Settings(precision, needs_norms(chosen), chance is not None, sample, rank)
+                if keep_covariances and are_of_batches(chosen):
+                    raise ValueError("'minibatch_cka' has no covariances to keep; expected keep_covariances=False")
                 request = Request(layers, pairs, reading, output, settings, budget, are_of_batches(chosen))
                 run = ForwardPasses(model, _by_name(candidates), request)
             with (
@@ -220,6 +225,11 @@ def _rows(
                 names = (pair.x.name,) if one_to_one else (pair.x.name, pair.y.name)
                 kept[pair.candidate, *names] = cov
     return rows
+
+
+def _check_number(option: str, number: Any) -> None:
+    if isinstance(number, bool) or not isinstance(number, Integral) or number < 1:
+        raise ValueError(f"{option} is {number!r}; expected a whole number of at least 1")
 
 
 def _check_rounds(run: ForwardPasses, loader: Iterable[Any]) -> None:

@@ -74,7 +74,7 @@ class Flattened:
 
     def reference(self, number: int, layer: Layer, x: Tensor) -> None:
         where = f"layer {layer.name!r} of the reference, batch {number}"
-        self._filling.add(self._plan.layers.index(layer), self._reading.datapoints_first(layer, x), where=where)
+        self._filling.add(self._plan.layers.index(layer), self._reading.whole(layer, x, where), where=where)
 
     def end_of_reference(self, number: int) -> None:
         """Nothing is left to do."""
@@ -82,7 +82,7 @@ class Flattened:
     def candidate(self, number: int, name: str, layer: Layer, y: Tensor) -> None:
         where = f"layer {layer.name!r} of candidate {name!r}, batch {number}"
         position = self._first[name] + self._plan.counterparts[name].index(layer)
-        self._filling.add(position, self._reading.datapoints_first(layer, y), where=where)
+        self._filling.add(position, self._reading.whole(layer, y, where), where=where)
 
     def end_of_candidate(self, number: int, name: str) -> None:
         """Nothing is left to do."""

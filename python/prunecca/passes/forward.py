@@ -79,7 +79,7 @@ class ForwardPasses:
     @property
     def points(self) -> str:
         """What a row is, as the table has it."""
-        return self._request.reading.points
+        return "flatten" if self._request.minibatches else self._request.reading.points
 
     def expect(self, setup: Setup) -> None:
         """Begin with what the first batch showed, here or on another rank."""
@@ -88,7 +88,7 @@ class ForwardPasses:
         self.setup = setup
         plan, shapes, reading = setup.plan, setup.shapes, request.reading
         if request.minibatches:
-            self.products = Minibatches(plan, shapes, reading)
+            self.products = Minibatches(plan, shapes, reading, settings)
         elif reading.points == "flatten":
             self.products = Flattened(plan, shapes, reading, settings, request.budget, self.datapoints)
         elif plan.one_to_one and reading.resize is None:

@@ -81,10 +81,35 @@ class Reading:
         word = self.word(layer, x.ndim)
         return tuple(length for letter, length in zip(word, x.shape, strict=True) if letter not in "nc")
 
-    def datapoints_first(self, layer: Layer, x: Tensor) -> Tensor:
-        """A layer's output with its datapoints in the first dimension."""
+    @property
+    def datapoints(self) -> int:
+        """How many the batch has."""
+        return 0 if self._batch is None else self._batch.count
+
+    @property
+    def has_rows(self) -> bool:
+        """Whether some rows do not count."""
+        return self._rows is not None
+
+    def whole(self, layer: Layer, x: Tensor, where: str) -> Tensor:
+        """A layer's output with its datapoints in the first dimension; all else of it are features.
+
+        Args:
+            layer: of the model that gave ``x``.
+            x: what the layer gave.
+            where: what error messages begin with.
+
+        Raises:
+            ValueError: other rows than datapoints.
+        """
         word = self.word(layer, x.ndim)
-        return x.movedim(word.index("n"), 0) if "n" in word[1:] else x
+        x = x.movedim(word.index("n"), 0) if "n" in word[1:] else x
+        if self._batch is not None and len(x) != self._batch.count:
+            raise ValueError(
+                f"{where}: this output has {len(x)} in place of {self._batch.count} datapoints, so that it has no features "
+                "of each; leave the layer out, or take points='position'"
+            )
+        return x
 
     def start(self, batch: Batch) -> None:
         """Look at the batch of which views will be asked for.
