@@ -275,11 +275,7 @@ class View:
         return self if self.kept is None else self.gathered(self.kept)
 
     def shuffled(self, random: torch.Generator) -> View:
-        """A copy in which every datapoint is in the place of another; chosen rows, of which neighbours are alike, move together.
-
-        Args:
-            random: on the host.
-        """
+        """Every datapoint in the place of another; chosen rows, of which neighbours are alike, move together."""
         view = self.chosen()
         count = view.tensor.shape[0]
         if self.kept is not None:
