@@ -17,6 +17,7 @@ from ..activations.wrappers import eager, unwrapped
 from ..covariance.covariance import Covariance, Layout, Precision
 from ..covariance.distributed import rank_and_size
 from ..machine.memory import keeping_freed_memory
+from ..passes.flattened import SEVERAL_RANKS
 from ..passes.forward import ForwardPasses, Request
 from ..passes.plan import Layers, Pairs
 from ..passes.points import Points
@@ -173,6 +174,8 @@ def compare(
                     raise ValueError(f"chance is {chance!r}; expected 'permutation', or None for none")
                 sample = subsample if needs_rows(chosen) else 0
                 settings = Settings(precision, needs_norms(chosen), chance is not None, sample, rank)
+                if ranks > 1 and reading.points == "flatten" and not are_of_batches(chosen):
+                    raise ValueError(SEVERAL_RANKS)
                 if keep_covariances and are_of_batches(chosen):
                     raise ValueError("'minibatch_cka' has no covariances to keep; expected keep_covariances=False")
                 request = Request(layers, pairs, reading, output, settings, budget, are_of_batches(chosen))

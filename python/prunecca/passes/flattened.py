@@ -17,6 +17,8 @@ from .plan import Plan
 from .reading import Reading
 from .team import Finding, Settings
 
+SEVERAL_RANKS = "points='flatten' compares on one process, which needs all datapoints; expected distributed='off'"
+
 
 class Flattened:
     """The products of comparisons with ``points="flatten"``.
@@ -110,9 +112,7 @@ class Flattened:
         self._round += 1
 
     def forget_rows(self) -> None:
-        raise ValueError(
-            "points='flatten' compares on one process, which needs all datapoints; expected distributed='off'"
-        )
+        raise ValueError(SEVERAL_RANKS)
 
     def merge_over_ranks(self, device: torch.device) -> None:
         self.forget_rows()
