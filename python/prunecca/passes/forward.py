@@ -147,18 +147,20 @@ class ForwardPasses:
         reading.learn("the reference", self.reference, plan.layers, inputs, output)
         for name, model in self.candidates.items():
             reading.learn(view_name(plan, name), model, plan.counterparts[name], inputs, output)
-        shapes = {"": self._shapes(self.reference, plan.layers, inputs)}
-        shapes |= {name: self._shapes(m, plan.counterparts[name], inputs) for name, m in self.candidates.items()}
+        shapes = {"": self._shapes(self.reference, "the reference", plan.layers, inputs)}
+        shapes |= {
+            name: self._shapes(m, view_name(plan, name), plan.counterparts[name], inputs)
+            for name, m in self.candidates.items()
+        }
         return Setup(plan, shapes, [reading.word(layer) for layer in plan.layers])
 
-    def _shapes(self, model: nn.Module, layers: list[Layer], inputs: Batch) -> list[Shape]:
+    def _shapes(self, model: nn.Module, name: str, layers: list[Layer], inputs: Batch) -> list[Shape]:
         outputs = self._calls[model].outputs(layers, inputs, self._request.output)
         reading = self._request.reading
-        found = []
+        found, count = [], inputs.few().count
         for layer in layers:
-            x = outputs[layer.name]
-            word = reading.word(layer, x.ndim)
+            x, word = reading.datapoints_first(layer, outputs[layer.name], name, count)
             whole = self._request.minibatches or reading.points == "flatten"
-            channels = x.numel() // x.shape[max(0, word.find("n"))] if whole else x.shape[word.index("c")]
-            found.append(Shape(channels, reading.size(layer, x)))
+            channels = x.numel() // len(x) if whole else x.shape[word.index("c")]
+            found.append(Shape(channels, reading.size(layer, outputs[layer.name], name, count)))
         return found

@@ -12,7 +12,7 @@ from ..covariance.distributed import gather
 from ..sizes.minibatch import FEWEST, MinibatchCKA, centred_grams
 from .groups import Shape
 from .namesakes import Pair
-from .plan import Plan
+from .plan import Plan, view_name
 from .reading import Reading
 from .team import Estimate, Finding, Settings
 
@@ -62,7 +62,9 @@ class Minibatches:
     def reference(self, number: int, layer: Layer, x: Tensor) -> None:
         if self._reading.datapoints >= FEWEST:
             position = self._plan.layers.index(layer)
-            self._references[position] = self._gram(layer, x, f"layer {layer.name!r} of the reference, batch {number}")
+            self._references[position] = self._gram(
+                layer, x, "the reference", f"layer {layer.name!r} of the reference, batch {number}"
+            )
 
     def end_of_reference(self, number: int) -> None:
         """Nothing is left to do."""
@@ -70,7 +72,9 @@ class Minibatches:
     def candidate(self, number: int, name: str, layer: Layer, y: Tensor) -> None:
         if self._reading.datapoints >= FEWEST:
             position = self._plan.counterparts[name].index(layer)
-            self._others[position] = self._gram(layer, y, f"layer {layer.name!r} of candidate {name!r}, batch {number}")
+            self._others[position] = self._gram(
+                layer, y, view_name(self._plan, name), f"layer {layer.name!r} of candidate {name!r}, batch {number}"
+            )
 
     def end_of_candidate(self, number: int, name: str) -> None:
         if self._reading.datapoints < FEWEST:
@@ -107,5 +111,5 @@ class Minibatches:
                 merged.merge(estimate)
             self.estimates[name] = merged
 
-    def _gram(self, layer: Layer, x: Tensor, where: str) -> Tensor:
-        return centred_grams([self._reading.whole(layer, x, where)], "the output", f"{where}: ")[0]
+    def _gram(self, layer: Layer, x: Tensor, name: str, where: str) -> Tensor:
+        return centred_grams([self._reading.whole(layer, x, name, where)], "the output", f"{where}: ")[0]
