@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from functools import partial
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from ..activations.first_pass import ModelCall, SharedBatch
 from ..activations.hooks import capturing
@@ -144,20 +144,18 @@ class ForwardPasses:
         own = (self.reference, trace(self.reference, few, "the reference"))
         plan = Planner(own, events, self._request.layers, self._request.pairs).plan()
         reading, output = self._request.reading, self._request.output
-        reading.learn("the reference", self.reference, plan.layers, inputs, output)
-        for name, model in self.candidates.items():
-            reading.learn(view_name(plan, name), model, plan.counterparts[name], inputs, output)
-        shapes = {"": self._shapes(self.reference, "the reference", plan.layers, inputs)}
-        shapes |= {
-            name: self._shapes(m, view_name(plan, name), plan.counterparts[name], inputs)
-            for name, m in self.candidates.items()
-        }
+        members = {"": (self.reference, "the reference", plan.layers)}
+        members |= {n: (m, view_name(plan, n), plan.counterparts[n]) for n, m in self.candidates.items()}
+        # These first: they say what is wrong with the layers of a model by its name.
+        outputs = {n: self._calls[m].outputs(layers, inputs, output) for n, (m, _, layers) in members.items()}
+        for model, name, layers in members.values():
+            reading.learn(name, model, layers, inputs, output)
+        count = inputs.few().count
+        shapes = {n: self._shapes(name, layers, outputs[n], count) for n, (_, name, layers) in members.items()}
         return Setup(plan, shapes, [reading.word(layer) for layer in plan.layers])
 
-    def _shapes(self, model: nn.Module, name: str, layers: list[Layer], inputs: Batch) -> list[Shape]:
-        outputs = self._calls[model].outputs(layers, inputs, self._request.output)
-        reading = self._request.reading
-        found, count = [], inputs.few().count
+    def _shapes(self, name: str, layers: list[Layer], outputs: dict[str, Tensor], count: int) -> list[Shape]:
+        reading, found = self._request.reading, []
         for layer in layers:
             x, word = reading.datapoints_first(layer, outputs[layer.name], name, count)
             whole = self._request.minibatches or reading.points == "flatten"
