@@ -42,3 +42,13 @@ def test_a_narrow_terminal_shows_what_is_most_alike(capsys, monkeypatch, metric,
     text = capsys.readouterr().out
     assert words(text) == shown
     assert "* no more rows than directions, so that the value means nothing" in text
+
+
+def test_long_names_are_not_cut_off(capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "60")
+    names = {"a": "encoder.layer.0.attention.self.query", "b": "encoder.layer.0.attention.self.key"}
+    table = pairs("linear_cka").replace({"layer": names, "layer_y": names})
+    print_comparison(table)
+    lines = words(capsys.readouterr().out)
+    assert "".join(line[0] for line in lines[:2]) == names["a"]
+    assert "".join(line[0] for line in lines[2:]) == names["b"]

@@ -283,3 +283,13 @@ def test_probes_do_what_they_count():
     assert torch.equal(copy, data)
     with pytest.raises(ValueError, match="expected the same size"):
         _native.probe_copy(native(copy[:500]), native(data), 2)
+
+
+def test_arrays_in_memory_are_no_files(tmp_path):
+    x = np.ones((5, 3))
+    np.save(tmp_path / "a.npy", x)
+    for given in ((x, "b.npy"), (tmp_path / "a.npy", [x]), (tmp_path / "a.npy", x)):
+        with pytest.raises(
+            TypeError, match=r"compare_files was given a ndarray; expected paths of files: of arrays in"
+        ):
+            compare_files(*given)

@@ -26,6 +26,30 @@ def _compare(images: Any, size: int = 8, **options: Any) -> pd.DataFrame:
     return pc.compare(network(), others, images.split(size), metrics=METRICS, **options).table
 
 
+RULED = torch.rand(60, generator=torch.Generator().manual_seed(1)) < 0.8
+# What every way of comparing gives on two processes, and how near it is to one: samples lie in another order.
+WAYS: dict[str, tuple[dict[str, Any], float]] = {
+    "all": ({"pairs": "all", "resize": "pool"}, 1e-10),
+    "rounds": ({"pairs": "all", "resize": "pool", "budget": 2000}, 1e-10),
+    "mean": ({"pairs": "all", "points": "mean", "metrics": ["linear_cka"]}, 1e-10),
+    "rows": ({"pairs": "all", "points": "mean", "rows": RULED, "metrics": ["linear_cka"]}, 1e-10),
+    "sample": ({"metrics": ["mutual_knn", "linear_cka"], "points": "mean", "pairs": "all"}, 1e-6),
+    "sample same": ({"metrics": ["mutual_knn", "rbf_cka"], "points": "mean"}, 1e-6),
+    "batches": ({"metrics": ["minibatch_cka"]}, 1e-10),
+}
+# Chance levels are drawn on each rank by itself, and agree between the ranks alone.
+DRAWN: dict[str, dict[str, Any]] = {
+    "chance": {"chance": "permutation", "metrics": ["linear_cka", "mutual_knn"], "points": "mean"},
+    "chance all": {"chance": "permutation", "metrics": ["linear_cka"], "pairs": "all", "points": "mean"},
+}
+
+
+def _way(**options: Any) -> pd.DataFrame:
+    others = {name: network(seed) for name, seed in CANDIDATES.items()}
+    given = {"metrics": METRICS} | options
+    return pc.compare(network(), others, IMAGES.split(8), ["2", "5", "8"], **given).table
+
+
 def _failure(rank: int) -> str:
     images = IMAGES.clone()
     if rank == 1:
@@ -75,6 +99,7 @@ def _faulty(rank: int) -> dict[str, Callable[[], Any]]:
         "no module": lambda: pc.compare(reference, 3 if second else candidate, rows),
         "no loader": lambda: pc.compare(reference, candidate, broken()),
         "no second batch": lambda: pc.compare(reference, candidate, late()),
+        "flatten": lambda: pc.compare(reference, candidate, rows.split(8), points="flatten"),
         "no batch": lambda: pc.compare(reference, candidate, rows[:0] if second else rows),
     }
 
@@ -97,6 +122,9 @@ SENTENCES = {  # of both ranks, or of each
     "shuffled": f"ValueError: the first batches differ {DIFFER}; {SAME_DATA}",
     "lengths": f"ValueError: the first batches differ {DIFFER}; {SAME_DATA}",
     "sharded weights": f"ValueError: the weights of candidate 'candidate' differ {DIFFER}, first in '0.weight'; {SAME_STATE}",
+    "flatten": (
+        "ValueError: points='flatten' compares on one process, which needs all datapoints; expected distributed='off'"
+    ),
     "no module": (
         "RuntimeError: the comparison failed on rank 1: candidates is a int; expected a module, a list of modules or "
         "modules by name",
@@ -118,6 +146,10 @@ def _on_rank(rank: int, folder: str) -> None:
     _compare(mine, distributed="sharded").to_parquet(out / f"sharded{rank}")
     _compare(mine if rank == 0 else mine[:0], distributed="sharded").to_parquet(out / f"half{rank}")
     _compare(mine, distributed="off").to_parquet(out / f"off{rank}")
+    for name, (options, _) in WAYS.items():
+        _way(**options).to_parquet(out / f"way {name}{rank}")
+    for name, options in DRAWN.items():
+        _way(**options).to_parquet(out / f"way {name}{rank}")
     (out / f"failure{rank}").write_text(_failure(rank))
     torch.manual_seed(rank)
     for name, call in _faulty(rank).items():
@@ -158,6 +190,29 @@ def test_both_ranks_have_the_table_of_one_process(
         found = pd.read_parquet(folder / f"{name}{rank}")
         pd.testing.assert_frame_equal(found.drop(columns="value"), expected.drop(columns="value"))
         assert (found["value"] - expected["value"]).abs().max() < tolerance
+
+
+@pytest.mark.parametrize("name", WAYS)
+def test_every_way_of_comparing_gives_the_table_of_one_process(folder: Path, name: str) -> None:
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    options, tolerance = WAYS[name]
+    expected = _way(**options)
+    torch.set_num_threads(threads)
+    for rank in (0, 1):
+        found = pd.read_parquet(folder / f"way {name}{rank}")
+        pd.testing.assert_frame_equal(found.drop(columns="value"), expected.drop(columns="value"))
+        assert (found["value"] - expected["value"]).abs().max() < tolerance
+
+
+@pytest.mark.parametrize("name", DRAWN)
+def test_chance_levels_are_the_same_on_both_ranks(folder: Path, name: str) -> None:
+    found, other = (pd.read_parquet(folder / f"way {name}{rank}") for rank in (0, 1))
+    pd.testing.assert_frame_equal(found, other)
+    plain = _way(**{key: value for key, value in DRAWN[name].items() if key != "chance"})
+    assert (found["value"] - plain["value"]).abs().max() < 1e-6
+    cka = found[found["metric"] == "linear_cka"]
+    assert cka["chance"].mean() < 0.3  # of 60 rows and 6 to 10 channels
 
 
 def test_off_compares_each_share_by_itself(folder: Path) -> None:

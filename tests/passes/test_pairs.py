@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 import prunecca as pc
 from prunecca.covariance import accumulator
+from prunecca.covariance.view import View
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -259,3 +260,38 @@ def test_batches_of_no_rows_that_count_are_passed_over() -> None:
     table = pc.compare(dense(0), dense(1), INPUTS.split(50), rows=counts, **options).table
     expected = pc.compare(dense(0), dense(1), INPUTS[counts].split(50), **options).table
     np.testing.assert_allclose(table["value"], expected["value"], atol=1e-9)
+
+
+class Scaled(nn.Module):
+    """Leaves numbers of any size behind it, and the next layers what they would have had."""
+
+    def __init__(self, factors: Any) -> None:
+        super().__init__()
+        self.register_buffer("factors", torch.as_tensor(factors, dtype=torch.float64))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x * self.factors.to(x.dtype)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+def test_a_layer_of_another_range_leaves_the_others_as_they_are(dtype: torch.dtype) -> None:
+    """Of many pairs in several native calls: one layer beyond the squares of float64, or that float32 does not hold."""
+    widths = (6, *range(7, 15))
+    models = [dense(seed, widths).to(dtype) for seed in (0, 1)]
+    scale = 1e200 if dtype == torch.float64 else 1e-30
+    spread = [nn.Sequential(*list(model)[:8], Scaled(scale), Scaled(1 / scale), *list(model)[8:]) for model in models]
+    layers = [str(k) for k in (1, 3, 5, 8, 11, 13, 15)]
+    data = (INPUTS.to(dtype) * torch.linspace(1, 3, 500)[:, None].to(dtype)).repeat(6, 1).split(1100)
+    found_pairs = found(pc.compare(*spread, data, layers, ["linear_cka"], pairs="all", layout="nc"))
+    names = dict(zip(layers, (str(k) for k in (1, 3, 5, 7, 9, 11, 13)), strict=True))
+    plain = found(pc.compare(*models, data, list(names.values()), ["linear_cka"], pairs="all"))
+    assert found_pairs == pytest.approx({(c, x, y): plain[c, names[x], names[y]] for c, x, y in found_pairs}, abs=1e-6)
+
+
+def test_a_constant_channel_does_not_make_a_layer_slow() -> None:
+    x = torch.randn(3000, 6, generator=torch.Generator().manual_seed(0))
+    x[:, 2] = 0.1
+    acc = accumulator.CovarianceAccumulator()
+    acc.add_references([View.of(x, "x")])
+    assert not acc.members[0].wide
+    assert not acc.members[0].exact

@@ -242,3 +242,31 @@ def test_a_mask_in_order_and_a_loader_that_shuffles():
     loader = DataLoader(TensorDataset(x), 30, shuffle=True)
     with pytest.raises(ValueError, match="the loader shuffles, so that rows, a mask in the order of the data set"):
         pc.compare(model, model, loader, rows=torch.ones(90, dtype=torch.bool))
+
+
+@pytest.mark.parametrize("count", [12, 100])  # 12: as many datapoints as steps
+@pytest.mark.parametrize("rows", [None, "attention_mask"])
+def test_all_pairs_of_layers_with_steps_first_and_others(count, rows):
+    class Masked(Turned):
+        def forward(self, input_ids, attention_mask):
+            return super().forward(input_ids)
+
+    models, ids = [Masked().eval(), Masked().eval()], torch.randint(20, (count, 12))
+    mask = torch.arange(12) < torch.randint(2, 12, (count, 1))
+    loader = {"input_ids": ids, "attention_mask": mask.long()}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UnusedMask)
+        table = pc.compare(*models, loader, ["embedding", "core"], "linear_cka", pairs="all", rows=rows).table
+    with torch.no_grad():
+        outputs = [
+            {"embedding": m.embedding(ids).double(), "core": m(ids, mask).transpose(0, 1).double()} for m in models
+        ]
+    for row in table.itertuples():
+        x, y = outputs[0][row.layer], outputs[1][row.layer_y]
+        x, y = (x[mask], y[mask]) if rows else (x.flatten(0, 1), y.flatten(0, 1))
+        assert row.value == pytest.approx(cka(x, y), abs=1e-6), (row.layer, row.layer_y)
+    if rows is None:
+        flat = pc.compare(*models, loader, ["embedding", "core"], "linear_cka", pairs="all", points="flatten").table
+        for row in flat.itertuples():
+            x, y = outputs[0][row.layer].flatten(1), outputs[1][row.layer_y].flatten(1)
+            assert row.value == pytest.approx(cka(x, y), abs=1e-6), (row.layer, row.layer_y)

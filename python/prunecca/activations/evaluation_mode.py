@@ -22,7 +22,7 @@ def evaluating(models: Mapping[str, nn.Module], device: torch.device | str | Non
         device: where they are moved meanwhile; None takes the device they are on.
 
     Raises:
-        ValueError: models on different devices and no device given.
+        ValueError: models on different devices and no device given, or the meta device.
     """
     found = {label: _devices_of(model) for label, model in models.items()}
     before = {label: next(iter(own)) for label, own in found.items() if len(own) == 1}
@@ -32,6 +32,8 @@ def evaluating(models: Mapping[str, nn.Module], device: torch.device | str | Non
     spread = [input_device(model) for label, model in models.items() if len(found[label]) > 1]
     known = (own for own in (*before.values(), *spread) if own is not None)
     target = torch.device(device) if device is not None else next(known, torch.device("cpu"))
+    if target.type == "meta":
+        raise ValueError("the device is 'meta', where tensors hold no numbers; expected 'cpu' or a CUDA device")
     flags = {module: module.training for model in models.values() for module in model.modules()}
     try:
         for label, model in models.items():

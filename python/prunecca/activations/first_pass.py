@@ -133,8 +133,20 @@ def _writes(model: nn.Module, label: str, first: Batch) -> bool:
             raise ValueError(
                 f"the loader gives single samples: {label} takes one of shape {shapes} only as a batch; {_BATCHED}"
             ) from error
+        _raise_other_dtype(model, label, first, error)
         raise
     return _versions(own) != versions or not all(map(_same, own.tensors(), few.tensors()))
+
+
+def _raise_other_dtype(model: nn.Module, label: str, first: Batch, error: Exception) -> None:
+    """Say what to do, where a model has failed because its weights have another type than the batches."""
+    own = next((p.dtype for p in model.parameters() if p.is_floating_point()), None)
+    given = next((tensor.dtype for tensor in first.tensors() if tensor.is_floating_point()), None)
+    if isinstance(error, RuntimeError) and "type" in str(error) and None not in (own, given) and own != given:
+        raise TypeError(
+            f"{label} has weights of {own}, but the batches are {given}; convert one of them, or give forward=lambda model, "
+            "batch: model(batch.to(next(model.parameters()).dtype))"
+        ) from error
 
 
 class _SingleSample(ValueError):

@@ -31,7 +31,7 @@ def _lines(rows: pd.DataFrame) -> Table:
     metrics = list(rows["metric"].unique())
     shown = Table()
     if "layer" in rows:
-        shown.add_column("layer")
+        shown.add_column("layer", overflow="fold")
     for metric in metrics:
         shown.add_column(printable(metric), justify="right")
     for layer, own in rows.groupby("layer", sort=False) if "layer" in rows else [("", rows)]:
@@ -50,14 +50,14 @@ def _pairs(rows: pd.DataFrame, candidate: str, width: int) -> Iterator[Table]:
         sure = matrix(rows, metric, candidate, "reliable").to_numpy() == 1 if "reliable" in rows else numbers == numbers
         down, across = (list(map(printable, names)) for names in (values.index, values.columns))
         shown = Table(title=printable(metric), title_justify="left")
-        shown.add_column("layer")
+        shown.add_column("layer", overflow="fold")
         if sum(3 + max(_DIGITS, len(name)) for name in across) + 4 + max(map(len, down)) <= width:
             for layer in across:
                 shown.add_column(layer, justify="right")
             for layer, line, ok in zip(down, numbers, sure, strict=True):
                 shown.add_row(layer, *map(_cell, line, ok))
         else:
-            shown.add_column(f"most alike of {len(across)} layers")
+            shown.add_column(f"most alike of {len(across)} layers", overflow="fold")
             shown.add_column("value", justify="right")
             distances = numbers if is_distance(metric) else -numbers
             for layer, line, ok, ranked in zip(down, numbers, sure, distances, strict=True):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from numbers import Integral
 from typing import Any, Literal
 
 import torch
@@ -16,6 +17,7 @@ from ..activations.wrappers import eager, unwrapped
 from ..covariance.covariance import Covariance, Layout, Precision
 from ..covariance.distributed import rank_and_size
 from ..machine.memory import keeping_freed_memory
+from ..passes.flattened import SEVERAL_RANKS
 from ..passes.forward import ForwardPasses, Request
 from ..passes.plan import Layers, Pairs
 from ..passes.points import Points
@@ -168,6 +170,8 @@ def compare(
             if run is None:
                 chosen = find_metrics(metrics)
                 _check_options(max_datapoints, chance, intervals)
+                _check_number("budget", budget)
+                _check_number("subsample", subsample)
                 model = unwrapped(reference, "the reference")
                 reading, axis_of = Reading(layout, rows, points, resize), BatchAxis(model, forward)
                 settings = Settings(
@@ -178,6 +182,10 @@ def compare(
                     groups=0 if intervals is None else _GROUPS,
                     rank=rank,
                 )
+                if ranks > 1 and reading.points == "flatten" and not are_of_batches(chosen):
+                    raise ValueError(SEVERAL_RANKS)
+                if keep_covariances and are_of_batches(chosen):
+                    raise ValueError("'minibatch_cka' has no covariances to keep; expected keep_covariances=False")
                 request = Request(layers, pairs, reading, output, settings, budget, are_of_batches(chosen))
                 run = ForwardPasses(model, _by_name(candidates), request)
             with (
@@ -232,6 +240,11 @@ def _rows(
                 names = (pair.x.name,) if one_to_one else (pair.x.name, pair.y.name)
                 kept[pair.candidate, *names] = cov
     return rows
+
+
+def _check_number(option: str, number: Any) -> None:
+    if isinstance(number, bool) or not isinstance(number, Integral) or number < 1:
+        raise ValueError(f"{option} is {number!r}; expected a whole number of at least 1")
 
 
 def _check_options(max_datapoints: int | None, chance: str | None, intervals: float | None) -> None:

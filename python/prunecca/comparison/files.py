@@ -93,6 +93,12 @@ def compare_files(
 
     chosen = find_metrics(metrics)
     candidates = [candidates] if isinstance(candidates, str | Path) else candidates
+    for given in (reference, *candidates):
+        if not isinstance(given, str | Path):
+            raise TypeError(
+                f"compare_files was given a {type(given).__name__}; expected paths of files: of arrays in memory take "
+                "linear_cka(x, y), say, or StreamingCovariance"
+            )
     if not candidates:
         raise ValueError(f"only {reference} was given; expected a reference and at least one candidate")
     files = [stored_activations(path) for path in (reference, *candidates)]

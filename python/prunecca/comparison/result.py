@@ -28,8 +28,12 @@ class Comparison:
         table: one row per candidate, layer and metric, with the columns candidate, layer, kind ("conv", "pool", "fc"),
             depth (order of execution, from 0), metric, value, count (rows: datapoints times positions), channels (of
             the reference), kept_x and kept_y (directions that took part; missing for metrics that keep none), layout (which
-            dimension of the reference's output holds the channels), points (what a row is), channels_x, channels_y, and reliable (False where there
-            are no more rows than directions, so that the value means nothing).
+            dimension of the reference's output holds the channels), points (what a row is: "position", "mean", "cls",
+            "last", "flatten" or the name of a function), channels_x, channels_y, layer_y and depth_y (the candidate's layer),
+            sampled (rows that a metric of rows was computed from; missing where the value is of all), and reliable (False
+            where there are no more rows than directions, so that the value means nothing). Where asked for, also chance
+            (what the metric gives for rows of other datapoints) and batch (the most datapoints of the batches that an
+            estimate is made of).
         layers: the layers in order of execution.
         covariances: by (candidate, layer), of other pairs than namesakes by (candidate, layer, layer_y), if they were to be
             kept; otherwise empty.

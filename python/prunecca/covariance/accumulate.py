@@ -24,6 +24,9 @@ _SHIFT_ROWS = 4096  # rows from which the shift is estimated; it only has to lie
 FEW_ROWS = 448
 _WIDEST = 2.0**55  # deviations from its inverse up to this have squares whose sums float32 holds
 _LEAST = 2.0**-119  # mean square below which float32 products have lost digits; as in the native code
+# Of its mean, the deviation below which a channel of float32 numbers is constant: what float64 leaves of its mean. One
+# number of _SHIFT_ROWS that differs by a rounding step makes 1e-9.
+_CONSTANT = 1e-12
 _FITTING = 200  # powers of two up to which, and down to minus which, fourth powers of activations fit float64
 _NEAR = 8  # powers of two that make no difference
 _CALL_BYTES = 1 << 28  # input bytes per native call, so that Ctrl-C is heard between calls
@@ -120,7 +123,11 @@ def estimate_shift(view: View, exponent: int = 0) -> tuple[Tensor, bool]:
     odd = ~((deviation > 1 / _WIDEST) & (deviation < _WIDEST))
     if not _is_capturing(x) and odd.any():  # mostly channels without variance; else float32 has lost the squares
         again = x.index_select(axis, odd.nonzero().squeeze(1)).double().std(axes, correction=0)
+        again = torch.where(again > _CONSTANT * mean[odd].abs(), again, 0.0)
         deviation[odd] = again
+        # Of a constant channel the number itself, so that nothing is left of it: its mean is off by rounding.
+        constant = odd & (deviation == 0)
+        mean = torch.where(constant, x.movedim(axis, -1).reshape(-1, view.channels)[0].double(), mean)
         wide = bool(((again > 0) & ~((again > 1 / _WIDEST) & (again < _WIDEST))).any())
     return rounded_mean(mean, deviation).float().double(), wide
 

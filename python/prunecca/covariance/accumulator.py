@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -16,7 +15,7 @@ from .accumulate import FEW_ROWS, OutOfRange, accumulate, begin, check_members, 
 from .centred import Centred
 from .covariance import Covariance, Precision
 from .moments import CrossMoments, Moments
-from .state import State, outside_inference
+from .state import State, by_width, outside_inference, portions
 from .stored import check_accumulator, weighted
 from .view import View
 
@@ -95,11 +94,10 @@ class CovarianceAccumulator:
                 far = [k for k in positions if self._should_recentre(state.members[k], views[k])]
                 state = state.moved({k: estimate_shift(views[k]) for k in far})
             self._past = {}
-            own = [(k, k) for k in positions] if self._lender is None else []
 
             def add(state: State) -> None:
                 past = {k: state.members[k].copy() for k in positions} if far else {}
-                self._accumulate(state, positions, views, own, positions)
+                self._add_own(state, positions, views, positions)
                 self._past = past
 
             self._take(state, positions, add)
@@ -139,11 +137,12 @@ class CovarianceAccumulator:
                     self._accumulate(state, together, given, [*own, *pairs], positions)
                     return
                 # First the own products: they tell what is not finite, and what must be taken in float64.
-                exact = self._accumulate(state, positions, views, own, positions)
-                for part in _parts(pairs):
-                    used = sorted({k for pair in part for k in pair})
-                    some = [given[together.index(k)] for k in used]
-                    self._accumulate(state, used, some, part, [], exact)
+                exact = self._add_own(state, positions, views, together)
+                for part in portions(pairs, _NEIGHBOURS):
+                    for alike in by_width(part, state.members):
+                        used = sorted({k for pair in alike for k in pair})
+                        some = [given[together.index(k)] for k in used]
+                        self._accumulate(state, used, some, alike, [], any(exact.get(k, False) for k in used))
 
             self._take(state, together, add)
 
@@ -279,7 +278,7 @@ class CovarianceAccumulator:
             return False
         if unshifted(member, view):
             return True
-        if self.precision == "float64" or view.tensor.dtype == torch.float64 or member.exponent:
+        if self.precision == "float64" or view.tensor.dtype == torch.float64 or member.exponent or member.wide:
             return False
         return member.exact and view.channels == member.channels and view.rows > FEW_ROWS
 
@@ -326,6 +325,24 @@ class CovarianceAccumulator:
             exact,
         )
 
+    def _add_own(
+        self, state: State, positions: Sequence[int], views: Sequence[View], everyone: Sequence[int]
+    ) -> dict[int, bool]:
+        """Add members' rows and their own products; returns for which of them the products were taken in float64.
+
+        Those that need float64 come first: what does not fit that either is told before anything was added.
+        """
+        exact: dict[int, bool] = {}
+        for part in reversed(by_width([(k, k) for k in positions], state.members)):
+            used = [k for k, _ in part]
+            some = [views[positions.index(k)] for k in used]
+            try:
+                took = self._accumulate(state, used, some, part if self._lender is None else [], used)
+            except OutOfRange as failure:
+                raise OutOfRange(everyone.index(used[failure.position]), failure.exponent) from None
+            exact |= dict.fromkeys(used, took)
+        return exact
+
     def _take(self, state: State, positions: Sequence[int], add: Callable[[State], object]) -> None:
         """Let ``add`` add a batch to a state, and make that the state of this accumulator.
 
@@ -342,10 +359,3 @@ class CovarianceAccumulator:
             else:
                 break
         self.members, self.cross = state.members, state.cross
-
-
-def _parts(pairs: Sequence[tuple[int, int]]) -> Iterator[list[tuple[int, int]]]:
-    """Pairs in portions that share members, so that few tiles of rows are packed for many products."""
-    near = sorted(pairs, key=lambda pair: (pair[0] // _NEIGHBOURS, pair[1] // _NEIGHBOURS))
-    for _, part in itertools.groupby(near, key=lambda pair: (pair[0] // _NEIGHBOURS, pair[1] // _NEIGHBOURS)):
-        yield list(part)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Mapping, Sequence
+import itertools
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar, cast
 
@@ -113,3 +114,24 @@ def combined(states: Sequence[State], times: Sequence[int]) -> State:
 def common_exponent(exponents: list[int | None]) -> int:
     """The power of two for the rows of several members: that of the largest values."""
     return min((exponent for exponent in exponents if exponent is not None), default=0)
+
+
+def portions(pairs: Sequence[tuple[int, int]], neighbours: int) -> Iterator[list[tuple[int, int]]]:
+    """Pairs in portions that share members, so that few tiles of rows are packed for many products.
+
+    Args:
+        pairs: positions of two members each.
+        neighbours: how many members of either side are in a portion.
+    """
+
+    def block(pair: tuple[int, int]) -> tuple[int, int]:
+        return pair[0] // neighbours, pair[1] // neighbours
+
+    for _, part in itertools.groupby(sorted(pairs, key=block), key=block):
+        yield list(part)
+
+
+def by_width(pairs: Sequence[tuple[int, int]], members: Sequence[Moments]) -> list[list[tuple[int, int]]]:
+    """Pairs that can be taken in float32, then those that cannot: one member would make a slow call of all."""
+    wide = [pair for pair in pairs if any(members[k].wide for k in pair)]
+    return [part for part in ([pair for pair in pairs if pair not in wide], wide) if part]

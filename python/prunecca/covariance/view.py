@@ -270,18 +270,20 @@ class View:
             rows = x[torch.unravel_index(numbers, x.shape[:-1])]
         return View(rows, 1, self.name, self.where, grid=self.positions())
 
-    def shuffled(self, random: torch.Generator) -> View:
-        """A copy in which every datapoint is in the place of another; of rows that were chosen, every row.
+    def chosen(self) -> View:
+        """The rows that count, one after another, (K, C); itself where all do."""
+        return self if self.kept is None else self.gathered(self.kept)
 
-        Args:
-            random: on the host.
-        """
-        view = self
-        if self.kept is not None or self.weights is not None or self.tensor.shape[0] < 2:
-            view = self.gathered(torch.arange(self.rows) if self.kept is None else self.kept)
-        order = torch.randperm(view.tensor.shape[0], generator=random)
+    def shuffled(self, random: torch.Generator) -> View:
+        """Every datapoint in the place of another; chosen rows, of which neighbours are alike, move together."""
+        view = self.chosen()
+        count = view.tensor.shape[0]
+        if self.kept is not None:
+            step = -(-count // 4) + int(torch.randint(count // 2 + 1, (1,), generator=random))
+            return replace(view, tensor=view.tensor.roll(step, 0))
+        order = torch.randperm(count, generator=random)
         places = torch.empty_like(order).index_copy_(0, order, order.roll(1))
-        return replace(view, tensor=view.tensor.index_select(0, places.to(view.tensor.device)), weights=self.weights)
+        return replace(view, tensor=view.tensor.index_select(0, places.to(view.tensor.device)))
 
     def sample(self, most: int) -> View:
         """About as many rows that count, evenly spaced."""

@@ -13,9 +13,11 @@ from ..sizes.dual import MOST_DATAPOINTS
 from ..sizes.rounds import FeatureRounds
 from .groups import Shape
 from .namesakes import Pair
-from .plan import Plan
+from .plan import Plan, view_name
 from .reading import Reading
 from .team import Finding, Settings, Team
+
+SEVERAL_RANKS = "points='flatten' compares on one process, which needs all datapoints; expected distributed='off'"
 
 
 class Flattened:
@@ -75,7 +77,9 @@ class Flattened:
 
     def reference(self, number: int, layer: Layer, x: Tensor) -> None:
         where = f"layer {layer.name!r} of the reference, batch {number}"
-        self._filling.add(self._plan.layers.index(layer), self._reading.datapoints_first(layer, x), where=where)
+        self._filling.add(
+            self._plan.layers.index(layer), self._reading.whole(layer, x, "the reference", where), where=where
+        )
 
     def end_of_reference(self, number: int) -> None:
         """Nothing is left to do."""
@@ -83,7 +87,7 @@ class Flattened:
     def candidate(self, number: int, name: str, layer: Layer, y: Tensor) -> None:
         where = f"layer {layer.name!r} of candidate {name!r}, batch {number}"
         position = self._first[name] + self._plan.counterparts[name].index(layer)
-        self._filling.add(position, self._reading.datapoints_first(layer, y), where=where)
+        self._filling.add(position, self._reading.whole(layer, y, view_name(self._plan, name), where), where=where)
 
     def end_of_candidate(self, number: int, name: str) -> None:
         """Nothing is left to do."""
@@ -114,9 +118,7 @@ class Flattened:
         """Nothing is left to do."""
 
     def forget_rows(self) -> None:
-        raise ValueError(
-            "points='flatten' compares on one process, which needs all datapoints; expected distributed='off'"
-        )
+        raise ValueError(SEVERAL_RANKS)
 
     def merge_over_ranks(self, device: torch.device) -> None:
         self.forget_rows()

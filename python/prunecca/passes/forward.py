@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from functools import partial
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from ..activations.first_pass import ModelCall, SharedBatch
 from ..activations.hooks import capturing
@@ -79,7 +79,7 @@ class ForwardPasses:
     @property
     def points(self) -> str:
         """What a row is, as the table has it."""
-        return self._request.reading.points
+        return "flatten" if self._request.minibatches else self._request.reading.points
 
     def expect(self, setup: Setup) -> None:
         """Begin with what the first batch showed, here or on another rank."""
@@ -88,7 +88,7 @@ class ForwardPasses:
         self.setup = setup
         plan, shapes, reading = setup.plan, setup.shapes, request.reading
         if request.minibatches:
-            self.products = Minibatches(plan, shapes, reading)
+            self.products = Minibatches(plan, shapes, reading, settings)
         elif reading.points == "flatten":
             self.products = Flattened(plan, shapes, reading, settings, request.budget, self.datapoints)
         elif plan.one_to_one and reading.resize is None:
@@ -145,21 +145,21 @@ class ForwardPasses:
         own = (self.reference, trace(self.reference, few, "the reference"))
         plan = Planner(own, events, self._request.layers, self._request.pairs).plan()
         reading, output = self._request.reading, self._request.output
-        reading.learn("the reference", self.reference, plan.layers, inputs, output)
-        for name, model in self.candidates.items():
-            reading.learn(view_name(plan, name), model, plan.counterparts[name], inputs, output)
-        shapes = {"": self._shapes(self.reference, plan.layers, inputs)}
-        shapes |= {name: self._shapes(m, plan.counterparts[name], inputs) for name, m in self.candidates.items()}
+        members = {"": (self.reference, "the reference", plan.layers)}
+        members |= {n: (m, view_name(plan, n), plan.counterparts[n]) for n, m in self.candidates.items()}
+        # These first: they say what is wrong with the layers of a model by its name.
+        outputs = {n: self._calls[m].outputs(layers, inputs, output) for n, (m, _, layers) in members.items()}
+        for model, name, layers in members.values():
+            reading.learn(name, model, layers, inputs, output)
+        count = inputs.few().count
+        shapes = {n: self._shapes(name, layers, outputs[n], count) for n, (_, name, layers) in members.items()}
         return Setup(plan, shapes, [reading.word(layer) for layer in plan.layers])
 
-    def _shapes(self, model: nn.Module, layers: list[Layer], inputs: Batch) -> list[Shape]:
-        outputs = self._calls[model].outputs(layers, inputs, self._request.output)
-        reading = self._request.reading
-        found = []
+    def _shapes(self, name: str, layers: list[Layer], outputs: dict[str, Tensor], count: int) -> list[Shape]:
+        reading, found = self._request.reading, []
         for layer in layers:
-            x = outputs[layer.name]
-            word = reading.word(layer, x.ndim)
+            x, word = reading.datapoints_first(layer, outputs[layer.name], name, count)
             whole = self._request.minibatches or reading.points == "flatten"
-            channels = x.numel() // x.shape[max(0, word.find("n"))] if whole else x.shape[word.index("c")]
-            found.append(Shape(channels, reading.size(layer, x)))
+            channels = x.numel() // len(x) if whole else x.shape[word.index("c")]
+            found.append(Shape(channels, reading.size(layer, outputs[layer.name], name, count)))
         return found

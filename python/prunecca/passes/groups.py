@@ -142,10 +142,15 @@ class Groups:
         layers = self._plan.layers
         self._check(layers, "the reference", number)
         label = f"of the reference, batch {number}"
+        device = next(iter(self._given.values())).device  # the one for all, also of models that are spread over several
         self._references = [
             [
                 self._reading.view(
-                    layers[k], self._given[k], "the reference", f"layer {layers[k].name!r} {label}", group.size
+                    layers[k],
+                    self._given[k].to(device),
+                    "the reference",
+                    f"layer {layers[k].name!r} {label}",
+                    group.size,
                 )
                 for k in group.references
             ]
@@ -174,8 +179,11 @@ class Groups:
             if name not in group.members:
                 continue
             references, pairs = self._references[k], self._rounds[self._round][k].get(name, [])
+            device = references[0].tensor.device
             views = [
-                self._reading.view(layers[j], given[j], own_name, f"layer {layers[j].name!r} {label}", group.size)
+                self._reading.view(
+                    layers[j], given[j].to(device), own_name, f"layer {layers[j].name!r} {label}", group.size
+                )
                 for j in group.members[name]
             ]
             for view in views:

@@ -9,26 +9,39 @@ from torch import Tensor
 
 from ..activations.layers import Layer
 from ..covariance.distributed import gather
-from ..sizes.minibatch import MinibatchCKA, centred_grams
+from ..sizes.minibatch import FEWEST, MinibatchCKA, centred_grams
 from .groups import Shape
 from .namesakes import Pair
-from .plan import Plan
+from .plan import Plan, view_name
 from .reading import Reading
-from .team import Estimate, Finding, Team
+from .team import Estimate, Finding, Settings, Team
 
 
 class Minibatches:
     """The estimates of a comparison with the metric ``minibatch_cka``.
 
-    Of each batch every layer of every network gives one Gram matrix of its datapoints, as the layer is reached.
+    Of each batch every layer of every network gives one Gram matrix of its datapoints, as the layer is reached. A batch of
+    fewer than four, such as the rest at the end of the data, takes no part: there is no unbiased estimate of it.
 
     Args:
         plan: of the comparison.
         shapes: of the layers of the reference, by the name "", and of each candidate.
         reading: of activations.
+        settings: what would be kept beside.
+
+    Raises:
+        ValueError: what an estimate of whole outputs does not take account of.
     """
 
-    def __init__(self, plan: Plan, shapes: Mapping[str, Sequence[Shape]], reading: Reading) -> None:
+    def __init__(self, plan: Plan, shapes: Mapping[str, Sequence[Shape]], reading: Reading, settings: Settings) -> None:
+        given = {"rows=": reading.has_rows, "resize=": reading.resize is not None, "chance=": settings.chance}
+        given[f"points={reading.points!r}"] = reading.points not in ("position", "flatten")
+        for option, is_given in given.items():
+            if is_given:
+                raise ValueError(
+                    f"'minibatch_cka' takes all numbers of a datapoint for channels, batch by batch, and {option} was given; "
+                    "expected none such, or an exact metric such as 'debiased_cka'"
+                )
         self.estimates = {name: MinibatchCKA() for name in plan.counterparts}
         self.teams: dict[str, Team] = {}
         self._plan, self._shapes, self._reading = plan, shapes, reading
@@ -48,19 +61,28 @@ class Minibatches:
         raise RuntimeError("there is one pass only")
 
     def reference(self, number: int, layer: Layer, x: Tensor) -> None:
-        position = self._plan.layers.index(layer)
-        self._references[position] = self._gram(layer, x, f"layer {layer.name!r} of the reference, batch {number}")
+        if self._reading.datapoints >= FEWEST:
+            position = self._plan.layers.index(layer)
+            self._references[position] = self._gram(
+                layer, x, "the reference", f"layer {layer.name!r} of the reference, batch {number}"
+            )
 
     def end_of_reference(self, number: int) -> None:
         """Nothing is left to do."""
 
     def candidate(self, number: int, name: str, layer: Layer, y: Tensor) -> None:
-        position = self._plan.counterparts[name].index(layer)
-        self._others[position] = self._gram(layer, y, f"layer {layer.name!r} of candidate {name!r}, batch {number}")
+        if self._reading.datapoints >= FEWEST:
+            position = self._plan.counterparts[name].index(layer)
+            self._others[position] = self._gram(
+                layer, y, view_name(self._plan, name), f"layer {layer.name!r} of candidate {name!r}, batch {number}"
+            )
 
     def end_of_candidate(self, number: int, name: str) -> None:
-        left = torch.stack([self._references[k] for k in range(len(self._plan.layers))])
-        right = torch.stack([self._others[k] for k in range(len(self._plan.counterparts[name]))])
+        if self._reading.datapoints < FEWEST:
+            return
+        device = self._references[0].device  # the others may lie elsewhere, of models that are spread over several
+        left = torch.stack([self._references[k].to(device) for k in range(len(self._plan.layers))])
+        right = torch.stack([self._others[k].to(device) for k in range(len(self._plan.counterparts[name]))])
         self.estimates[name].update_grams(left, right)
         self._others = {}
 
@@ -68,6 +90,11 @@ class Minibatches:
         """What was found of all pairs."""
         for name, pairs in self._plan.pairs.items():
             estimate = self.estimates[name]
+            if not estimate.count:
+                raise ValueError(
+                    f"every batch has fewer than {FEWEST} datapoints, of which 'minibatch_cka' is not defined; expected "
+                    "larger batches"
+                )
             table = estimate.finalize()
             most = max(estimate.batch_sizes)
             for i, j in pairs:
@@ -88,5 +115,5 @@ class Minibatches:
                 merged.merge(estimate)
             self.estimates[name] = merged
 
-    def _gram(self, layer: Layer, x: Tensor, where: str) -> Tensor:
-        return centred_grams([self._reading.datapoints_first(layer, x)], "the output", f"{where}: ")[0]
+    def _gram(self, layer: Layer, x: Tensor, name: str, where: str) -> Tensor:
+        return centred_grams([self._reading.whole(layer, x, name, where)], "the output", f"{where}: ")[0]

@@ -74,17 +74,49 @@ class Reading:
         """Which dimension of a layer's output holds the channels, as a layout."""
         return chosen_layout(self._layout, layer.name, layer.ndim if ndim is None else ndim, layer.layout)
 
-    def size(self, layer: Layer, x: Tensor) -> Size:
-        """The positions of each datapoint: the dimensions of an output but for datapoints and channels."""
+    def size(self, layer: Layer, x: Tensor, name: str, datapoints: int) -> Size:
+        """The positions of each datapoint: the dimensions of an output but for datapoints and channels.
+
+        Args:
+            layer: of the model that gave ``x``.
+            x: what the layer gave.
+            name: of the model.
+            datapoints: that the model was given.
+        """
         if self.points != "position":
             return ()
-        word = self.word(layer, x.ndim)
+        x, word = self.datapoints_first(layer, x, name, datapoints)
         return tuple(length for letter, length in zip(word, x.shape, strict=True) if letter not in "nc")
 
-    def datapoints_first(self, layer: Layer, x: Tensor) -> Tensor:
-        """A layer's output with its datapoints in the first dimension."""
-        word = self.word(layer, x.ndim)
-        return x.movedim(word.index("n"), 0) if "n" in word[1:] else x
+    @property
+    def datapoints(self) -> int:
+        """How many the batch has."""
+        return 0 if self._batch is None else self._batch.count
+
+    @property
+    def has_rows(self) -> bool:
+        """Whether some rows do not count."""
+        return self._rows is not None
+
+    def whole(self, layer: Layer, x: Tensor, name: str, where: str) -> Tensor:
+        """A layer's output with its datapoints in the first dimension; all else of it are features.
+
+        Args:
+            layer: of the model that gave ``x``.
+            x: what the layer gave.
+            name: of the model.
+            where: what error messages begin with.
+
+        Raises:
+            ValueError: other rows than datapoints.
+        """
+        x, _ = self.datapoints_first(layer, x, name, self.datapoints)
+        if self._batch is not None and len(x) != self._batch.count:
+            raise ValueError(
+                f"{where}: this output has {len(x)} in place of {self._batch.count} datapoints, so that it has no features "
+                "of each; leave the layer out, or take points='position'"
+            )
+        return x
 
     def start(self, batch: Batch) -> None:
         """Look at the batch of which views will be asked for.
@@ -109,7 +141,7 @@ class Reading:
             batch: the first.
             output: which tensor of a layer's output, where it has several.
         """
-        if callable(self._points) or self.points == "flatten" or (self.points == "position" and self._rows is None):
+        if callable(self._points):
             return
 
         def note(layer: Layer, x: Tensor) -> None:
@@ -137,9 +169,13 @@ class Reading:
             ValueError: a shape that does not fit the layout, the rows, the points or the size.
         """
         word = "nc" if callable(self._points) else self.word(layer, x.ndim)
+        given = x
+        if not callable(self._points) and self.points == "position":
+            x, word = self.datapoints_first(layer, x, name, self.datapoints)
+        turned = x is not given
         if callable(self._points):
             x = own_rows(self._points, x, layer.name, where)
-        elif size is not None and self.size(layer, x) != size:
+        elif size is not None and self.size(layer, x, name, self.datapoints) != size:
             if self._counting is not None:
                 raise ValueError(
                     f"{where}: rows= marks positions of an output that resize='pool' brings to another size; expected "
@@ -147,15 +183,13 @@ class Reading:
                 )
             x, word = resized(x, word, size, where)
         batch = self._batch
-        if "n" in word[1:] and self._counting is None and self.points == "position" and self._unused is None:
-            x = x.movedim(word.index("n"), 0)  # datapoints first, whatever the layer
-            word = "n" + word.replace("n", "")
         if batch is None or (self.points == "position" and self._counting is None and self._unused is None):
             return View.of(x, name, word, where)
         axis = channel_axis(tuple(x.shape), word, f"{where}: ")
         own = without_channels(tuple(x.shape), axis)
         first = self._first.get((name, layer.name), -1)
         first = first if 0 <= first < len(own) else datapoint_axis(own, word, batch)
+        first = 0 if turned else first
         self._warn_of_mask(layer, own)
         kept = None if self._counting is None else self._counting.fitted(own, first, where)
         kept = None if kept is None else kept.to(x.device)
@@ -165,6 +199,26 @@ class Reading:
         x = x.movedim(axis, -1).reshape(*own, x.shape[axis]).movedim(first, 0)
         mask = None if kept is None else kept.reshape(own).movedim(first, 0)
         return View.of(one_row_each(x, self.points, mask, where), name, "nc", where)
+
+    def datapoints_first(self, layer: Layer, x: Tensor, name: str, datapoints: int) -> tuple[Tensor, str]:
+        """An output and its layout, turned where its datapoints lie in another than its first dimension.
+
+        Args:
+            layer: of the model that gave ``x``.
+            x: what the layer gave.
+            name: of the model.
+            datapoints: that the model was given.
+        """
+        word = self.word(layer, x.ndim)
+        axis = self._first.get((name, layer.name), 0)
+        axis += axis >= channel_axis(tuple(x.shape), word)
+        if self._first.get((name, layer.name)) and word[0] == "n" and x.shape[axis] == datapoints:
+            letters = list(word)  # a layout that is inferred says where the channels are
+            letters[0], letters[axis] = letters[axis], letters[0]
+            word = "".join(letters)
+        if "n" not in word[1:]:
+            return x, word
+        return x.movedim(word.index("n"), 0), "n" + word.replace("n", "")
 
     def _unfolded(
         self, own: tuple[int, ...], first: int, kept: Tensor | None, where: str

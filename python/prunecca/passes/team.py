@@ -76,6 +76,9 @@ class Finding:
     estimate: Estimate | None = None
 
 
+_MOST_ALONE = 0.1  # of the rows: they add as much of their own similarity to the chance level's cross covariance
+
+
 @dataclass
 class Team:
     """Takes each batch as a ``CovarianceAccumulator`` does: the references first, then each candidate's members.
@@ -104,12 +107,17 @@ class Team:
         self._begin_sample()
         self._random = generator(0, "chance", settings.rank)
         self._choice: Choice | None = None
+        self._chosen: list[View] = []  # rows of the references that count
+        self._rows, self._alone = 0, 0  # for the chance level: all, and of datapoints alone in their batch
 
     def add_references(self, views: Sequence[View]) -> None:
         """As ``CovarianceAccumulator.add_references``."""
         self._current().add_references(views)
         if self.chance is not None:
-            self.chance.add_references(views)
+            self._chosen = [view.chosen() for view in views]
+            self.chance.add_references(self._chosen)
+            self._rows += views[0].rows
+            self._alone += views[0].rows if views[0].tensor.shape[0] < 2 else 0
         if self.settings.sample and self.sample is not None:
             self._choice = self.sample.choose(views[0].rows)
             self._take(0, views)
@@ -120,7 +128,7 @@ class Team:
         """As ``CovarianceAccumulator.add_beside``."""
         self._current().add_beside(first, references, views, pairs)
         if self.chance is not None:
-            self.chance.add_beside(first, references, [view.shuffled(self._random) for view in views], pairs)
+            self.chance.add_beside(first, self._chosen, [view.shuffled(self._random) for view in views], pairs)
         self._take(first, views)
 
     def end_of_batch(self) -> None:
@@ -131,6 +139,7 @@ class Team:
         """Keep the shifts alone, of a first batch that is another rank's share."""
         for accumulator in self._accumulators():
             accumulator.forget_rows()
+        self._rows, self._alone = 0, 0
         self._begin_sample()
 
     def another_pass(self, pairs: Sequence[tuple[int, int]]) -> Team:
@@ -145,6 +154,8 @@ class Team:
         """Bring the shares of all ranks together, on every rank; a collective call."""
         for accumulator in self._accumulators():
             merge_over_ranks(accumulator, device)
+        if self.settings.chance:
+            self._rows, self._alone = (sum(counts) for counts in zip(*gather((self._rows, self._alone)), strict=True))
         if self.settings.sample:
             first, *others = [sample for sample in gather(self.sample) if sample.seen] or [self.sample]
             for other in others:
@@ -156,8 +167,16 @@ class Team:
 
         Args:
             plain: whether ``Finding.plain`` is wanted.
+
+        Raises:
+            ValueError: batches of single datapoints, which have no other for the chance level.
         """
         self._join()
+        if self._alone > _MOST_ALONE * self._rows:
+            raise ValueError(
+                f"chance='permutation' puts rows beside those of another datapoint of the same batch, and {self._alone} of "
+                f"{self._rows} rows are of a datapoint that is alone in its batch; expected larger batches"
+            )
         alike = self.products.covariances(rescale=True)
         units = self.products.covariances() if plain else itertools.repeat((None, None))
         others = itertools.repeat((None, None)) if self.chance is None else self.chance.covariances(rescale=True)

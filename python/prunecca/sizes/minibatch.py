@@ -11,6 +11,8 @@ from torch import Tensor
 
 from .._arrays import as_tensor
 
+FEWEST = 4  # datapoints of a batch: the unbiased estimate divides by n - 3
+
 
 class MinibatchCKA:
     """Unbiased estimates of HSIC, averaged over batches, for all pairs of two lists of representations at once.
@@ -210,7 +212,7 @@ def centred_grams(arrays: Sequence[Any], name: str, where: str) -> Tensor:
         called = f"{where}{name}" if len(arrays) == 1 else f"{where}{name}[{k}]"
         tensor = as_tensor(array, called)
         shape = tuple(tensor.shape)
-        if tensor.ndim < 2 or shape[0] < 4:
+        if tensor.ndim < 2 or shape[0] < FEWEST:
             raise ValueError(f"{called} has shape {shape}; expected (n, ...) with a batch of at least 4 datapoints")
         if grams and shape[0] != grams[0].shape[0]:
             raise ValueError(f"{called} has {shape[0]} datapoints; expected {grams[0].shape[0]}, as the one before")
@@ -223,9 +225,8 @@ def centred_grams(arrays: Sequence[Any], name: str, where: str) -> Tensor:
     stack = torch.stack(grams)
     finite = stack.isfinite().flatten(1).all(1)
     if not bool(finite.all()):
-        raise ValueError(
-            f"{where}{name}[{int((~finite).nonzero()[0])}] holds NaN or infinity, or squares beyond its type"
-        )
+        called = name if len(grams) == 1 else f"{name}[{int((~finite).nonzero()[0])}]"
+        raise ValueError(f"{where}{called} holds NaN or infinity, or squares beyond its type")
     n = stack.shape[1]
     stack.diagonal(dim1=1, dim2=2).zero_()
     rows = stack.sum(2) / (n - 2)
