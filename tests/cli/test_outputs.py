@@ -28,7 +28,7 @@ def stored(tmp_path):
     paths = [tmp_path / "a[/b].npy", tmp_path / "[red]&<i>:smile:%s.npy"]
     for path in paths:
         path.parent.mkdir(exist_ok=True)
-        np.save(path, np.random.default_rng(0).standard_normal((50, 4)))
+        np.save(path, np.random.default_rng(0).standard_normal((100, 4)))
     return paths
 
 

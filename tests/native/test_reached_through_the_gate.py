@@ -32,7 +32,8 @@ def declared() -> dict[str, ast.arguments]:
 
 def is_array(annotation: ast.expr | None) -> bool:
     parts = ast.walk(annotation) if annotation is not None else []
-    return any(getattr(n, "id", getattr(n, "attr", None)) == "Array" for n in parts)
+    # NativeTerms is a list of arrays of the gate and numbers beside them.
+    return any(getattr(n, "id", getattr(n, "attr", None)) in ("Array", "NativeTerms") for n in parts)
 
 
 def array_arguments(arguments: ast.arguments) -> list[str]:
@@ -78,7 +79,8 @@ class Module:
         return bool(returns) and all(v is not None and self.made(v, None) for v in returns)
 
     def name_is_made(self, name: str, function: ast.FunctionDef) -> bool:
-        argument = next((a for a in function.args.args if a.arg == name), None)
+        around = [f for f in self.functions if function in ast.walk(f)]  # itself, and those it is defined in
+        argument = next((a for f in around for a in f.args.args if a.arg == name), None)
         if argument is not None:  # mypy holds the callers to the type, which only ``native`` makes
             return is_array(argument.annotation)
         values = [

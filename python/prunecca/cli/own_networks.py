@@ -6,13 +6,14 @@ import copy
 import importlib
 import os
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import typer
 from torch import Tensor, nn
 
+from .._arrays import memory_of
 from ..errors import ConfigurationError
 from ..storage.state_dicts import Misfit
 from ..storage.weights import read_checkpoint
@@ -175,10 +176,10 @@ def _filled(model: nn.Module, file: Path, spec: str) -> nn.Module:
 
 def _stored_once(own: Mapping[str, Any], stored: Mapping[Any, Any]) -> list[str]:
     """Names that share their numbers with another, under which alone the file has them."""
-    groups: dict[tuple[Any, ...], list[str]] = {}
+    groups: dict[Hashable, list[str]] = {}
     for name, value in own.items():
-        if isinstance(value, Tensor) and value.numel():
-            groups.setdefault((value.data_ptr(), value.shape, value.stride()), []).append(name)
+        if isinstance(value, Tensor):
+            groups.setdefault(memory_of(value), []).append(name)
     shared = [names for names in groups.values() if any(name in stored for name in names)]
     return [name for names in shared for name in names if name not in stored]
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any, cast, overload
+from typing import Any, TypeAlias, cast, overload
 
 import torch
 from torch import Tensor
@@ -16,7 +16,9 @@ from .masks import fitting_mask, in_memory_order, zero_pruned
 
 PRUNED = ("zero", "frozen")
 Step = Callable[[], None]
-NativeTerms = list[tuple[Any, float, float, float]]  # anchor, pull, l1, threshold of each weight
+NativeTerms: TypeAlias = (
+    "list[tuple[_native.Array | None, float, float, float]]"  # anchor, pull, l1, threshold of each weight
+)
 
 _DTYPES = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
 
