@@ -29,8 +29,9 @@ def _compare(images: Any, size: int = 8, **options: Any) -> pd.DataFrame:
 RULED = torch.rand(60, generator=torch.Generator().manual_seed(1)) < 0.8
 # What every way of comparing gives on two processes, and how near it is to one: samples lie in another order.
 WAYS: dict[str, tuple[dict[str, Any], float]] = {
-    "all": ({"pairs": "all", "resize": "pool"}, 1e-10),
-    "rounds": ({"pairs": "all", "resize": "pool", "budget": 2000}, 1e-10),
+    # Ranks join other small batches than one process does, and float32 products are rounded accordingly.
+    "all": ({"pairs": "all", "resize": "pool"}, 1e-7),
+    "rounds": ({"pairs": "all", "resize": "pool", "budget": 2000}, 1e-7),
     "mean": ({"pairs": "all", "points": "mean", "metrics": ["linear_cka"]}, 1e-10),
     "rows": ({"pairs": "all", "points": "mean", "rows": RULED, "metrics": ["linear_cka"]}, 1e-10),
     "sample": ({"metrics": ["mutual_knn", "linear_cka"], "points": "mean", "pairs": "all"}, 1e-6),

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 import prunecca as pc
-from prunecca.covariance import accumulator
+from prunecca.covariance import accumulator, state
 from prunecca.covariance.view import View
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -164,13 +164,13 @@ def test_passes_over_data_that_change_are_refused() -> None:
 
 def test_each_representation_is_multiplied_with_itself_once_a_batch(monkeypatch: pytest.MonkeyPatch) -> None:
     own = []
-    accumulate = accumulator.accumulate
+    accumulate = state.accumulate
 
     def noting(members: Any, views: Any, pairs: Any, *rest: Any) -> Any:
         own.extend(views[i].name for i, j in pairs if i == j)
         return accumulate(members, views, pairs, *rest)
 
-    monkeypatch.setattr(accumulator, "accumulate", noting)
+    monkeypatch.setattr(state, "accumulate", noting)
     pc.compare(dense(0), {"a": dense(1), "b": dense(2)}, INPUTS.repeat(5, 1).split(1250), ["1", "3", "5"], pairs="all")
     assert len(own) == 2 * 3 * 3
 

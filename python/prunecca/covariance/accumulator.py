@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from ..storage.states import read_tensors, with_checksum, write_tensors
-from .accumulate import FEW_ROWS, OutOfRange, accumulate, begin, check_members, estimate_shift, unshifted
+from .accumulate import FEW_ROWS, OutOfRange, begin, check_members, estimate_shift, unshifted
 from .centred import Centred
 from .covariance import Covariance, Precision
 from .moments import CrossMoments, Moments
@@ -79,7 +79,7 @@ class CovarianceAccumulator:
                 state = self._recentred(state, views)
             everyone = list(range(len(views)))
             pairs = [*((k, k) for k in everyone), *state.cross]
-            self._take(state, everyone, lambda state: self._accumulate(state, everyone, views, pairs, everyone))
+            self._take(state, everyone, lambda state: state.accumulate(everyone, views, pairs, everyone))
 
     @outside_inference
     def add_references(self, views: Sequence[View]) -> None:
@@ -134,7 +134,7 @@ class CovarianceAccumulator:
 
             def add(state: State) -> None:
                 if len(pairs) <= _TOGETHER:
-                    self._accumulate(state, together, given, [*own, *pairs], positions)
+                    state.accumulate(together, given, [*own, *pairs], positions)
                     return
                 # First the own products: they tell what is not finite, and what must be taken in float64.
                 exact = self._add_own(state, positions, views, together)
@@ -142,7 +142,7 @@ class CovarianceAccumulator:
                     for alike in by_width(part, state.members):
                         used = sorted({k for pair in alike for k in pair})
                         some = [given[together.index(k)] for k in used]
-                        self._accumulate(state, used, some, alike, [], any(exact.get(k, False) for k in used))
+                        state.accumulate(used, some, alike, [], any(exact.get(k, False) for k in used))
 
             self._take(state, together, add)
 
@@ -304,27 +304,6 @@ class CovarianceAccumulator:
         for k, shift in shifts.items():
             state.members[k] = state.members[k].moved_to(*shift)
 
-    def _accumulate(
-        self,
-        state: State,
-        positions: Sequence[int],
-        views: Sequence[View],
-        pairs: Sequence[tuple[int, int]],
-        counted: Sequence[int],
-        exact: bool = False,
-    ) -> bool:
-        """``accumulate`` by the positions of the members; returns whether products were taken in float64."""
-        place = {k: number for number, k in enumerate(positions)}
-        products = [state.members[i].scatter if i == j else state.cross[i, j] for i, j in pairs]
-        return accumulate(
-            [state.members[k] for k in positions],
-            list(views),
-            [(place[i], place[j]) for i, j in pairs],
-            products,
-            [place[k] for k in counted],
-            exact,
-        )
-
     def _add_own(
         self, state: State, positions: Sequence[int], views: Sequence[View], everyone: Sequence[int]
     ) -> dict[int, bool]:
@@ -337,7 +316,7 @@ class CovarianceAccumulator:
             used = [k for k, _ in part]
             some = [views[positions.index(k)] for k in used]
             try:
-                took = self._accumulate(state, used, some, part if self._lender is None else [], used)
+                took = state.accumulate(used, some, part if self._lender is None else [], used)
             except OutOfRange as failure:
                 raise OutOfRange(everyone.index(used[failure.position]), failure.exponent) from None
             exact |= dict.fromkeys(used, took)

@@ -11,7 +11,9 @@ from typing import Any, TypeVar, cast
 import torch
 from torch import Tensor
 
+from .accumulate import accumulate
 from .moments import CrossMoments, Moments
+from .view import View
 
 _Method = TypeVar("_Method", bound=Callable[..., Any])
 
@@ -64,6 +66,37 @@ class State:
             for (i, j), c in self.cross.items()
         }
         return State(members, cross)
+
+    def accumulate(
+        self,
+        positions: Sequence[int],
+        views: Sequence[View],
+        pairs: Sequence[tuple[int, int]],
+        counted: Sequence[int],
+        exact: bool = False,
+    ) -> bool:
+        """Add the rows of a batch to members and to their products, all of them or none.
+
+        Args:
+            positions: of the members.
+            views: the batch of each.
+            pairs: positions of members whose products are added up; twice the same for its own.
+            counted: positions of the members whose sums and counts grow.
+            exact: take the products in float64.
+
+        Returns:
+            Whether the products were taken in float64.
+        """
+        place = {k: number for number, k in enumerate(positions)}
+        products = [self.members[i].scatter if i == j else self.cross[i, j] for i, j in pairs]
+        return accumulate(
+            [self.members[k] for k in positions],
+            list(views),
+            [(place[i], place[j]) for i, j in pairs],
+            products,
+            [place[k] for k in counted],
+            exact,
+        )
 
     def copy(self) -> State:
         return State([m.copy() for m in self.members], {pair: c.copy() for pair, c in self.cross.items()})
