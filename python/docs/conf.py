@@ -23,6 +23,7 @@ autosummary_imported_members = True
 autodoc_member_order = "bysource"
 autodoc_typehints_format = "short"
 maximum_signature_line_length = 100
+suppress_warnings = ["ref.python"]  # a word of a docstring such as "count" is an attribute of several classes
 napoleon_google_docstring = True
 napoleon_numpy_docstring = False
 napoleon_use_ivar = True  # fields of a dataclass are described once, in the class
