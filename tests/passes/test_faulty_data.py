@@ -201,7 +201,8 @@ def test_chance_of_rows_that_were_chosen(pairs: str) -> None:
     for rows in (mask, mask[:, 5]):
         plain = compared(tokens.split(40), pairs=pairs, rows=rows)
         table = compared(tokens.split(40), pairs=pairs, rows=rows, chance="permutation")
-        assert table["value"].tolist() == plain["value"].tolist()
+        # Small batches are joined where no chance is asked for.
+        assert table["value"].tolist() == pytest.approx(plain["value"].tolist(), abs=1e-6)
         assert (table["chance"] < 0.1).all()
     # All tokens of a sentence alike: there are as many rows to tell apart as sentences, and chance is that of those.
     alike = (tokens[:24, :1] + 0.01 * tokens[:24]).contiguous()

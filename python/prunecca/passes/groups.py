@@ -158,8 +158,9 @@ class Groups:
         ]
         self._given = {}
         for pending, views in zip(self._pending, self._references, strict=True):
-            # Groups of batches that intervals are made of are not joined.
-            if views[0].rows < ENOUGH and not pending.team.settings.groups:
+            # Not where batches must stay apart, or datapoints be told from each other.
+            apart = pending.team.settings.groups or pending.team.settings.chance
+            if views[0].rows < ENOUGH and not apart:
                 pending.add_references(views, number)
                 continue
             self._flush(pending)

@@ -75,5 +75,11 @@ class Pending:
 
 
 def _rows(view: View) -> Tensor:
-    """A copy of the rows that count, (K, C)."""
-    return view.gathered(torch.arange(view.rows) if view.kept is None else view.kept).tensor
+    """A copy of the rows that count, (K, C); on the host those that are not finite are told at once, with their batch."""
+    rows = view.gathered(torch.arange(view.rows) if view.kept is None else view.kept).tensor
+    if not rows.is_cuda:
+        finite = rows.isfinite().all(0)
+        if not bool(finite.all()):
+            channel = int((~finite).nonzero()[0])
+            raise ValueError(f"{view.where}{view.name} holds NaN or infinity, first in channel {channel}")
+    return rows
