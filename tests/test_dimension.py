@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from networks import IMAGES, network
+from torch import Tensor, nn
 
 import prunecca as pc
 from prunecca import dimension
@@ -228,3 +229,26 @@ def test_equal_eigenvalues_hold_equal_parts_and_constants_none() -> None:
 def test_what_has_no_principal_components_is_refused(x: Any, options: dict[str, Any], words: str) -> None:
     with pytest.raises(ValueError, match=words):
         pc.pc_dimension(x, **options)
+
+
+class _SequenceFirst(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.rnn, self.fold = nn.GRU(3, 4), nn.Flatten(0, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self.rnn(x)[0]
+        return self.fold(out)
+
+
+def test_datapoints_of_a_network_that_takes_sequences_first() -> None:
+    torch.manual_seed(0)
+    model, x = _SequenceFirst().eval(), torch.randn(7, 60, 3)
+    batches = [part.clone() for part in x.split(20, 1)]
+    given = pc.intrinsic_dimensions(model, batches, ["rnn"])
+    with torch.no_grad():
+        points = model.rnn(x)[0].transpose(0, 1).flatten(1)
+    assert given["features"].tolist() == [28]
+    assert given["dimension"][0] == pytest.approx(pc.intrinsic_dimension(points).dimension, rel=1e-5)
+    with pytest.raises(ValueError, match="has no point for each; leave the layer out"):
+        pc.intrinsic_dimensions(model, batches, ["fold"])

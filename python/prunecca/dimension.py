@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from ._arrays import as_tensor
+from .activations.batch_axis import BatchAxis
 from .activations.evaluation_mode import evaluating
 from .activations.first_pass import ModelCall, SharedBatch
 from .activations.hooks import capturing
@@ -151,15 +152,16 @@ def intrinsic_dimensions(
     model = unwrapped(model, "the model")
     named = {"the model": model}
     with evaluating(named, device) as target, torch.no_grad(), eager([model]):
-        batches = input_batches(loader, max_datapoints, (0, 1), forward)
+        batches = input_batches(loader, max_datapoints, (0, 1), forward, BatchAxis(model, forward))
         inputs = [SharedBatch(batch, target) for _, batch, _ in batches]
         if not inputs:
             raise ValueError("the loader gave no inputs; expected at least one batch")
         call = ModelCall(model, "the model", inputs[0].copy)
         found = find_layers(model, inputs[0].copy, layers)
         call.outputs(found, inputs[0].copy, output)
-        for group in _groups(call, found, inputs, output):
-            parts = _activations(call, group, inputs, output)
+        groups, axes = _groups(call, found, inputs, output)
+        for group in groups:
+            parts = _activations(call, group, inputs, output, axes)
             for layer in group:
                 points = torch.cat(parts.pop(layer.name))
                 try:
@@ -280,14 +282,21 @@ def _slope(ratios: NDArray[np.float64], fraction: float) -> float:
     return float(logs @ heights / (logs @ logs)) if logs.any() else math.nan
 
 
-def _groups(call: ModelCall, layers: list[Layer], inputs: list[SharedBatch], output: Output) -> list[list[Layer]]:
-    """The layers in portions whose activations of all inputs fit into ``_STORED_BYTES``; at least one in each."""
+def _groups(
+    call: ModelCall, layers: list[Layer], inputs: list[SharedBatch], output: Output
+) -> tuple[list[list[Layer]], dict[str, int]]:
+    """The layers in portions whose activations of all inputs fit into ``_STORED_BYTES``, at least one in each.
+
+    And which dimension of each layer's output holds the datapoints.
+    """
     sizes: dict[str, int] = {}
+    axes: dict[str, int] = {}
     few = inputs[0].copy.few()
     count = sum(batch.copy.count for batch in inputs)
 
     def measure(layer: Layer, x: Tensor) -> None:
-        sizes[layer.name] = x.numel() // len(x) * x.element_size() * count
+        axes[layer.name] = next((d for d, length in enumerate(x.shape[:2]) if length == few.count), 0)
+        sizes[layer.name] = x.numel() // few.count * x.element_size() * count
 
     with capturing(call.model, layers, measure, output=output):
         few.call(call.model)
@@ -299,16 +308,23 @@ def _groups(call: ModelCall, layers: list[Layer], inputs: list[SharedBatch], out
             room = _STORED_BYTES
         groups[-1].append(layer)
         room -= sizes[layer.name]
-    return groups
+    return groups, axes
 
 
 def _activations(
-    call: ModelCall, layers: list[Layer], inputs: list[SharedBatch], output: Output
+    call: ModelCall, layers: list[Layer], inputs: list[SharedBatch], output: Output, axes: dict[str, int]
 ) -> dict[str, list[Tensor]]:
+    """The activations of each layer, batch by batch, their datapoints first."""
     kept: dict[str, list[Tensor]] = {layer.name: [] for layer in layers}
 
     def keep(layer: Layer, x: Tensor) -> None:
-        kept[layer.name].append(x.clone() if layer.overwritten else x)
+        axis, wanted = axes[layer.name], part.copy.count
+        if x.shape[axis] != wanted:
+            raise ValueError(
+                f"layer {layer.name!r} gives shape {tuple(x.shape)} for {wanted} datapoints, none of whose first two dimensions "
+                "is that long, so that it has no point for each; leave the layer out"
+            )
+        kept[layer.name].append((x.clone() if layer.overwritten else x).movedim(axis, 0))
 
     for part in inputs:
         with capturing(call.model, layers, keep, output=output):

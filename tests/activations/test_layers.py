@@ -129,8 +129,22 @@ def test_errors_of_a_choice(choice: Any, error: type[Exception], words: str) -> 
         names(Repeated(), choice)
 
 
+def test_globs_with_a_number_find_calls() -> None:
+    assert names(Repeated(), "relu#[13]") == ["relu#1", "relu#3"]
+    assert names(Repeated(), "*#2") == ["relu#2"]
+    with pytest.raises(ValueError, match="no layer that runs in Repeated matches"):
+        names(Repeated(), "*#4")
+
+
+def test_recurrent_layers_are_default_layers() -> None:
+    model = nn.Sequential(nn.LSTM(3, 4, batch_first=True))
+    assert [layer.name for layer in find_layers(model.eval(), torch.randn(2, 5, 3))] == ["0"]
+
+
 def test_nothing_to_find() -> None:
-    with pytest.raises(ValueError, match="no convolutions, poolings or hidden linear layers run in Sequential"):
+    with pytest.raises(
+        ValueError, match="no convolutions, poolings, hidden linear or recurrent layers run in Sequential"
+    ):
         names(nn.Sequential(nn.Flatten(), nn.Linear(3072, 2)))
 
 

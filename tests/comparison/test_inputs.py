@@ -280,3 +280,8 @@ def test_globs_are_matched_on_both_sides() -> None:
         ValueError, match=r"'\[13\]' is 2 layers of the reference but '1' is 1 of candidate 'candidate'"
     ):
         pc.compare(model, other, IMAGES, {"[13]": "1"})
+
+
+def test_a_candidate_without_a_name_is_refused() -> None:
+    with pytest.raises(ValueError, match="a candidate is named ''; expected a name"):
+        pc.compare(network(), {"": network()}, IMAGES)

@@ -13,7 +13,7 @@ from prunecca.study.options import Options
     [
         ("epochs", 0), ("rewind_epoch", -1), ("rewind_optimizer", "keep"), ("scope", "tensor"), ("retrain", "no"),
         ("conv_rate", 1.0), ("fc_rate", -0.1), ("dropout", 1.0), ("learning_rate", 0.0), ("weight_decay", -1.0),
-        ("batch_size", 1), ("batch_size", 10**20), ("seed", -1), ("learning_rate", float("inf")), ("criterion", "x"), ("patience", 0), ("train_images", 1), ("images", 1), ("variance", 0.0), ("trim", 1.5),
+        ("batch_size", 1), ("batch_size", 10**20), ("seed", -1), ("learning_rate", float("inf")), ("criterion", "x"), ("patience", 0), ("train_images", 1), ("test_images", 1), ("evaluate_every", 0), ("precision", "half"), ("images", 1), ("variance", 0.0), ("trim", 1.5),
         ("metrics", ()),
     ],
 )  # fmt: skip

@@ -18,6 +18,7 @@ from prunecca.storage.tables import parquet
 from prunecca.study import tables
 from prunecca.study.checkpoint import TRAINING
 from prunecca.study.level import MASKS, REWIND, SIMILARITY, STATE
+from prunecca.study.options import FORMAT
 from prunecca.study.plan import Network
 from prunecca.study.run_directory import RunDirectory
 
@@ -144,7 +145,7 @@ def test_a_lost_configuration_is_not_looked_for_behind_links(place):
     (place / "run" / "elsewhere").symlink_to("/")
     with soon():
         RunDirectory(place / "run").configure(configuration())
-    assert states.read_json(place / "run" / "config.json")["format"] == 2
+    assert states.read_json(place / "run" / "config.json")["format"] == FORMAT
 
 
 def test_a_large_file_in_the_place_of_a_record_is_not_read(place):

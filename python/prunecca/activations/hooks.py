@@ -36,12 +36,12 @@ def capturing(
     calls: Counter[str] = Counter()
 
     def receiver(name: str) -> Callable[[nn.Module, Any, Any], None]:
-        def receive(_module: nn.Module, _args: Any, result: Any) -> None:
+        def receive(_module: nn.Module, args: Any, result: Any) -> None:
             calls[name] += 1
             layer = wanted.get((name, calls[name]))
             if layer is None:
                 return
-            consume(layer, picked(result, output, layer.name, label))
+            consume(layer, args[0] if layer.of_input else picked(result, output, layer.name, label))
 
         return receive
 

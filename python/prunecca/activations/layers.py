@@ -39,6 +39,9 @@ class Layer:
         layout: which axis of the output holds the channels, such as ``"nchw"`` or ``"nlc"``, as the forward pass tells;
             None where it does not.
         ndim: dimensions of the output.
+        whole: of a head of an attention, the name of the layer that it is a part of; empty for a layer.
+        heads, head: of a head, how many there are, and which it is, from 0.
+        of_input: it is a part of what the module is given, in the place of its output.
 
     Example:
         >>> import torch, prunecca as pc
@@ -58,6 +61,15 @@ class Layer:
     ordinal: int = 0
     layout: str | None = None
     ndim: int = 0
+    whole: str = ""
+    heads: int = 0
+    head: int = 0
+    of_input: bool = False
+
+    @property
+    def source(self) -> str:
+        """The name of the layer that this is, or is a part of."""
+        return self.whole or self.name
 
 
 def find_layers(
@@ -75,7 +87,7 @@ def find_layers(
         layers: module names, names of calls (``"layer1.0.relu#2"``), globs (``"features.*"``) and module types, mixed.
             None takes the model's attribute ``representation_layers`` (names) if it has one, and otherwise: the activation
             after each convolution and each hidden linear layer (through normalisation and, for convolutions, residual
-            sums), and each pooling; modules and functions alike.
+            sums), each pooling and each recurrent layer; modules and functions alike.
         forward: as in ``compare``.
 
     Returns:
@@ -102,10 +114,12 @@ def choose_layers(
     if layers is None:
         layers = getattr(model, "representation_layers", None)
     if layers is None:
-        chosen = {event for event in events if event.representative}
+        modules = named_layers(model)
+        chosen = {event for event in events if event.representative or isinstance(modules.get(event.name), nn.RNNBase)}
         if not chosen:
             raise ValueError(
-                f"no convolutions, poolings or hidden linear layers run in {type(model).__name__}; expected a choice of layers"
+                f"no convolutions, poolings, hidden linear or recurrent layers run in {type(model).__name__}; expected a choice "
+                "of layers"
             )
     else:
         choices = [layers] if isinstance(layers, str | type) else list(layers)
@@ -118,7 +132,7 @@ def choose_layers(
     ordered = [event for event in events if event in chosen]
     return [
         Layer(
-            name=event.name if totals[event.name] == 1 else f"{event.name}#{event.call}",
+            name=_numbered(event, totals),
             module=event.name,
             call=event.call,
             calls=totals[event.name],
@@ -149,6 +163,11 @@ def counterpart(layer: Layer, events: list[Event]) -> Layer:
     )
 
 
+def _numbered(event: Event, totals: Counter[str]) -> str:
+    """The name of a layer; of one that runs several times with the number of the call."""
+    return event.name if totals[event.name] == 1 else f"{event.name}#{event.call}"
+
+
 def _match(model: nn.Module, events: list[Event], choice: Any) -> list[Event]:
     modules = named_layers(model)
     if isinstance(choice, type) and issubclass(choice, nn.Module):
@@ -161,7 +180,12 @@ def _match(model: nn.Module, events: list[Event], choice: Any) -> list[Event]:
     if choice.partition("#")[0] not in (modules.keys() | {event.name for event in events}):
         choice = bare(choice)
     if any(sign in choice for sign in "*?["):
-        found = [event for event in events if fnmatch.fnmatchcase(event.name, choice)]
+        totals = Counter(event.name for event in events)
+        found = [
+            event
+            for event in events
+            if fnmatch.fnmatchcase(_numbered(event, totals) if "#" in choice else event.name, choice)
+        ]
         if not found:
             raise ValueError(
                 f"no layer that runs in {type(model).__name__} matches {choice!r}{nearest_names(choice, modules)}"

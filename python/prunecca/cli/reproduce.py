@@ -101,6 +101,15 @@ def reproduce(
     train_images: Annotated[
         int | None, _option("--train-images", "Train on this many images only.", _STUDY, show_default="all")
     ] = None,
+    test_images: Annotated[
+        int | None, _option("--test-images", "Test on this many images only.", _STUDY, show_default="all")
+    ] = None,
+    evaluate_every: Annotated[
+        int, _option("--evaluate-every", "Epochs between two looks at the test images.", _STUDY)
+    ] = _DEFAULTS["evaluate_every"],
+    precision: Annotated[
+        str, _option("--precision", "float32, bfloat16, or auto: whichever trains faster here.", _STUDY)
+    ] = _DEFAULTS["precision"],
     image_size: Annotated[
         int | None, _option("--image-size", "Side of the images of a folder.", _STUDY, show_default="224")
     ] = None,
@@ -230,6 +239,9 @@ def reproduce(
         patience=patience,
         image_size=image_size,
         train_images=train_images,
+        test_images=test_images,
+        evaluate_every=evaluate_every,
+        precision=precision,
         images=images,
         metrics=_names(metrics),
         variance=variance,
@@ -254,7 +266,7 @@ def reproduce(
         choose_device(device)  # before anything is written, as is what follows
         check_folder(folder)
         place = Workers(engine, workers, threads, device, address, gpus_per_network)
-        run = prepare(names, options, size, folder, data=data, short=not paper, message=_say)
+        run = prepare(names, options, size, folder, data=data, short=not paper, device=device, message=_say)
         with _reporter() as reporter:
             tables = execute(run, place, data=data, reporter=reporter)
         _conclude(run.root, tables)

@@ -19,6 +19,7 @@ from ..covariance.distributed import rank_and_size
 from ..machine.memory import keeping_freed_memory
 from ..passes.flattened import SEVERAL_RANKS
 from ..passes.forward import ForwardPasses, Request
+from ..passes.heads import HeadCounts, Heads
 from ..passes.plan import Layers, Pairs
 from ..passes.points import Points
 from ..passes.ranks import Ranks
@@ -55,8 +56,9 @@ def compare(
     layout: Layout | Mapping[str, str] = "infer",
     forward: Forward | None = None,
     output: Output = None,
-    rows: Rows | None = None,
+    rows: Rows | Mapping[str, Rows] | None = None,
     points: Points = "position",
+    heads: HeadCounts = None,
     device: torch.device | str | None = None,
     distributed: Distributed = "shard",
     keep_covariances: bool = False,
@@ -114,7 +116,8 @@ def compare(
             ``"src_key_padding_mask"`` does, what it marks is left out); a boolean tensor of the whole data set, cut along with
             it; or a function of the batch that gives one. (N,) holds for all positions of a datapoint; (N, L) or (N, H, W)
             for the layers that have these positions, in any order, while outputs without positions, (N, C), take all their
-            rows.
+            rows. Different ones by globs of layers, ``{"encoder.*": "attention_mask", "decoder.*": "decoder_attention_mask"}``,
+            where a layer that none matches takes all.
         points: what a row is: every ``"position"`` of a datapoint (or ``"token"``, another word for it); one row for each
             datapoint, which is the ``"mean"`` over its positions, the first of them, ``"cls"``, or the ``"last"``, in each
             case of those that count by ``rows``; or a function of a layer's output and name that gives (rows, channels).
@@ -122,6 +125,10 @@ def compare(
             for metrics that rotations leave as they are; where the activations of all datapoints are above ``budget``, the
             data are passed over several times. Of more than 20,000 datapoints the metric "minibatch_cka", asked for alone,
             estimates the same (the column ``batch`` says from what batches).
+        heads: splits the channels of layers into heads of an attention, each a representation of its own: their number, or
+            numbers by globs of layers, ``{"*.attention.self": 12}``. Of a linear layer, which mixes heads, what it is given is
+            split: the output projection, ``{"h.*.attn.c_proj": 12}``. Rows of the table are named ``layer.head0``, ...; heads
+            are compared in order, or with ``pairs="all"`` each with each.
         device: where the models are moved for the comparison; None takes the device they are on. A model that is spread
             over several stays there, and its inputs go to the device of its first parameter.
         distributed: where torch.distributed is in use, "shard" lets every rank take its share of the batches of a loader
@@ -173,7 +180,7 @@ def compare(
                 _check_number("budget", budget)
                 _check_number("subsample", subsample)
                 model = unwrapped(reference, "the reference")
-                reading, axis_of = Reading(layout, rows, points, resize), BatchAxis(model, forward)
+                reading, axis_of, parts = Reading(layout, rows, points, resize), BatchAxis(model, forward), Heads(heads)
                 settings = Settings(
                     precision,
                     norms=needs_norms(chosen),
@@ -186,7 +193,7 @@ def compare(
                     raise ValueError(SEVERAL_RANKS)
                 if keep_covariances and are_of_batches(chosen):
                     raise ValueError("'minibatch_cka' has no covariances to keep; expected keep_covariances=False")
-                request = Request(layers, pairs, reading, output, settings, budget, are_of_batches(chosen))
+                request = Request(layers, pairs, reading, output, settings, budget, are_of_batches(chosen), parts)
                 run = ForwardPasses(model, _by_name(candidates), request)
             with (
                 evaluating(run.models(), device) as target,
@@ -287,4 +294,6 @@ def _by_name(candidates: Any) -> dict[str, nn.Module]:
         )
     if not named:
         raise ValueError("there are no candidates; expected at least one module")
+    if "" in named:
+        raise ValueError("a candidate is named ''; expected a name of at least one letter, which the table can show")
     return {name: unwrapped(model, f"candidate {name!r}") for name, model in named.items()}

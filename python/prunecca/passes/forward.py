@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 
@@ -16,6 +17,7 @@ from ..activations.outputs import Output
 from ..activations.trace import trace
 from .flattened import Flattened
 from .groups import Groups, Shape
+from .heads import Heads, by_heads, head_of, whole_layers
 from .minibatches import Minibatches
 from .namesakes import Namesakes, Products
 from .plan import Layers, Pairs, Plan, Planner, view_name
@@ -50,6 +52,7 @@ class Request:
         settings: of what takes the batches.
         budget: bytes of products of pairs to hold at a time.
         minibatches: the metric is estimated from batches.
+        heads: of layers that are split into them.
     """
 
     layers: Layers
@@ -59,6 +62,7 @@ class Request:
     settings: Settings
     budget: int
     minibatches: bool
+    heads: Heads
 
 
 class ForwardPasses:
@@ -111,15 +115,16 @@ class ForwardPasses:
             setup = self._look(inputs.copy)
             self.expect(setup)
         products, plan, output = self.products, setup.plan, self._request.output
-        consume = partial(products.reference, number)
-        with capturing(self.reference, plan.layers, consume, "the reference", output):
+        consume = self._by_heads(plan.layers, partial(products.reference, number))
+        with capturing(self.reference, whole_layers(plan.layers), consume, "the reference", output):
             self._calls[self.reference](inputs)
         products.end_of_reference(number)
         for name, model in self.candidates.items():
             if not products.needs(name):
                 continue
-            consume = partial(products.candidate, number, name)
-            with capturing(model, plan.counterparts[name], consume, f"candidate {name!r}", output):
+            layers = plan.counterparts[name]
+            consume = self._by_heads(layers, partial(products.candidate, number, name))
+            with capturing(model, whole_layers(layers), consume, f"candidate {name!r}", output):
                 self._calls[model](inputs)
             products.end_of_candidate(number, name)
         products.end_of_batch()
@@ -136,6 +141,11 @@ class ForwardPasses:
         self.products.next_round()
         return True
 
+    def _by_heads(
+        self, layers: list[Layer], consume: Callable[[Layer, Tensor], None]
+    ) -> Callable[[Layer, Tensor], None]:
+        return by_heads(layers, consume, self._request.reading.word)
+
     def _look(self, inputs: Batch) -> Setup:
         for label, model in self.models().items():
             if model not in self._calls:
@@ -144,13 +154,16 @@ class ForwardPasses:
         events = {name: (model, trace(model, few, f"candidate {name!r}")) for name, model in self.candidates.items()}
         own = (self.reference, trace(self.reference, few, "the reference"))
         plan = Planner(own, events, self._request.layers, self._request.pairs).plan()
+        plan = self._request.heads.split(plan, self.reference, self.candidates, self._request.pairs)
         reading, output = self._request.reading, self._request.output
         members = {"": (self.reference, "the reference", plan.layers)}
         members |= {n: (m, view_name(plan, n), plan.counterparts[n]) for n, m in self.candidates.items()}
         # These first: they say what is wrong with the layers of a model by its name.
-        outputs = {n: self._calls[m].outputs(layers, inputs, output) for n, (m, _, layers) in members.items()}
-        for model, name, layers in members.values():
-            reading.learn(name, model, layers, inputs, output)
+        reading.check_globs(layer for _, _, layers in members.values() for layer in layers)
+        whole = {n: whole_layers(layers) for n, (_, _, layers) in members.items()}
+        outputs = {n: self._calls[m].outputs(whole[n], inputs, output) for n, (m, _, _) in members.items()}
+        for n, (model, name, _) in members.items():
+            reading.learn(name, model, whole[n], inputs, output)
         count = inputs.few().count
         shapes = {n: self._shapes(name, layers, outputs[n], count) for n, (_, name, layers) in members.items()}
         return Setup(plan, shapes, [reading.word(layer) for layer in plan.layers])
@@ -158,8 +171,9 @@ class ForwardPasses:
     def _shapes(self, name: str, layers: list[Layer], outputs: dict[str, Tensor], count: int) -> list[Shape]:
         reading, found = self._request.reading, []
         for layer in layers:
-            x, word = reading.datapoints_first(layer, outputs[layer.name], name, count)
+            given = head_of(layer, outputs[layer.source], reading.word)
+            x, word = reading.datapoints_first(layer, given, name, count)
             whole = self._request.minibatches or reading.points == "flatten"
             channels = x.numel() // len(x) if whole else x.shape[word.index("c")]
-            found.append(Shape(channels, reading.size(layer, outputs[layer.name], name, count)))
+            found.append(Shape(channels, reading.size(layer, given, name, count)))
         return found

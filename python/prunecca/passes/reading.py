@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from fnmatch import filter as filter_names
+from fnmatch import fnmatchcase
 from typing import Literal
 
 import torch
@@ -22,6 +24,7 @@ from .points import Points, one_row_each, own_rows, points_name
 from .rows import (
     BatchRows,
     Rows,
+    by_globs,
     datapoint_axis,
     few_unlike,
     is_sequence_of,
@@ -51,7 +54,7 @@ class Reading:
     def __init__(
         self,
         layout: Layout | Mapping[str, str] = "infer",
-        rows: Rows | None = None,
+        rows: Rows | Mapping[str, Rows] | None = None,
         points: Points = "position",
         resize: Resize = None,
     ) -> None:
@@ -66,13 +69,13 @@ class Reading:
         self._layout, self._rows, self._points = layout, rows, points
         self._warned = False
         self._batch: Batch | None = None
-        self._counting: BatchRows | None = None
+        self._counting: dict[str, BatchRows] = {}  # by globs of layers
         self._unused: tuple[str, Tensor] | None = None
         self._first: dict[tuple[str, str], int] = {}  # where datapoints lie, by name of the model and of the layer
 
     def word(self, layer: Layer, ndim: int | None = None) -> str:
         """Which dimension of a layer's output holds the channels, as a layout."""
-        return chosen_layout(self._layout, layer.name, layer.ndim if ndim is None else ndim, layer.layout)
+        return chosen_layout(self._layout, layer.source, layer.ndim if ndim is None else ndim, layer.layout)
 
     def size(self, layer: Layer, x: Tensor, name: str, datapoints: int) -> Size:
         """The positions of each datapoint: the dimensions of an output but for datapoints and channels.
@@ -126,8 +129,22 @@ class Reading:
             ValueError: ``rows`` gives a mask that does not fit the batch.
         """
         self._batch = batch
-        self._counting = None if self._rows is None else rows_of(self._rows, batch)
+        self._counting = {glob: rows_of(each, batch) for glob, each in by_globs(self._rows).items()}
         self._unused = unused_mask(batch) if self._rows is None and not self._warned else None
+
+    def check_globs(self, layers: Iterable[Layer]) -> None:
+        """Every glob of ``rows`` must be that of a compared layer.
+
+        Raises:
+            ValueError: one is not.
+        """
+        names = [layer.source for layer in layers]
+        for glob in by_globs(self._rows):
+            if not filter_names(names, glob):
+                raise ValueError(
+                    f"rows are given for {glob!r}, which no compared layer matches; expected names or globs of layers: "
+                    f"{', '.join(map(repr, names[:5]))}"
+                )
 
     def learn(self, name: str, model: nn.Module, layers: Sequence[Layer], batch: Batch, output: Output = None) -> None:
         """Find out which dimension of each layer's output holds the datapoints: the one as long as a batch of few.
@@ -173,29 +190,30 @@ class Reading:
         if not callable(self._points) and self.points == "position":
             x, word = self.datapoints_first(layer, x, name, self.datapoints)
         turned = x is not given
+        counting = next((rows for glob, rows in self._counting.items() if fnmatchcase(layer.source, glob)), None)
         if callable(self._points):
             x = own_rows(self._points, x, layer.name, where)
         elif size is not None and self.size(layer, x, name, self.datapoints) != size:
-            if self._counting is not None:
+            if counting is not None:
                 raise ValueError(
                     f"{where}: rows= marks positions of an output that resize='pool' brings to another size; expected "
                     "points='mean', which averages those that count"
                 )
             x, word = resized(x, word, size, where)
         batch = self._batch
-        if batch is None or (self.points == "position" and self._counting is None and self._unused is None):
+        if batch is None or (self.points == "position" and counting is None and self._unused is None):
             return View.of(x, name, word, where)
         axis = channel_axis(tuple(x.shape), word, f"{where}: ")
         own = without_channels(tuple(x.shape), axis)
-        first = self._first.get((name, layer.name), -1)
+        first = self._first.get((name, layer.source), -1)
         first = first if 0 <= first < len(own) else datapoint_axis(own, word, batch)
         first = 0 if turned else first
         self._warn_of_mask(layer, own)
-        kept = None if self._counting is None else self._counting.fitted(own, first, where)
+        kept = None if counting is None else counting.fitted(own, first, where)
         kept = None if kept is None else kept.to(x.device)
         if self.points == "position" or callable(self._points):
             return View.of(x, name, word, where, kept)
-        own, first = self._unfolded(own, first, kept, where)
+        own, first = self._unfolded(own, first, kept, counting, where)
         x = x.movedim(axis, -1).reshape(*own, x.shape[axis]).movedim(first, 0)
         mask = None if kept is None else kept.reshape(own).movedim(first, 0)
         return View.of(one_row_each(x, self.points, mask, where), name, "nc", where)
@@ -210,9 +228,9 @@ class Reading:
             datapoints: that the model was given.
         """
         word = self.word(layer, x.ndim)
-        axis = self._first.get((name, layer.name), 0)
+        axis = self._first.get((name, layer.source), 0)
         axis += axis >= channel_axis(tuple(x.shape), word)
-        if self._first.get((name, layer.name)) and word[0] == "n" and x.shape[axis] == datapoints:
+        if self._first.get((name, layer.source)) and word[0] == "n" and x.shape[axis] == datapoints:
             letters = list(word)  # a layout that is inferred says where the channels are
             letters[0], letters[axis] = letters[axis], letters[0]
             word = "".join(letters)
@@ -221,13 +239,13 @@ class Reading:
         return x.movedim(word.index("n"), 0), "n" + word.replace("n", "")
 
     def _unfolded(
-        self, own: tuple[int, ...], first: int, kept: Tensor | None, where: str
+        self, own: tuple[int, ...], first: int, kept: Tensor | None, counting: BatchRows | None, where: str
     ) -> tuple[tuple[int, ...], int]:
         """The positions of each datapoint, also where an output has them one after another."""
         batch = self._batch
         if batch is None or own[first] == batch.count:
             return own, first
-        mask = None if self._counting is None else self._counting.mask
+        mask = None if counting is None else counting.mask
         if len(own) == 1 and kept is not None and mask is not None and mask.numel() == own[0]:
             return (mask.shape[1], len(mask)) if batch.axis else tuple(mask.shape), batch.axis
         raise ValueError(

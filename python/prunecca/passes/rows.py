@@ -95,7 +95,25 @@ def rows_of(rows: Rows, batch: Batch) -> BatchRows:
     return BatchRows(mask, batch.axis)
 
 
-def check_whole(rows: Rows | None, loader: Any, total: int | None) -> None:
+def by_globs(rows: Rows | Mapping[str, Rows] | None) -> Mapping[str, Rows]:
+    """Which rows count, by globs of layers; nothing where all do.
+
+    Raises:
+        TypeError: something else than rows.
+    """
+    if rows is None:
+        return {}
+    named = rows if isinstance(rows, Mapping) else {"*": rows}
+    for glob, each in named.items():
+        if not isinstance(each, str | Tensor) and not callable(each):
+            raise TypeError(
+                f"rows is a {type(each).__name__} for {glob!r}; expected a key of the batches, a boolean tensor, a function "
+                "of the batch, or these by globs of layers"
+            )
+    return named
+
+
+def check_whole(rows: Rows | Mapping[str, Rows] | None, loader: Any, total: int | None) -> None:
     """A mask of the whole data set must have as many datapoints, and the loader must keep their order.
 
     Args:
@@ -107,8 +125,12 @@ def check_whole(rows: Rows | None, loader: Any, total: int | None) -> None:
         TypeError: no mask.
         ValueError: another number, or another order.
     """
-    if rows is None or isinstance(rows, str) or (callable(rows) and not isinstance(rows, Tensor)):
-        return
+    for each in by_globs(rows).values():
+        if isinstance(each, Tensor):
+            _check_mask(each, loader, total)
+
+
+def _check_mask(rows: Tensor, loader: Any, total: int | None) -> None:
     mask = as_mask(rows, "rows")
     if isinstance(getattr(loader, "sampler", None), RandomSampler):
         raise ValueError(

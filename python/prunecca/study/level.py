@@ -29,6 +29,7 @@ from ..storage.states import digest, state_bytes, state_from_bytes
 from ..storage.tables import parquet
 from ..training.config import TrainingConfig
 from ..training.training import Training
+from ..weights.counts import count_parameters
 from .checkpoint import PENALISED, REWIND, Checkpoint
 from .plan import Network, Plan
 from .reporter import Reporter
@@ -39,7 +40,7 @@ INITIAL = "initial.safetensors"
 MASKS = "masks.safetensors"
 SIMILARITY = "similarity.parquet"
 DIMENSION = "dimension.parquet"
-_SIMILARITY_COLUMNS = ["layer", "kind", "depth", "metric", "value", "count", "channels", "kept_x", "kept_y"]
+_SIMILARITY_COLUMNS = ["layer", "kind", "depth", "metric", "value", "chance", "count", "channels", "kept_x", "kept_y"]
 FILES = (STATE, REWIND, INITIAL, MASKS, SIMILARITY, DIMENSION)
 
 LAST_RATE = 0.1  # Han et al. 2015 fine-tune at a tenth; Adam's rate is constant here, so that no schedule ends there
@@ -165,7 +166,7 @@ class _Level:
         }
         self.files[STATE] = state_bytes(state, metadata)
         self._compare(model)
-        layers = _count_layers(model, masks)
+        layers = count_parameters(model, masks)
         left, total = (sum(layer[key] for layer in layers) for key in ("parameters_left", "parameters"))
         kept = training.best or training.history[-1]
         summary = {
@@ -241,7 +242,8 @@ class _Level:
     def _config(self, fraction: float) -> TrainingConfig:
         """The problem's way of training, at a fraction of the learning rate."""
         rate, decay = self.options.learning_rate * fraction, self.options.weight_decay
-        return TrainingConfig.for_problem(self.problem.problem, lr=rate, weight_decay=decay)
+        how = {"precision": self.problem.precision, "evaluate_every": self.options.evaluate_every}
+        return TrainingConfig.for_problem(self.problem.problem, lr=rate, weight_decay=decay, **how)
 
     def _training(
         self, model: nn.Module, masks: dict[str, Tensor], config: TrainingConfig, splits: Splits, purpose: str
@@ -325,7 +327,13 @@ class _Level:
         with warnings.catch_warnings(record=True) as noted:
             warnings.simplefilter("always", FewRows)
             result = compare(
-                reference, {"pruned": model}, images, options.layers, options.metric_options(), distributed="off"
+                reference,
+                {"pruned": model},
+                images,
+                options.layers,
+                options.metric_options(),
+                chance="permutation",
+                distributed="off",
             )
         for warning in noted:
             if not issubclass(warning.category, FewRows):
@@ -336,15 +344,3 @@ class _Level:
         if options.dimension_images:
             found = intrinsic_dimensions(model, images, options.layers, max_datapoints=options.dimension_images)
             self.files[DIMENSION] = parquet(found.drop(columns="pc_dimension"))  # no column of the tables
-
-
-def _count_layers(model: nn.Module, masks: dict[str, Tensor]) -> list[dict[str, Any]]:
-    """Parameters, and how many are left, of each module that has any."""
-    rows = []
-    for layer, module in model.named_modules():
-        own = {f"{layer}.{name}".lstrip("."): p for name, p in module.named_parameters(recurse=False)}
-        if own:
-            total = sum(p.numel() for p in own.values())
-            left = sum(int(masks[name].sum()) if name in masks else p.numel() for name, p in own.items())
-            rows.append({"layer": layer, "parameters": total, "parameters_left": left, "density": left / total})
-    return rows

@@ -13,7 +13,7 @@ from ..methods.scopes import EXPECTED, check_scope
 from ..pruning.criteria import CRITERIA
 from ..pruning.recipe import PRUNED, RECIPES, Recipe, find_recipe
 
-FORMAT = 2
+FORMAT = 3
 
 SHORT_EPOCHS = 10
 SHORT_LEVELS = 5
@@ -23,6 +23,7 @@ MOST_NETWORKS = 10_000  # of one problem
 _MOST_IMAGES = 10**9
 _MOST_NAMES = 10_000
 _MOST_PIXELS = 4096  # of the side of an image
+PRECISIONS = ("float32", "bfloat16", "auto")
 _LARGEST_SEED = 2**63 - 1  # what torch takes
 
 # --retrain: from where a pruned network is trained. "rewind": all of the state of epoch k. "lr_rewind" (Renda et al. 2020):
@@ -67,7 +68,10 @@ class Options:
         learning_rate, weight_decay: of Adam.
         batch_size, patience: images per step; epochs without improvement before stopping early.
         image_size: of images from a folder; the others are 32 pixels wide.
-        train_images: None for all of them.
+        train_images, test_images: random ones, to train on and to test on; None for all of them.
+        evaluate_every: epochs between two looks at the test images; the last epoch always has one.
+        precision: ``"float32"`` or ``"bfloat16"`` of the forward and backward passes, or ``"auto"``: the faster one, by a
+            training step of each on the machine where the run directory is made; all its networks have that one.
         images: random training images, not augmented, on which the layers are compared.
         metrics: names of ``similarity.registry.METRICS``.
         variance, trim: of SVCCA and CCA. trim None is the mean over all correlations, as in the paper's text; 0.98 is
@@ -89,6 +93,9 @@ class Options:
     patience: int | None = None
     image_size: int | None = None
     train_images: int | None = None
+    test_images: int | None = None
+    evaluate_every: int = 1
+    precision: str = "float32"
     images: int = 5000
     metrics: tuple[str, ...] = ("svcca", "cca", "pwcca", "linear_cka", "debiased_cka", "nbs", "procrustes")
     variance: float = 0.99
@@ -108,8 +115,10 @@ class Options:
         _check(self.patience is None or 1 <= self.patience <= MOST, "patience", self.patience, f"1 to {MOST}")
         side = self.image_size
         _check(side is None or 8 <= side <= _MOST_PIXELS, "image-size", side, f"8 to {_MOST_PIXELS} pixels")
-        train = self.train_images
-        _check(train is None or 2 <= train <= _MOST_IMAGES, "train-images", train, f"2 to {_MOST_IMAGES}")
+        for name, count in (("train-images", self.train_images), ("test-images", self.test_images)):
+            _check(count is None or 2 <= count <= _MOST_IMAGES, name, count, f"2 to {_MOST_IMAGES}")
+        _check(1 <= self.evaluate_every <= MOST, "evaluate-every", self.evaluate_every, f"1 to {MOST}")
+        _one_of("precision", self.precision, PRECISIONS)
         _check(2 <= self.images <= _MOST_IMAGES, "images", self.images, f"2 to {_MOST_IMAGES}")
         dimension = self.dimension_images
         _check(0 <= dimension <= _MOST_IMAGES, "dimension-images", dimension, f"0 to {_MOST_IMAGES}")

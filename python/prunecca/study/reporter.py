@@ -99,8 +99,9 @@ class Bars(Reporter):
 
     def epoch(self, name: str, record: dict[str, Any]) -> None:
         self._epochs[name] = record["epoch"]
-        note = f"test accuracy {100 * record['test_accuracy']:.2f} %"
-        self._progress.update(self._tasks[name], completed=record["epoch"], note=note)
+        self._progress.update(self._tasks[name], completed=record["epoch"])
+        if "test_accuracy" in record:
+            self._progress.update(self._tasks[name], note=f"test accuracy {100 * record['test_accuracy']:.2f} %")
 
     def end(self, name: str, summary: dict[str, Any]) -> None:
         if name in self._tasks:

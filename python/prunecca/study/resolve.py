@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ from torch import nn
 
 from ..activations.layers import find_layers
 from ..data.loading import load
-from ..data.splits import Splits, same_data
+from ..data.splits import Split, Splits, same_data
 from ..errors import ConfigurationError
 from ..models import build
 from ..problems import Problem, find_problem
@@ -24,21 +24,26 @@ from ..seeds import seed_for
 from ..similarity.registry import find_metrics
 from ..storage.state_dicts import Misfit
 from ..storage.weights import read_checkpoint
+from ..training.evaluation import Precision
+from ..training.precision import step_seconds
 from .options import SHORT_EPOCHS, Options
 from .schema import check_settings
 
 _FIELDS = [field.name for field in dataclasses.fields(Problem)]
+_TIMED_IMAGES = 64  # of a step that is timed
 _SIDE = 32  # in pixels, of all images but those of a folder
 
 
 @dataclass(frozen=True)
 class ResolvedProblem:
-    """A problem with its number of classes, image size, epochs and rates settled, and the digest of its data."""
+    """A problem with its number of classes, image size, epochs, rates and precision settled, and the digest of its data."""
 
     problem: Problem
     image_size: int
     train_images: int | None
+    test_images: int | None
     data: str
+    precision: Precision = "float32"
 
     def as_json(self) -> dict[str, Any]:
         """One flat dictionary of plain values; what `configuration.merge_configuration` compares."""
@@ -77,7 +82,7 @@ class ResolvedProblem:
         Raises:
             ConfigurationError: they are not those the run directory was made with.
         """
-        splits = _load(self.problem, _place(data), self.image_size, self.train_images)
+        splits = _load(self.problem, _place(data), self.image_size, self.train_images, self.test_images)
         if not same_data(self.data, splits.digest):
             raise ConfigurationError(
                 f"the images of {self.problem.name} are not those this run directory was made with; "
@@ -92,11 +97,22 @@ class ResolvedProblem:
 
 
 def resolve(
-    name: str, options: Options, data: str | os.PathLike[str] | None = None, *, short: bool = True
+    name: str,
+    options: Options,
+    data: str | os.PathLike[str] | None = None,
+    *,
+    short: bool = True,
 ) -> ResolvedProblem:
     """A problem with the options applied; everything that can be found impossible before training is found here.
 
-    short: at most `SHORT_EPOCHS` epochs where the options do not say how many.
+    Args:
+        name: of the problem.
+        options: of the study.
+        data: folder of the images.
+        short: at most `SHORT_EPOCHS` epochs where the options do not say how many.
+
+    Returns:
+        The problem; the precision ``"auto"`` is float32 until ``with_faster_precision`` has measured it.
 
     Raises:
         ValueError: unknown problem, metric or layer, damaged images, options that exclude each other.
@@ -124,12 +140,32 @@ def resolve(
         patience=options.patience or problem.patience,
         validation=problem.validation or (0.1 if options.patience else 0.0),
     )
-    splits = _load(problem, _place(data), options.image_size, options.train_images)
+    splits = _load(problem, _place(data), options.image_size, options.train_images, options.test_images)
     problem = dataclasses.replace(problem, classes=len(splits.class_names))
-    resolved = ResolvedProblem(problem, splits.train.image_size, options.train_images, splits.digest)
+    precision: Precision = "bfloat16" if options.precision == "bfloat16" else "float32"
+    images = options.train_images, options.test_images
+    resolved = ResolvedProblem(problem, splits.train.image_size, *images, splits.digest, precision)
     if options.layers is not None or problem.network is not None:
         _try_out(resolved, options)
     return resolved
+
+
+def with_faster_precision(
+    problem: ResolvedProblem,
+    options: Options,
+    data: str | os.PathLike[str] | None,
+    device: str,
+    message: Callable[[str], None],
+) -> ResolvedProblem:
+    """The problem with the precision in which a training step on ``device`` takes less time; ``message`` is told why."""
+    train = problem.splits(data).train
+    inputs, labels = next(iter(train.batches(min(problem.problem.batch, _TIMED_IMAGES), channels_last=True)))
+    place = torch.device(device)
+    seconds = step_seconds(problem.build(options).to(place), inputs.to(place), labels.to(place))
+    chosen = min(seconds, key=lambda name: seconds[name])
+    times = " and ".join(f"{1e3 * value:.3g} ms in {name}" for name, value in seconds.items())
+    message(f"{problem.problem.name}: a training step of {len(labels)} images takes {times}; {chosen} is chosen")
+    return dataclasses.replace(problem, precision=chosen)
 
 
 def load_network(
@@ -194,9 +230,16 @@ def _place(data: str | os.PathLike[str] | None) -> str | None:
 
 
 @functools.lru_cache(maxsize=1)  # the same problem is asked for again and again, and its images fill memory
-def _load(problem: Problem, data: str | None, image_size: int | None, train_images: int | None) -> Splits:
+def _load(
+    problem: Problem, data: str | None, image_size: int | None, train_images: int | None, test_images: int | None
+) -> Splits:
     splits = load(problem, data, image_size=image_size)
-    if train_images is not None and train_images < len(splits.train):
-        order = torch.randperm(len(splits.train), generator=torch.Generator().manual_seed(0))
-        splits = dataclasses.replace(splits, train=splits.train.subset(order[:train_images].sort().values))
-    return splits
+    return dataclasses.replace(splits, train=_some(splits.train, train_images), test=_some(splits.test, test_images))
+
+
+def _some(split: Split, count: int | None) -> Split:
+    """Random images of a split, always the same; all of them where there are no more."""
+    if count is None or count >= len(split):
+        return split
+    order = torch.randperm(len(split), generator=torch.Generator().manual_seed(0))
+    return split.subset(order[:count].sort().values)

@@ -35,6 +35,7 @@ from ..errors import ConfigurationError, CorruptFile, InUse
 from ..storage.atomic import file_digest, remove_partial, storage_error, write_atomic
 from ..storage.regular_files import LARGEST_RECORD, LARGEST_STATE, exists, folder_of, read_regular, remove
 from ..storage.states import read_json, write_json
+from ..training.evaluation import Precision
 from . import schema
 from .checkpoint import PENALISED, REWIND, TRAINING
 from .executors import OWNED
@@ -144,6 +145,12 @@ class RunDirectory:
             raise ConfigurationError(
                 f"{self.root} is not a run directory: it has no config.json; expected a folder made by `prunecca reproduce`"
             ) from None
+
+    def precisions(self) -> dict[str, Precision]:
+        """The precision of each problem that is there already; none of a new directory."""
+        known, _ = self._known_configuration()
+        asked = {} if known is None else known["problems"]
+        return {name: problem["settings"].get("precision", "float32") for name, problem in asked.items()}
 
     def plan(self, *, problems: bool = True) -> Plan:
         """What the configuration asks for; without the problems where nothing is to be made, as in a report.

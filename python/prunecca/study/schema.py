@@ -6,7 +6,7 @@ import dataclasses
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, TypeAdapter, ValidationError
 
@@ -67,6 +67,8 @@ class _Settings(_Strict):
     rates: _Rates
     image_size: Annotated[int, Field(ge=8, le=4096)] | None = None
     train_images: Annotated[int, Field(ge=2)] | None = None
+    test_images: Annotated[int, Field(ge=2)] | None = None
+    precision: Literal["float32", "bfloat16"] = "float32"
     data: _Text | None = None
 
 

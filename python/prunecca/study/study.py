@@ -33,7 +33,7 @@ from .options import FORMAT, Options, Size
 from .plan import Network, Plan
 from .ray_executor import RayExecutor
 from .reporter import Reporter
-from .resolve import resolve
+from .resolve import resolve, with_faster_precision
 from .run_directory import Record, RunDirectory, agreeing, origin
 
 _MOST = 4096  # of workers, threads and GPUs: more is a slip of the finger
@@ -75,6 +75,7 @@ def prepare(
     *,
     data: str | os.PathLike[str] | None = None,
     short: bool = True,
+    device: str = "auto",
     message: Callable[[str], None] | None = None,
 ) -> RunDirectory:
     """The configured run directory of a study; an existing one is continued or extended.
@@ -85,7 +86,8 @@ def prepare(
         out: the run directory.
         data: folder of the images; None: the variable PRUNECCA_DATA. The digits need none.
         short: at most 10 epochs where `options.epochs` is None, instead of the problem's own.
-        message: told, in a sentence each, what was found damaged.
+        device: on which the precision ``"auto"`` is measured, once for a run directory.
+        message: told, in a sentence each, what was found damaged, and which precision was chosen.
 
     Raises:
         ConfigurationError: an option is impossible, or differs from those the directory was made with.
@@ -93,7 +95,16 @@ def prepare(
         StorageError: the directory cannot be written.
     """
     resolved = {name: resolve(name, options, data, short=short) for name in dict.fromkeys(problems)}
-    RunDirectory(out, message).configure(
+    directory = RunDirectory(out, message)
+    if options.precision == "auto":
+        known = directory.precisions()
+        for name, problem in resolved.items():
+            if name in known:
+                resolved[name] = dataclasses.replace(problem, precision=known[name])
+            else:
+                place = choose_device(device)
+                resolved[name] = with_faster_precision(problem, options, data, place, message or (lambda text: None))
+    directory.configure(
         {
             "format": FORMAT,
             "options": options.as_json(),

@@ -2,7 +2,7 @@
 
 levels: problem, replicate, level, control, density, parameters_left, test_accuracy, test_loss, epochs, best_epoch, digest
 layers: problem, replicate, level, control, layer, parameters, parameters_left, density
-similarity: problem, replicate, level, control, layer, kind (conv, pool, fc), depth, metric, value, count, channels, kept_x, kept_y
+similarity: problem, replicate, level, control, layer, kind (conv, pool, fc), depth, metric, value, chance, count, channels, kept_x, kept_y
 dimension: problem, replicate, level, control, layer, kind, depth, dimension, error, count, duplicates, features
 epochs: problem, replicate, level, control, epoch, train_loss, train_accuracy, val_loss, val_accuracy, test_loss, test_accuracy
 timing: problem, replicate, level, control, epoch, seconds (the only table that two runs do not share bit by bit)
@@ -35,7 +35,7 @@ KEY = ["problem", "replicate", "level", "control"]
 OF_NETWORK = {
     **dict.fromkeys(("layer", "kind", "metric"), "text"),
     **dict.fromkeys(("depth", "count", "channels", "features"), "int"),
-    **dict.fromkeys(("value", "kept_x", "kept_y", "dimension", "error", "duplicates"), "float"),
+    **dict.fromkeys(("value", "chance", "kept_x", "kept_y", "dimension", "error", "duplicates"), "float"),
 }
 COLUMNS = {
     **dict.fromkeys(("problem", "digest", "split"), "text"),

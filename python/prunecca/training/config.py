@@ -22,6 +22,8 @@ class TrainingConfig:
         augmentation: None trains on the images as they are.
         precision: ``"float32"`` or ``"bfloat16"``, of the forward and backward pass; parameters and optimizer stay float32.
         channels_last: memory layout of the activations.
+        evaluate_every: the test images are looked at after each so many epochs, and at the end. Validation images, which
+            decide when training stops, are looked at after every epoch.
 
     Raises:
         ValueError: a number that cannot be.
@@ -40,6 +42,7 @@ class TrainingConfig:
     augmentation: Augmentation | None = field(default_factory=Augmentation)
     precision: Precision = "float32"
     channels_last: bool = True
+    evaluate_every: int = 1
 
     def __post_init__(self) -> None:
         if self.epochs < 1 or self.batch < 2:
@@ -50,6 +53,8 @@ class TrainingConfig:
             )
         if self.patience is not None and self.patience < 1:
             raise ValueError(f"patience is {self.patience}; expected at least 1 epoch, or None")
+        if self.evaluate_every < 1:
+            raise ValueError(f"evaluate_every is {self.evaluate_every}; expected at least 1 epoch")
         if self.precision not in ("float32", "bfloat16"):
             raise ValueError(f"precision is '{self.precision}'; expected 'float32' or 'bfloat16'")
 

@@ -22,7 +22,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from ..data.splits import Splits
+from ..data.splits import Split, Splits
 from ..errors import Diverged
 from ..machine.memory import keeping_freed_memory
 from ..pruning.masked_optimizer import MaskedOptimizer
@@ -121,7 +121,8 @@ class Training:
         when the loss becomes NaN or infinite.
 
         The record: epoch (counted from 1), train_loss and train_accuracy (running, over the augmented images, with
-        dropout), val_loss and val_accuracy (where there is a validation split), test_loss, test_accuracy, seconds.
+        dropout), val_loss and val_accuracy (where there is a validation split), test_loss and test_accuracy (after every
+        ``config.evaluate_every`` epochs and for the weights that the training ends with), seconds.
         """
         if self.finished:
             raise ValueError(f"the training is finished after epoch {self.epoch}; it cannot run another")
@@ -213,23 +214,40 @@ class Training:
         began = time.perf_counter()
         record: Record = {"epoch": self.epoch + 1}
         record["train_loss"], record["train_accuracy"] = self._train(progress)
-        for name, split in (("val", self.splits.validation), ("test", self.splits.test)):
-            if split is not None:
-                loss, accuracy = evaluate(
-                    self.model, split, precision=self.config.precision, channels_last=self.config.channels_last
-                )
-                if not math.isfinite(loss):
-                    raise Diverged(f"the {name} loss is {loss} after epoch {self.epoch + 1}; {_ADVICE}")
-                record[f"{name}_loss"], record[f"{name}_accuracy"] = loss, accuracy
-        record["seconds"] = time.perf_counter() - began
+        if self.splits.validation is not None:
+            self._evaluate("val", self.splits.validation, record)
+        if record["epoch"] % self.config.evaluate_every == 0:
+            self._evaluate("test", self.splits.test, record)
         self.epoch += 1
         self.history.append(record)
-        if "val_loss" in record:
-            if self.best is None or record["val_loss"] < self.best["val_loss"]:
-                self.best, self._best_model = record, copied(self.model)
-            if self.finished:
-                self._load_network(self._best_model)
-        return record
+        if "val_loss" in record and (self.best is None or record["val_loss"] < self.best["val_loss"]):
+            self.best, self._best_model = record, copied(self.model)
+        record["seconds"] = 0.0
+        if self.finished:
+            self._end()
+        self.history[-1]["seconds"] = time.perf_counter() - began
+        return self.history[-1]
+
+    def _end(self) -> None:
+        """The weights that the training ends with, and how good they are."""
+        kept = self.history[-1]
+        if self.best is not None:
+            self._load_network(self._best_model)
+            kept = self.best
+        if "test_loss" not in kept:
+            found = dict(kept)
+            self._evaluate("test", self.splits.test, found)
+            # A new record: an interrupted epoch puts back the one it found.
+            place = next(i for i, each in enumerate(self.history) if each["epoch"] == kept["epoch"])
+            self.history[place] = found
+            self.best = None if self.best is None else found
+
+    def _evaluate(self, name: str, split: Split, record: Record) -> None:
+        config = self.config
+        loss, accuracy = evaluate(self.model, split, precision=config.precision, channels_last=config.channels_last)
+        if not math.isfinite(loss):
+            raise Diverged(f"the {name} loss is {loss} after epoch {record['epoch']}; {_ADVICE}")
+        record[f"{name}_loss"], record[f"{name}_accuracy"] = loss, accuracy
 
     def _train(self, progress: Progress | None) -> tuple[float, float]:
         config, number_of_epoch = self.config, self.epoch + 1
