@@ -131,7 +131,7 @@ def test_flags_go_before_the_recipe() -> None:
         ({"recipe": "one_shot", "penalty_epochs": 1}, "penalty-epochs is 1; expected a --recipe that has a penalty"),
         ({"recipe": "l1", "penalty_strength": -1.0}, "penalty-strength is -1.0; expected a number above 0"),
         ({"recipe": "l1", "penalty_epochs": 0}, "penalty-epochs is 0; expected 1 to "),
-        ({"scope": "4:2"}, "scope is '4:2'; expected one of pool, layer, global, row, or N:M such as 2:4"),
+        ({"scope": "4:2"}, "scope is '4:2'; expected one of pool, layer, global, row, channel, or N:M such as 2:4"),
     ],
 )
 def test_flags_that_cannot_be(flags: dict[str, Any], message: str) -> None:

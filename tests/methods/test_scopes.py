@@ -142,7 +142,7 @@ def test_patterns_that_cannot_be(scope: str) -> None:
 
 @pytest.mark.parametrize("scope", ["2:", ":4", "2:4:8", "-1:4", "rows", "", "2 : 4"])
 def test_what_is_no_scope(scope: str) -> None:
-    with pytest.raises(ValueError, match=r"expected one of pool, layer, global, row, or N:M such as 2:4"):
+    with pytest.raises(ValueError, match=r"expected one of pool, layer, global, row, channel, or N:M such as 2:4"):
         P.prune({"w": torch.ones(3)}, {"all": ["w"]}, 0.1, scope=scope)
 
 

@@ -55,6 +55,7 @@ class Event:
         ndim: dimensions of the output; 0 where it is no tensor.
         representative: this output stands for a convolution, pooling or hidden linear layer.
         overwritten: a later operation of the forward pass wrote to the output in place.
+        ends: the layers proper whose activation this is, by name; a sum's is that of its terms.
     """
 
     name: str
@@ -67,6 +68,7 @@ class Event:
     ndim: int = 0
     representative: bool = False
     overwritten: bool = False
+    ends: tuple[str, ...] = ()
 
 
 @dataclass(eq=False)
@@ -76,6 +78,7 @@ class _Origin:
     kind: Kind
     event: Event
     tensor: Tensor
+    layer: str
     activated: bool = False
 
 
@@ -135,7 +138,7 @@ class _Watch(TorchFunctionMode):
         arriving = self._under_way.get(id(before[0]), []) if before else []
         if kind is not None:
             self._kind = kind
-            origin = _Origin(kind, self._function_event(name, before, output), output)
+            origin = _Origin(kind, self._function_event(name, before, output), output, self._scopes[-1].name)
             self._origins.append(origin)
             self._under_way[id(output)] = [] if kind == "pool" else [origin]
         elif name in SUMS:
@@ -204,7 +207,7 @@ class _Watch(TorchFunctionMode):
             return
         if own is not None:  # a layer whose function was not seen, or not the last
             self._origins = [o for o in self._origins if o not in inside]
-            origin = _Origin(own, event, output)
+            origin = _Origin(own, event, output, name)
             self._origins.append(origin)
             self._under_way[id(output)] = [] if own == "pool" else [origin]
         elif origins and arriving is not None and _is_activation(module, scope.functions, arriving, output):
@@ -226,6 +229,7 @@ class _Watch(TorchFunctionMode):
         last = next((origin for origin in reversed(self._origins) if origin.kind != "pool"), None)
         result = first_tensor(output)
         for origin in self._origins:
+            origin.event.ends += (origin.layer,)
             is_output = origin.kind == "fc" and not origin.activated and (origin is last or origin.tensor is result)
             # Of what a module computes inside of itself (the projections of an attention), only what ends in an activation.
             inside = kind_of_function(origin.event.function) in ("conv", "fc")

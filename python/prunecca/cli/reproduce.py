@@ -149,7 +149,11 @@ def reproduce(
     criterion: Annotated[str, _option("--criterion", "Which entries stay.", _PRUNING)] = _DEFAULTS["criterion"],
     scope: Annotated[
         str,
-        _option("--scope", "Entries compete within their pool, layer, row, or global; or N:M, such as 2:4.", _PRUNING),
+        _option(
+            "--scope",
+            "Entries compete within their pool, layer, row, or global; channel: whole channels; or N:M, such as 2:4.",
+            _PRUNING,
+        ),
     ] = _DEFAULTS["scope"],
     retrain: Annotated[str, _option("--retrain", "rewind, lr_rewind, finetune or reinit.", _PRUNING)] = _DEFAULTS[
         "retrain"

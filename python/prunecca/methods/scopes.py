@@ -10,7 +10,9 @@ from fractions import Fraction
 import torch
 from torch import Tensor
 
-SCOPES = ("pool", "layer", "global", "row")
+from .channels import channel_groups
+
+SCOPES = ("pool", "layer", "global", "row", "channel")
 EXPECTED = f"{', '.join(SCOPES)}, or N:M such as 2:4"
 
 _PIECE = 1 << 22  # entries that are ranked at once: the indices of sorting take eight bytes each
@@ -55,7 +57,7 @@ def by_rows(scope: str) -> bool:
 def groups(
     pools: Mapping[str, Sequence[str]], rates: Mapping[str, Fraction], scope: str
 ) -> list[tuple[list[str], Fraction]]:
-    """The parameters that are ranked together, or row by row, each set with its rate.
+    """The parameters that are ranked together, row by row, or channel by channel, each set with its rate.
 
     Raises:
         ValueError: the scope is unknown, or global with several rates.
@@ -70,6 +72,8 @@ def groups(
         return [([n for names in pools.values() for n in names], rate) for rate in set(rates.values())]
     if by_rows(scope):
         return [([name], rates[pool]) for pool, names in pools.items() for name in names]
+    if scope == "channel":
+        return [(group, rates[pool]) for pool, names in pools.items() for group in channel_groups(names)]
     modules: dict[tuple[str, str], list[str]] = {}
     for pool, names in pools.items():
         for name in names:

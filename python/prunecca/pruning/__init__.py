@@ -2,6 +2,8 @@
 
 from ..errors import UnpooledWarning
 from ..methods.wanda import wanda_scores
+from ..structured.narrowing import Narrowed, narrowed
+from ..structured.scores import fisher_channel_scores, l1_channel_scores
 from ..weights.pools import pools_by_type
 from ..weights.rules import register_pool_rule
 from .criteria import CRITERIA
@@ -29,19 +31,23 @@ __all__ = [
     "MaskedAdam",
     "MaskedSGD",
     "Masking",
+    "Narrowed",
     "Recipe",
     "Snapshot",
     "UnpooledWarning",
     "apply_masks",
     "density",
     "density_per_layer",
+    "fisher_channel_scores",
     "full_masks",
     "imp",
+    "l1_channel_scores",
     "load_masks",
     "masked",
     "masks_from",
     "masks_from_zeros",
     "masks_to",
+    "narrowed",
     "next_masks",
     "next_weights",
     "pack",

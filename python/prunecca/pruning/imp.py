@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ..methods.channels import check_channels
 from ..methods.penalised import Choose, PenalisedOptimizer
 from ..weights.names import Named, copies_of, first_names, named_tensors, under_first_names
 from ..weights.pools import Pools, pools_by_type
@@ -74,7 +75,8 @@ def imp(
         performance falls, by leaving the loop.
 
     Raises:
-        ValueError: before anything is trained, if no pool names a parameter, or a pool has no rate.
+        ValueError: before anything is trained, if no pool names a parameter, a pool has no rate, or a layer cannot be cut
+            by channels, as the scope wants.
 
     Example:
         >>> import torch, prunecca as pc
@@ -89,6 +91,8 @@ def imp(
     """
     pools = pools_by_type(model) if pools is None else pools
     rates_by_pool(recipe.rates, pools)
+    if recipe.scope == "channel":
+        check_channels(model, [name for names in pools.values() for name in names])
     masks = full_masks(model, pools)  # line 2
     initial = Snapshot.capture(model)  # line 1
     optimizer = make_optimizer(model, masks)

@@ -12,10 +12,11 @@ from fractions import Fraction
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from .. import _native
 from .._arrays import native, resolved, same_memory, stream_of
+from ..methods.channels import check_channels, cut_channels
 from ..methods.scopes import SCOPES as SCOPES  # part of this module's face
 from ..methods.scopes import by_rows, cut_rows, groups
 from ..weights.names import Named, first_names, named_tensors, some, under_first_names, without_wrappers
@@ -69,7 +70,8 @@ def prune(
         initial: the weights at initialisation.
         scope: ``"pool"`` ranks a pool's weights together, ``"layer"`` each module's weight and bias on their own,
             ``"global"`` all pools together (one rate), ``"row"`` each index of a tensor's first dimension on its own (a bias
-            is one row). N:M, such as ``"2:4"``, keeps the N of highest score of every M neighbours along the second
+            is one row), ``"channel"`` whole output channels: in each weight ``floor(rate * n)`` of the n that live, those whose
+            scores have the lowest sum; its bias goes with them (see the documentation). N:M, such as ``"2:4"``, keeps the N of highest score of every M neighbours along the second
             dimension, the input channels, whatever the rate is; a pool of rate 0, and biases, it leaves as they are.
         alpha: of the criteria that weigh final against initial magnitudes.
         seed: of the ``random`` criterion.
@@ -78,8 +80,8 @@ def prune(
         Parameter name -> ``torch.bool`` of the parameter's shape, True where a weight is kept.
 
     Raises:
-        ValueError: a rate outside [0, 1], a NaN (naming the parameter), an unknown name, a mask that does not fit, or
-            pools that name no parameter at all.
+        ValueError: a rate outside [0, 1], a NaN (naming the parameter), an unknown name, a mask that does not fit, pools
+            that name no parameter at all, or a layer that cannot be cut by channels.
         TypeError: a rate is no number, or parameters have no names.
 
     Warns:
@@ -97,6 +99,8 @@ def prune(
     generator = torch.Generator().manual_seed(seed)
     pools = _check_pools(pools, first)
     pooled = [name for names in pools.values() for name in names]
+    if scope == "channel" and isinstance(parameters, nn.Module):
+        check_channels(parameters, pooled)
     final.update((name, resolved(final[name], f"parameter '{name}'")) for name in pooled)
     before = _under_first_names({n: fitting_mask(n, mask, final.get(n)) for n, mask in (previous or {}).items()}, first)
     by_pool = {pool: rate_as_written(rate, pool) for pool, rate in rates_by_pool(rates, pools).items()}
@@ -107,8 +111,8 @@ def prune(
         alive = [mask.contiguous() for mask in alive]
         masks = [torch.empty(mask.shape, dtype=torch.bool, device=mask.device) for mask in alive]
         ranked.append(RankedGroup(scores(chosen, names, final, start, alpha, generator), alive, masks))
-    if by_rows(scope):
-        nans = [_cut(group, chosen.signed, scope, rate) for group, (_, rate) in zip(ranked, together, strict=True)]
+    if by_rows(scope) or scope == "channel":
+        nans = [_cut(group, chosen.signed, scope, named) for group, named in zip(ranked, together, strict=True)]
     else:
         nans = prune_lowest(ranked, chosen.signed, lambda group, survivors: math.floor(together[group][1] * survivors))
     after: Masks = {}
@@ -299,10 +303,13 @@ def _under_first_names(masks: Mapping[str, Tensor], first: Mapping[str, str]) ->
     return together
 
 
-def _cut(group: RankedGroup, signed: bool, scope: str, rate: Fraction) -> int:
-    """Write the mask of the one tensor of a group, row by row; 0 where a survivor's score is NaN, otherwise -1."""
-    (score,), (alive,), (mask,) = group.scores, group.alive, group.masks
-    return -1 + int(cut_rows(score if signed else score.abs(), alive, mask, scope, rate))
+def _cut(group: RankedGroup, signed: bool, scope: str, named: tuple[list[str], Fraction]) -> int:
+    """Write the masks of a group, row by row or channel by channel; 0 where a survivor's score is NaN, otherwise -1."""
+    names, rate = named
+    found = [score if signed else score.abs() for score in group.scores]
+    if scope == "channel":
+        return cut_channels(names, found, group.alive, group.masks, rate)
+    return -1 + int(cut_rows(found[0], group.alive[0], group.masks[0], scope, rate))
 
 
 def _warn_of_collapse(names: list[str], before: list[Tensor], after: list[Tensor]) -> None:

@@ -147,6 +147,8 @@ RECIPES: dict[str, dict[str, Any]] = {
     # Han et al. 2015: weights stay, training goes on at the last learning rate.
     "fine_tuning": {"survivors": "keep", "final_rate": True},
     "one_shot": {"one_shot": True},
+    # Li et al. 2017: whole channels of lowest L1 norm, here with rewinding.
+    "structured": {"scope": "channel"},
     # Weights are drawn to zero before they are pruned: by L1 (Han et al. 2015, here as a proximal step, or in the loss), and
     # by the alternating direction method of multipliers (Zhang et al. 2018). Then the rest is trained as it stands.
     "l1": {**_DRAWN, "penalty": "l1", "penalty_strength": 0.1},

@@ -41,7 +41,7 @@ PRUNING_FLAGS: dict[str, Any] = {
     "rewind_epoch": 3,  # k: levels restart from the end of this epoch; 0 is the initialisation
     "rewind_optimizer": "restore",  # its state of epoch k, or begin "fresh"
     "criterion": "large_final",
-    "scope": "pool",  # entries compete within their pool (conv, fc), their "layer", their "row", or all: "global"; or "N:M"
+    "scope": "pool",  # entries compete within their pool (conv, fc), "layer", "row", or all: "global"; whole ones: "channel"; or "N:M"
     "retrain": "rewind",
     "pruned_value": "zero",  # what a pruned entry holds from then on (Zhou et al. 2019): see `pruning.recipe.PRUNED`
     "recipe": None,  # of `RECIPES`: it decides the flags that are left at their defaults

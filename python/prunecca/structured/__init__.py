@@ -1,0 +1,1 @@
+"""Whole channels: how much each is worth, and networks that are narrower without some."""
