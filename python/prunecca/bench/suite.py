@@ -89,8 +89,8 @@ def as_table(results: Results) -> str:
         f"peak {peaks['float32']:.0f} GFLOP/s float32, memory {peaks['read']:.0f} GB/s read; "
         f"prunecca {machine['prunecca']}, torch {machine['torch']}",
         "",
-        "| what | how | time | rate | of FMA peak | prunecca is |",
-        "|---|---|---:|---:|---:|---:|",
+        "| what | how | time | rate | of FMA peak | error | prunecca is |",
+        "|---|---|---:|---:|---:|---:|---:|",
     ]
     for title, rows in results["contests"].items():
         for rival, row in rows.items():
@@ -98,6 +98,7 @@ def as_table(results: Results) -> str:
             lines.append(
                 f"| {title if ours else ''} | {rival} | {_time(row['seconds'])} | {_rate(row, title)} "
                 f"| {_percent(row) if ours or 'fraction_of_peak' in row else ''} "
+                f"| {format(row['relative_error'], '.0e') if 'relative_error' in row else ''} "
                 f"| {'' if ours else format(row['ours_times_faster'], '.2f') + ' times faster'} |"
             )
     if results.get("busy") is not None:

@@ -23,6 +23,10 @@ def _nothing() -> None:
     pass
 
 
+def _no_errors(_: dict[str, Any]) -> dict[str, float]:
+    return {}
+
+
 @dataclass(frozen=True)
 class Work:
     """What one call has to do, whoever does it.
@@ -51,6 +55,7 @@ class Contest:
         work: what each of them does.
         ours: the name of the rival the others are held against.
         cleanup: called at the end, whatever happened.
+        errors: is given every rival's result, too; returns the relative errors of rivals other than ours, by name.
     """
 
     rivals: Mapping[str, Call]
@@ -58,6 +63,7 @@ class Contest:
     work: Work = Work()
     ours: str = "prunecca"
     cleanup: Call = field(default=_nothing)
+    errors: Callable[[dict[str, Any]], dict[str, float]] = field(default=_no_errors)
 
 
 class Clock(Protocol):
@@ -157,6 +163,7 @@ class Outcome:
     work: Work
     ours: str
     reported: Mapping[str, float]
+    errors: Mapping[str, float] = field(default_factory=dict)
 
     def fraction_of_peak(self, rival: str) -> float:
         """Median rate, of the best multiply-add rate that was measured: another load slows probes as it slows rivals."""
@@ -178,6 +185,8 @@ class Outcome:
             row |= {"bytes": work.bytes, "gbytes_per_second": work.bytes / seconds / 1e9}
         if work.rows:
             row |= {"rows_per_second": work.rows / seconds}
+        if rival in self.errors:
+            row |= {"relative_error": self.errors[rival]}
         return row | (dict(self.reported) if rival == self.ours else {})
 
 
@@ -195,8 +204,10 @@ def run(contest: Contest, *, seconds: float = 6.0, rounds: tuple[int, int] = (5,
         peaks.append(fma_rate(threads=threads, float64=contest.work.float64))
 
     try:
-        reported = contest.check({name: call() for name, call in contest.rivals.items()})
+        results = {name: call() for name, call in contest.rivals.items()}
+        reported, errors = contest.check(results), contest.errors(results)
+        del results
         taken = take_turns(contest.rivals, clock, seconds, rounds, probe)
     finally:
         contest.cleanup()
-    return Outcome(taken, peaks, contest.work, contest.ours, reported)
+    return Outcome(taken, peaks, contest.work, contest.ours, reported, errors)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, cast
 
 import numpy as np
@@ -14,6 +14,7 @@ from ..covariance.covariance import Covariance
 from ..covariance.streaming import StreamingCovariance
 from ..pruning import MaskedAdam
 from ..similarity.cca import svcca
+from .blas import relative_errors, syrk_rivals
 from .timing import Contest, Work
 
 ACCURACY = 1e-7  # of our covariances against float64, relative in the Frobenius norm
@@ -32,9 +33,10 @@ def covariance_of_rows(channels: int, rows: int | None = None) -> Contest:
     rivals: dict[str, Callable[[], Any]] = {
         "prunecca": lambda: accumulator.update(x),
         "torch.mm": lambda: torch.mm(x.T, x),
-        "NumPy": lambda: x.numpy().T @ x.numpy(),
+        "NumPy": lambda: torch.from_numpy(x.numpy().T @ x.numpy()),
+        **syrk_rivals(x),
     }
-    return Contest(rivals, lambda _: {"relative_error": covariance_error(x)}, _work(rows, channels, x.nbytes))
+    return _covariance_contest(rivals, x, ("prunecca",), _work(rows, channels, x.nbytes))
 
 
 def covariance_of_images(shape: tuple[int, int, int, int]) -> Contest:
@@ -54,8 +56,24 @@ def covariance_of_images(shape: tuple[int, int, int, int]) -> Contest:
         "prunecca, channels_last": lambda: accumulators[1].update(last),
         "prunecca, (N, C)": lambda: accumulators[2].update(flat),
         "permute, reshape, torch.mm": by_torch,
+        # Of rows that lie ready, as no activation of this layout does.
+        **{f"{name}, (N, C)": call for name, call in syrk_rivals(flat).items()},
     }
-    return Contest(rivals, lambda _: {"relative_error": covariance_error(x)}, _work(n * h * w, c, x.nbytes))
+    ours = ("prunecca", "prunecca, channels_last", "prunecca, (N, C)")
+    return _covariance_contest(rivals, x, ours, _work(n * h * w, c, x.nbytes))
+
+
+def _covariance_contest(rivals: dict[str, Callable[[], Any]], x: Tensor, ours: Sequence[str], work: Work) -> Contest:
+    """Rivals whose errors are all taken against float64; our own must be small, and the same bits when repeated."""
+
+    def check(_: dict[str, Any]) -> dict[str, float]:
+        return {"relative_error": covariance_error(x)}
+
+    def errors(results: dict[str, Any]) -> dict[str, float]:
+        products = {name: product for name, product in results.items() if name not in ours}
+        return relative_errors(products, *_in_float64(x))
+
+    return Contest(rivals, check, work, errors=errors)
 
 
 def svcca_of_rows(rows: int, channels: int, *, numpy: bool = True) -> Contest:
@@ -147,6 +165,14 @@ def covariance_error(x: Tensor) -> float:
     """
     found, again = (_once(x) for _ in range(2))
     assert torch.equal(found, again), "a repetition gave other bits"
+    _, truth, _ = _in_float64(x)
+    error = float((found - truth).norm() / truth.norm())
+    assert error <= ACCURACY, f"the covariance is off by {error}; at most {ACCURACY} was expected"
+    return error
+
+
+def _in_float64(x: Tensor) -> tuple[Tensor, Tensor, int]:
+    """Mean, covariance and count of the rows of ``x``."""
     channels = x.shape[1]
     mean, gram, count = (
         x.double().movedim(1, 0).reshape(channels, -1).mean(1),
@@ -159,9 +185,7 @@ def covariance_error(x: Tensor) -> float:
         gram += rows.T @ rows
         count += len(rows)
     gram /= count - 1
-    error = float((found - gram).norm() / gram.norm())
-    assert error <= ACCURACY, f"the covariance is off by {error}; at most {ACCURACY} was expected"
-    return error
+    return mean, gram, count
 
 
 def _once(x: Tensor) -> Tensor:
