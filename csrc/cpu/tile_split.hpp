@@ -35,8 +35,8 @@ inline void take_part(FloatLine& rest, Line& part) {
   rest -= __builtin_bit_cast(FloatLine, part);
 }
 
-inline bool is_zero(Line line) {
-  line &= 0x7fff7fffu;  // of either sign
+inline bool is_zero(const Line& values) {
+  Line line = values & 0x7fff7fffu;  // of either sign
   line |= __builtin_shufflevector(line, line, 8, 9, 10, 11, 12, 13, 14, 15, 0, 1, 2, 3, 4, 5, 6, 7);
   line |= __builtin_shufflevector(line, line, 4, 5, 6, 7, 0, 1, 2, 3, 12, 13, 14, 15, 8, 9, 10, 11);
   line |= __builtin_shufflevector(line, line, 2, 3, 0, 1, 6, 7, 4, 5, 10, 11, 8, 9, 14, 15, 12, 13);
