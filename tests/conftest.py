@@ -19,7 +19,7 @@ _NEEDS = {
     "chromium": ("the browser Chromium (Debian's package chromium)", "PRUNECCA_REQUIRE_CHROMIUM"),
     "cifar10": ("CIFAR-10 in the folder named by PRUNECCA_DATA", "PRUNECCA_REQUIRE_DATA"),
 }
-_LEVELS = ["baseline", "avx2", "avx512"]
+_LEVELS = ["baseline", "avx2", "avx512", "amx"]
 _not_run: Counter[str] = Counter()
 
 
@@ -54,11 +54,13 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
         terminalreporter.write_line(
             f"NOT RUN: {count} tests marked '{need}' need {what} ({promise}=1 makes them fail instead)"
         )
+    if pc.build_info()["cpu_level_best"] != "amx":
+        terminalreporter.write_line("NOT RUN: the CPU level 'amx', which this machine lacks; its stand-in was")
 
 
-@pytest.fixture(params=_LEVELS[: _LEVELS.index(str(pc.build_info()["cpu_level_best"])) + 1])
+@pytest.fixture(params=[*_LEVELS[: _LEVELS.index(str(pc.build_info()["cpu_level_best"])) + 1], "amx_emulated"])
 def level(request: pytest.FixtureRequest) -> Iterator[str]:
-    """Every SIMD level that this machine has, in turns."""
+    """Every SIMD level that this machine has, in turns, and the stand-in of the one that few have."""
     before = pc.cpu_level()
     pc.set_cpu_level(request.param)
     yield request.param

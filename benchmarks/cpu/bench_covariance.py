@@ -14,7 +14,7 @@ import torch
 
 import prunecca as pc
 from prunecca.bench import workloads
-from prunecca.bench.timing import Contest, run
+from prunecca.bench.timing import Contest, Work, run
 
 
 def show(benchmark, contest: Contest) -> None:
@@ -31,6 +31,31 @@ def show(benchmark, contest: Contest) -> None:
 @pytest.mark.parametrize("channels", [1, 3, 16, 17, 64, 100, 128, 256, 512, 1024, 2048, 4096])
 def test_rows(benchmark, channels):
     show(benchmark, workloads.covariance_of_rows(channels))
+
+
+@pytest.mark.benchmark(group="tiles (AMX) beside vectors, (N, C)")
+@pytest.mark.skipif(pc.build_info()["cpu_level_best"] != "amx", reason="not measured: this machine has no AMX")
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["float32", "bfloat16"])
+@pytest.mark.parametrize("channels", [64, 128, 256, 512, 1024, 2048])
+def test_tiles(benchmark, channels, dtype):
+    rows = workloads.rows_for(channels)
+    x = torch.randn(rows, channels, generator=torch.Generator().manual_seed(0)).add_(0.3).relu_().to(dtype)
+    accumulator = pc.StreamingCovariance()
+    accumulator.update(x)
+
+    def at(level):
+        def call():
+            pc.set_cpu_level(level)
+            accumulator.update(x)
+
+        return call
+
+    rivals = {"prunecca": at("amx"), "prunecca, avx512": at("avx512")}
+    work = Work(float(rows) * channels * (channels + 1), x.nbytes, rows)
+    try:
+        show(benchmark, Contest(rivals, lambda _: {"relative_error": workloads.covariance_error(x)}, work))
+    finally:
+        pc.set_cpu_level("amx")
 
 
 @pytest.mark.benchmark(group="covariance of (N, C, H, W), float32")

@@ -33,7 +33,7 @@ def measure(nouns: Iterable[str]) -> list[dict[str, Any]]:
         file = HERE / f"bench_{noun}.py"
         with tempfile.TemporaryDirectory() as folder:
             out = Path(folder) / "out.json"
-            options = ["-q", "-p", "no:cacheprovider", f"--benchmark-json={out}"]
+            options = ["-q", "-rs", "-p", "no:cacheprovider", f"--benchmark-json={out}"]
             command = [sys.executable, "-m", "pytest", *options, str(file)]
             code = subprocess.run(command, cwd=HERE, check=False).returncode
             if not out.exists():

@@ -72,13 +72,13 @@ Outcome update(const std::vector<Array>& views, const std::vector<int>& channel_
   }
   const auto begin = reinterpret_cast<uintptr_t>(workspace.data), address = (begin + 63) & ~uintptr_t(63);
   const size_t room = size_t(workspace.size()) * size_of(workspace.dtype);
-  const size_t needed = cpu::workspace_bytes(request.problem, threads) + (address - begin);
+  const size_t needed = cpu::least_workspace_bytes(request.problem, threads) + (address - begin);
   PRUNECCA_CHECK(workspace.on_host() && workspace.contiguous() && room >= needed, "the workspace has ", room,
                  " bytes on device ", workspace.device, "; expected ", needed, " contiguous ones on the host");
   if (request.problem.rows() == 0) return {"", -1, -1, {}};
   py::gil_scoped_release release;
   void* scratch = reinterpret_cast<void*>(address);
-  const cpu::Refusal refusal = cpu::update(request.problem, threads, any_range, scratch);
+  const cpu::Refusal refusal = cpu::update(request.problem, threads, any_range, scratch, room - (address - begin));
   std::vector<int> far;
   for (int v = 0; !refusal && !counts.empty() && v < request.problem.n_views; ++v)
     if (cpu::off_centre(request.problem, v)) far.push_back(v);

@@ -2,6 +2,7 @@
 
 #include "build_info.h"
 #include "cpu/simd_level.hpp"
+#include "cpu/tile_instructions.hpp"
 #ifdef PRUNECCA_HAVE_CUDA
 #include "cuda/device_guard.hpp"
 #endif
@@ -18,8 +19,8 @@ void register_info(py::module_& m) {
     info["cuda"] = PRUNECCA_CUDA_VERSION;  // empty: built without
     info["cuda_architectures"] = PRUNECCA_CUDA_ARCHITECTURES;
     info["sanitizers"] = PRUNECCA_SANITIZERS;
-    info["cpu_level"] = cpu::name_of(cpu::simd_level());
-    info["cpu_level_best"] = cpu::name_of(cpu::best_simd_level());
+    info["cpu_level"] = cpu::level_name();
+    info["cpu_level_best"] = cpu::best_level_name();
     return info;
   });
   // The device whose memory an address is in; -1: the host's, or no device can be asked.
@@ -36,7 +37,14 @@ void register_info(py::module_& m) {
         return -1;
       },
       py::arg("address"));
-  m.def("set_cpu_level", [](const std::string& name) { cpu::set_simd_level(name.c_str()); }, py::arg("name"));
+  m.def("set_cpu_level", [](const std::string& name) { cpu::set_level(name.c_str()); }, py::arg("name"));
+  m.def(
+      "emulated_tile_counts",
+      [] {
+        const cpu::TileCounts counts = cpu::emulated_tile_counts();
+        return py::make_tuple(counts.products, counts.loads, counts.stores);
+      },
+      "What the level 'amx_emulated' has done so far: tile products, loads and stores.");
 }
 
 }  // namespace prunecca

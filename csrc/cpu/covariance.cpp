@@ -10,11 +10,13 @@
 #include <algorithm>
 #include <cmath>
 #include <cstring>
+#include <type_traits>
 #include <vector>
 
 #include "cpu/covariance_kernel.hpp"
 #include "cpu/covariance_plan.hpp"
 #include "cpu/row_folding.hpp"
+#include "cpu/tile_instructions.hpp"
 
 namespace prunecca::cpu {
 
@@ -27,7 +29,7 @@ struct Range {
 };
 Range share(int64_t n, int part, int parts) { return {n * part / parts, n * (part + 1) / parts}; }
 
-template <class T> const Kernels<T>& chosen_kernel() {
+template <class T> Kernels<T> chosen_kernel() {
   const CovarianceKernel& kernel = at_simd_level([](auto level) -> decltype(auto) { return covariance_kernel(level); });
   if constexpr (sizeof(T) == 4)
     return kernel.float32;
@@ -231,9 +233,9 @@ template <class T> void add_blocks(const Plan<T>& plan, int k, const double* sta
     }
 }
 
-template <class T> Refusal run_plain(const Problem& problem, int threads, bool any_range, char* workspace) {
-  const Plan<T> plan(problem, threads);
-  const Kernels<T>& kernel = chosen_kernel<T>();
+template <class T> Refusal run_with(const Kernels<T>& kernel, const Problem& problem, int threads, bool any_range,
+                                    char* workspace) {
+  const Plan<T> plan(problem, threads, kernel.size);
   T* shift = reinterpret_cast<T*>(workspace);
   std::memset(shift, 0, plan.shift_bytes());
   for (int v = 0; v < problem.n_views; ++v)
@@ -273,7 +275,24 @@ template <class T> Refusal run_plain(const Problem& problem, int threads, bool a
   return {};
 }
 
-template <class T> Refusal run(const Problem& problem, int threads, bool any_range, char* workspace) {
+struct Workspace {
+  char* data;
+  size_t bytes;
+};
+
+// What tiles cannot promise, they refuse: then the vectors add it, or say why they do not. Where another thread has
+// chosen tiles since the workspace was made, it has no room for them.
+template <class T> Refusal run_plain(const Problem& problem, int threads, bool any_range, Workspace workspace) {
+  if constexpr (std::is_same_v<T, float>)
+    if (const auto tiles = kernel_on_tiles(problem);
+        tiles && Plan<T>(problem, threads, tiles->size).bytes() <= workspace.bytes) {
+      const Refusal refusal = run_with<T>(*tiles, problem, threads, any_range, workspace.data);
+      if (!refusal || refusal.reason == Reason::off_centre) return refusal;
+    }
+  return run_with<T>(chosen_kernel<T>(), problem, threads, any_range, workspace.data);
+}
+
+template <class T> Refusal run(const Problem& problem, int threads, bool any_range, Workspace workspace) {
   const int fold = fold_of(problem);
   if (fold == 1) return run_plain<T>(problem, threads, any_range, workspace);
   const RowFolding folding(problem, fold);
@@ -292,13 +311,18 @@ template <class T> Refusal run(const Problem& problem, int threads, bool any_ran
 
 // Enough for the rows folded, too: they are fewer, and in as many panels.
 size_t workspace_bytes(const Problem& problem, int threads) {
+  const auto tiles = kernel_on_tiles(problem);
+  return tiles ? Plan<float>(problem, threads, tiles->size).bytes() : least_workspace_bytes(problem, threads);
+}
+
+size_t least_workspace_bytes(const Problem& problem, int threads) {
   return problem.float64 ? Plan<double>(problem, threads).bytes() : Plan<float>(problem, threads).bytes();
 }
 
-Refusal update(const Problem& problem, int threads, bool any_range, void* workspace) {
-  char* memory = static_cast<char*>(workspace);
-  return problem.float64 ? run<double>(problem, threads, any_range, memory)
-                         : run<float>(problem, threads, any_range, memory);
+Refusal update(const Problem& problem, int threads, bool any_range, void* workspace, size_t bytes) {
+  const Workspace room{static_cast<char*>(workspace), bytes};
+  return problem.float64 ? run<double>(problem, threads, any_range, room)
+                         : run<float>(problem, threads, any_range, room);
 }
 
 bool off_centre(const Problem& problem, int view) {

@@ -28,12 +28,13 @@ struct Refusal {
   explicit operator bool() const { return reason != Reason::none; }
 };
 
-// Bytes of scratch memory that update() needs, to be aligned to 64.
+// Bytes of scratch memory that update() can use, at the level in use, to be aligned to 64; and those that it needs at any.
 size_t workspace_bytes(const Problem& problem, int threads);
+size_t least_workspace_bytes(const Problem& problem, int threads);
 
 // Adds all rows to the states, of a view with itself to the upper triangle; or leaves them untouched and says why.
 // `any_range`: what is lost to underflow or to a far mean is accepted.
-Refusal update(const Problem& problem, int threads, bool any_range, void* workspace);
+Refusal update(const Problem& problem, int threads, bool any_range, void* workspace, size_t bytes);
 
 // Whether the mean of all rows of a view lies far from its shift, by its states.
 bool off_centre(const Problem& problem, int view);

@@ -30,6 +30,7 @@ template <class T> struct Kernels {
   void (*norms)(const T* packed, int64_t panel_stride, int64_t panels, int rows, double* norms);
   // sum over rows of weight[r] * packed[r], added to out (panels * 16).
   void (*weigh)(const T* packed, int64_t panel_stride, int64_t panels, int rows, const double* weight, double* out);
+  int size = 1;  // values of T that a packed element takes
 };
 
 struct CovarianceKernel {

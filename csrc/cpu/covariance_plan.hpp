@@ -25,9 +25,10 @@ template <class T> struct Plan {
   std::vector<int64_t> first_panel;  // of each view in the packed tile; the last entry is the total
   std::vector<int64_t> first_block;  // of each pair in a state
   std::vector<int64_t> first_norm;   // of each pair in the norms
-  int64_t panel_stride = int64_t(kTileRows) * kPanel + kPanelPad;
+  int64_t panel_stride = 0;
 
-  Plan(const Problem& p, int most_threads) : problem(p) {
+  Plan(const Problem& p, int most_threads, int size_of_packed = 1) : problem(p) {
+    panel_stride = int64_t(kTileRows) * kPanel * size_of_packed + kPanelPad;
     first_panel.assign(1, 0);
     first_block.assign(1, 0);
     first_norm.assign(1, 0);

@@ -7,29 +7,32 @@
 #include <string>
 
 #include "check.hpp"
+#include "cpu/tile_instructions.hpp"
 
 namespace prunecca::cpu {
 
 namespace {
 
+// The levels of vectors, then those of tiles. The last is for tests: no machine chooses it, no sentence offers it.
 #define PRUNECCA_LEVEL(name, runs) #name,
-constexpr const char* kNames[] = {PRUNECCA_SIMD_LEVELS(PRUNECCA_LEVEL)};
+constexpr const char* kNames[] = {PRUNECCA_SIMD_LEVELS(PRUNECCA_LEVEL) "amx", "amx_emulated"};
 #undef PRUNECCA_LEVEL
-constexpr int kLevels = int(std::size(kNames));
+constexpr int kEmulated = int(std::size(kNames)) - 1, kAmx = kEmulated - 1;
 
 std::string all_names() {
   std::string names = kNames[0];
-  for (int i = 1; i < kLevels; ++i) names += (i + 1 < kLevels ? ", " : " or ") + std::string(kNames[i]);
+  for (int i = 1; i <= kAmx; ++i) names += (i < kAmx ? ", " : " or ") + std::string(kNames[i]);
   return names;
 }
 
-SimdLevel parse(const char* name) {
-  for (int i = 0; i < kLevels; ++i) {
+int best() { return amx_is_permitted() ? kAmx : int(best_simd_level()); }
+
+int parse(const char* name) {
+  for (int i = 0; i <= kEmulated; ++i) {
     if (std::strcmp(name, kNames[i])) continue;
-    const auto level = static_cast<SimdLevel>(i);
-    PRUNECCA_CHECK(level <= best_simd_level(), "CPU level '", name, "' was asked for, but this machine has only '",
-                   name_of(best_simd_level()), "'; unset PRUNECCA_CPU_LEVEL or name a lower level");
-    return level;
+    PRUNECCA_CHECK(i == kEmulated || i <= best(), "CPU level '", name, "' was asked for, but this machine has only '",
+                   best_level_name(), "'; unset PRUNECCA_CPU_LEVEL or name a lower level");
+    return i;
   }
   fail("CPU level '", name, "' is unknown; expected ", all_names());
 }
@@ -37,10 +40,12 @@ SimdLevel parse(const char* name) {
 std::atomic<int>& current() {
   static std::atomic<int> value = [] {
     const char* wanted = std::getenv("PRUNECCA_CPU_LEVEL");
-    return static_cast<int>(wanted && *wanted ? parse(wanted) : best_simd_level());
+    return wanted && *wanted ? parse(wanted) : best();
   }();
   return value;
 }
+
+int in_use() { return current().load(std::memory_order_relaxed); }
 
 }  // namespace
 
@@ -59,8 +64,11 @@ SimdLevel best_simd_level() {
   return best;
 }
 
-SimdLevel simd_level() { return static_cast<SimdLevel>(current().load(std::memory_order_relaxed)); }
-void set_simd_level(const char* name) { current() = static_cast<int>(parse(name)); }
-const char* name_of(SimdLevel level) { return kNames[static_cast<int>(level)]; }
+SimdLevel simd_level() { return in_use() < kAmx ? static_cast<SimdLevel>(in_use()) : best_simd_level(); }
+Tiles tiles_in_use() { return in_use() < kAmx ? Tiles::none : in_use() == kAmx ? Tiles::amx : Tiles::emulated; }
+
+const char* best_level_name() { return kNames[best()]; }
+const char* level_name() { return kNames[in_use()]; }
+void set_level(const char* name) { current() = parse(name); }
 
 }  // namespace prunecca::cpu

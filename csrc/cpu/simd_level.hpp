@@ -17,10 +17,16 @@ template <SimdLevel> struct AtLevel {};
 using ThisLevel = AtLevel<SimdLevel::PRUNECCA_SIMD_LEVEL>;  // that this kernel file is being compiled for
 #endif
 
-SimdLevel best_simd_level();            // what this machine can run
-SimdLevel simd_level();                 // what is in use
-void set_simd_level(const char* name);  // "baseline", "avx2", "avx512"; throws when the machine lacks it
-const char* name_of(SimdLevel level);
+SimdLevel best_simd_level();  // what this machine can run
+SimdLevel simd_level();       // what is in use
+
+// Above the levels of vectors: products of the covariance in float32 on tiles, all else at the highest of those.
+enum class Tiles { none, amx, emulated };
+Tiles tiles_in_use();
+
+const char* best_level_name();
+const char* level_name();
+void set_level(const char* name);  // "baseline", "avx2", "avx512", "amx"; throws when the machine lacks it
 
 // What `choose` gives for AtLevel of the level in use.
 template <class Choose> decltype(auto) at_simd_level(Choose&& choose) {

@@ -105,7 +105,7 @@ def test_s_masks_are_equal_on_all_ranks() -> None:
         name: torch.randint(-4, 4, (n,), generator=g).float() for name, n in (("a", 90000), ("b", 31), ("c", 70000))
     }
     threads, level = torch.get_num_threads(), pc.cpu_level()
-    levels = ["baseline", "avx2", "avx512"]
+    levels = ["baseline", "avx2", "avx512", "amx"]
     digests = set()
     try:
         for count in (1, 2, 3, 5):

@@ -88,11 +88,11 @@ def cpu_level() -> str:
     """The SIMD level of the CPU kernels in use.
 
     Returns:
-        ``"baseline"``, ``"avx2"`` or ``"avx512"``.
+        ``"baseline"``, ``"avx2"``, ``"avx512"`` or ``"amx"``.
 
     Example:
         >>> import prunecca as pc
-        >>> pc.cpu_level() in ("baseline", "avx2", "avx512")
+        >>> pc.cpu_level() in ("baseline", "avx2", "avx512", "amx")
         True
     """
     return str(_native.build_info()["cpu_level"])
@@ -102,7 +102,8 @@ def set_cpu_level(name: str) -> None:
     """Force a SIMD level, as the variable ``PRUNECCA_CPU_LEVEL`` does.
 
     Args:
-        name: ``"baseline"``, ``"avx2"`` or ``"avx512"``.
+        name: ``"baseline"``, ``"avx2"``, ``"avx512"`` or ``"amx"``. ``"amx_emulated"`` is for tests: it computes what
+            ``"amx"`` does on any machine, slowly.
 
     Raises:
         ValueError: the machine lacks it.
