@@ -35,6 +35,10 @@ def test_the_nearest_level_is_taken_and_none_twice():
     assert met(found) == [(0.88, {"a": 2, "b": 1})]
 
 
+def test_a_meeting_has_the_density_that_most_have():
+    assert met(meet(levels_of(a=[1, 0.51], b=[1, 0.5], c=[1, 0.5])))[0][0] == 0.5
+
+
 @pytest.mark.parametrize(("density", "meets"), [(0.5 * 1.05, True), (0.5 / 1.05, True), (0.5 * 1.051, False)])
 def test_densities_five_percent_apart_are_the_last_that_meet(density, meets):
     assert len(met(meet(levels_of(a=[1, 0.5], b=[1, density])))) == meets

@@ -92,10 +92,10 @@ def meet(levels: pd.DataFrame, tolerance: float = TOLERANCE) -> pd.DataFrame:
     apart = np.array([np.abs(np.log(own[run].to_numpy())[at] - places) for run, at in nearest.items()])
     apart = apart.reshape(len(own), len(places))
     inside = apart <= limit
-    spread = np.where(inside, apart, 0).max(axis=0, initial=0)
+    within = np.where(inside, apart, 0)
     used: set[tuple[str, int]] = set()
     meetings: list[tuple[float, list[tuple[str, int]]]] = []
-    for place in np.lexsort((-places, spread, -inside.sum(axis=0))):
+    for place in np.lexsort((-places, within.sum(axis=0), within.max(axis=0, initial=0), -inside.sum(axis=0))):
         members = [(run, int(nearest[run][place])) for run, is_in in zip(own, inside[:, place], strict=True) if is_in]
         members = [member for member in members if member not in used]
         if len(members) > 1:
