@@ -4,7 +4,6 @@ import pandas as pd
 import pytest
 from reports import configuration, store, study_tables
 
-from prunecca.errors import ConfigurationError
 from prunecca.report import run as reported
 from prunecca.study import tables
 from prunecca.study.options import Options
@@ -67,7 +66,7 @@ def test_run_directories_with_replicates_of_one_study_are_read_as_one(tmp_path):
         config = configuration(size=(3, 2, 1 - number))
         config["problems"]["digits2"]["size"]["first_replicate"] = first
         folders.append(store(tmp_path / f"part{number}", part, config))
-    joined = reported.read_all(folders)
+    (joined,) = reported.read_studies(folders)
     assert joined.name == "part0 + part1"
     assert joined.configuration["problems"]["digits2"]["size"]["replicates"] == 4
     for name, table in whole.items():
@@ -81,5 +80,19 @@ def test_run_directories_with_replicates_of_one_study_are_read_as_one(tmp_path):
 def test_run_directories_with_other_options_are_not_one_study(tmp_path):
     first = store(tmp_path / "a", study_tables())
     second = store(tmp_path / "b", study_tables(), configuration(options=Options.from_flags(seed=1)))
-    with pytest.raises(ConfigurationError, match="a was made with"):
-        reported.read_all([first, second])
+    assert [run.name for run in reported.read_studies([first, second, first])] == ["a + a", "b"]
+
+
+def test_of_several_run_directories_some_may_have_begun_nothing(tmp_path):
+    first = store(tmp_path / "a", study_tables())
+    (tmp_path / "b").mkdir()
+    (tmp_path / "c").mkdir()
+    same, other = (
+        store(tmp_path / "b", {}),
+        store(tmp_path / "c", {}, configuration(options=Options.from_flags(seed=1))),
+    )
+    runs = reported.read_studies([first, same, other])
+    assert [run.has_begun for run in runs] == [True, False]
+    assert len(runs[1].unfinished("digits2")) == 11
+    with pytest.raises(ValueError, match=r"no network of .*b is finished yet; go on with"):
+        reported.read_studies([same, other])

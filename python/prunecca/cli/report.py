@@ -17,12 +17,15 @@ def report(
         list[Path],
         typer.Argument(
             help="Folder made by `prunecca reproduce`, also unfinished, or its tables and config.json; several with "
-            "replicates of one study are read as one.",
+            "replicates of one study are read as one, those made with other options are laid side by side.",
             metavar="RUN_DIRECTORY...",
         ),
     ],
     out: Annotated[
-        Path | None, typer.Option("--out", help="Folder of the page and figures.", show_default="RUN_DIRECTORY/report")
+        Path | None,
+        typer.Option(
+            "--out", help="Folder of the page and figures.", show_default="RUN_DIRECTORY/report, or side-by-side"
+        ),
     ] = None,
     metric: Annotated[
         str | None,
@@ -32,7 +35,7 @@ def report(
         float, typer.Option("--margin", help="Loss of accuracy, from 0 to 1, that counts as comparable.")
     ] = 0.02,
 ) -> None:
-    """Write one HTML page about a study: figures, tables, and a verdict on each of the paper's claims."""
+    """Write one HTML page about a study, or about several side by side: figures, tables, and a verdict on each claim."""
     with interruptible(lambda: "interrupted; what was written so far is whole, and the same command writes the rest"):
         from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
@@ -62,4 +65,7 @@ def report(
     counts = ", ".join(f"{verdicts.count(verdict)} {verdict}" for verdict in (HOLDS, FAILS, UNDECIDED))
     typer.echo(f"page     {printable(written.page)}")
     typer.echo(f"figures  {printable(written.page.parent / 'figures')}")
+    for table in written.tables:
+        if table != written.table:
+            typer.echo(f"table    {printable(table)}")
     typer.echo(f"claims   {printable(written.table)} ({counts})")

@@ -49,7 +49,7 @@ def accuracy_figure(levels: pd.DataFrame) -> Figure:
             )
     axes.set_xscale("log")
     axes.invert_xaxis()
-    _percent_ticks(axes, levels["density"])
+    percent_ticks(axes, levels["density"])
     axes.set_xlabel("parameters left")
     axes.set_ylabel("test accuracy")
     axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{100 * value:.4g} %"))
@@ -98,7 +98,8 @@ def similarity_figure(similarity: pd.DataFrame, metric: str = "svcca") -> Figure
     return figure
 
 
-def _percent_ticks(axes: Axes, density: pd.Series) -> None:
+def percent_ticks(axes: Axes, density: pd.Series) -> None:
+    """Round percentages along a logarithmic axis of densities."""
     low = float(density.min())
     candidates = [1, 0.8, 0.6, 0.5, 0.4, 0.3, 0.2, 0.1, 0.05, 0.02, 0.01, 0.005, 0.002, 0.001]
     if low < 0.3:

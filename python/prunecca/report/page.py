@@ -94,9 +94,9 @@ def compose(
     """
     sections = [_section(run, problem, metric, drawn) for problem in run.problems]
     verdicts = [claim.verdict for claim in claims]
-    page = _template().render(
+    page = template("page.html.jinja").render(
         run=run,
-        style=resources.files("prunecca.report").joinpath("report.css").read_text("utf-8"),
+        style=style_sheet(),
         version=build_info()["version"],
         metric=METRIC_NAMES.get(metric, metric),
         margin=margin,
@@ -158,9 +158,16 @@ def _options(run: ReportedRun) -> list[tuple[str, object, object]]:
     return [(name, value, "" if given[name] == defaults[name] else defaults[name]) for name, value in plain.items()]
 
 
+def style_sheet() -> str:
+    """The styles that every page holds."""
+    return resources.files("prunecca.report").joinpath("report.css").read_text("utf-8")
+
+
 @functools.cache
-def _template() -> jinja2.Template:
+def template(name: str) -> jinja2.Template:
+    """One of the pages, by the name of its file, with the filters and words that all of them use."""
     environment = jinja2.Environment(
+        loader=jinja2.FunctionLoader(lambda file: resources.files("prunecca.report").joinpath(file).read_text("utf-8")),
         autoescape=True,  # no text from data becomes markup
         trim_blocks=True,
         lstrip_blocks=True,
@@ -182,7 +189,7 @@ def _template() -> jinja2.Template:
         "confidence": CONFIDENCE,
         "resamples": RESAMPLES,
     }
-    return environment.from_string(resources.files("prunecca.report").joinpath("page.html.jinja").read_text("utf-8"))
+    return environment.get_template(name)
 
 
 def _counted(number: int, noun: str) -> str:

@@ -1,7 +1,7 @@
 """A report of a study: one HTML page that holds everything, its figures as PNG and PDF, and the verdicts as a table.
 
 ``run`` reads what a folder has, ``claims`` judges the paper's claims, ``pictures`` chooses the figures and ``page`` puts
-the page together.
+the page together. Runs with other options are laid side by side: see ``side_by_side``.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ from ..figures import style
 from ..figures.style import as_svg
 from ..storage.atomic import write_atomic
 from ..storage.tables import write_table
-from . import pictures
+from . import pictures, side_by_side
 from .claims import MARGIN, Claim, Subject, judge
 from .page import DrawnPicture, compose
-from .run import ReportedRun, read, read_all
+from .run import ReportedRun, read, read_studies
 
 
 @dataclass(frozen=True)
@@ -31,14 +31,16 @@ class Report:
     Args:
         page: the page, ``index.html``.
         table: of the claims, ``claims.csv``.
-        figures: PNG and PDF of every figure.
-        claims: with their verdicts, as page and table show them.
+        figures: PNG and PDF of every figure; of runs side by side PNG and SVG.
+        claims: with their verdicts, as page and table show them; run by run.
+        tables: all tables, of runs side by side also ``accuracy.csv`` and ``similarity.csv``.
     """
 
     page: Path
     table: Path
     figures: list[Path]
     claims: list[Claim]
+    tables: list[Path]
 
 
 def write(
@@ -52,12 +54,13 @@ def write(
 ) -> Report:
     """Write the report of a run directory, which may be unfinished, and in which nothing else is changed.
 
-    The same tables give the same bytes.
+    The same tables give the same bytes. Several run directories made with the same options are read as one study; others
+    are laid side by side, with what can be compared of them.
 
     Args:
-        run_directory: a folder made by ``prunecca reproduce``, or its ``config.json`` and tables alone; several are read
-            as one study.
-        out: folder of ``index.html``, ``claims.csv`` and ``figures/``; None: ``report`` in the (first) run directory.
+        run_directory: a folder made by ``prunecca reproduce``, or its ``config.json`` and tables alone; or several.
+        out: folder of ``index.html``, ``claims.csv`` and ``figures/``; None: ``report`` in the (first) run directory, or
+            ``side-by-side`` where runs are laid side by side.
         metric: the similarity of the claims and the main figures; None: svcca, or the first there is.
         margin: the loss of accuracy, in [0, 1], that still counts as comparable.
         message: is given, in a sentence each, what was found damaged.
@@ -67,7 +70,7 @@ def write(
         The paths of what was written, and the claims with their verdicts.
 
     Raises:
-        ConfigurationError: this is no run directory.
+        ConfigurationError: this is no run directory, or no two of several share a problem.
         ValueError: nothing is finished yet, or the metric or margin is impossible.
         CorruptFile: the configuration or a table is damaged.
         StorageError: the folder cannot be written.
@@ -90,10 +93,18 @@ def write(
     if not 0 <= margin <= 1:
         raise ValueError(f"margin is {margin}; expected a loss of accuracy from 0 to 1, such as {MARGIN}")
     folders = [run_directory] if isinstance(run_directory, str | os.PathLike) else list(run_directory)
-    run = read(folders[0], message) if len(folders) == 1 else read_all(folders, message)
-    metric = run.choose_metric(metric)
-    folder = Path(folders[0]) / "report" if out is None else Path(out)
+    runs = [read(folders[0], message)] if len(folders) == 1 else read_studies(folders, message)
+    folder = Path(folders[0]) / ("report" if len(runs) == 1 else "side-by-side") if out is None else Path(out)
     within = next((Path(root) for root in folders if _lies_in(folder, Path(root))), folder)
+    if len(runs) > 1:
+        metric = side_by_side.choose_metric(runs, metric)
+        judged = [judge(run.tables, _subjects(run), metric=metric, margin=margin) for run in runs]
+        side = side_by_side.prepare(runs, judged, metric=metric, margin=margin)
+        tables, files = side_by_side.write(side, folder, within, progress)
+        every = [claim for own in judged for claim in own]
+        return Report(folder / "index.html", folder / side_by_side.CLAIMS, files, every, tables)
+    run = runs[0]
+    metric = run.choose_metric(metric)
     claims = judge(run.tables, _subjects(run), metric=metric, margin=margin)
     chosen = pictures.choose(run, metric)
     figures: list[Path] = []
@@ -107,7 +118,7 @@ def write(
     page, table = folder / "index.html", folder / "claims.csv"
     write_atomic(page, compose(run, claims, drawn, metric, margin).encode(), within)
     write_table(table, pd.DataFrame([dataclasses.asdict(claim) for claim in claims]), within)
-    return Report(page, table, figures, claims)
+    return Report(page, table, figures, claims, [table])
 
 
 def _lies_in(folder: Path, root: Path) -> bool:

@@ -68,8 +68,15 @@ class ReportedRun:
         return [] if similarity.empty else [str(name) for name in similarity["metric"].unique()]
 
     @property
+    def has_begun(self) -> bool:
+        """Whether a network is finished."""
+        return not self.tables["levels"].empty
+
+    @property
     def finished(self) -> set[Network]:
         """The networks that the tables hold."""
+        if not self.has_begun:
+            return set()
         return {
             Network(problem, 0 if level == 0 or control else replicate, level, control)
             for problem, replicate, level, control in self.tables["levels"][KEY].itertuples(index=False)
@@ -163,6 +170,77 @@ def read(folder: str | os.PathLike[str], message: Callable[[str], None] | None =
         ValueError: no network is finished yet.
         CorruptFile: the configuration or a table is damaged.
     """
+    run = _read_so_far(folder, message)
+    if not run.has_begun:
+        raise ValueError(_nothing(folder))
+    return run
+
+
+def read_studies(
+    folders: Sequence[str | os.PathLike[str]], message: Callable[[str], None] | None = None
+) -> list[ReportedRun]:
+    """Several folders as studies: those made with the same options and images are one, whose replicates lie in several.
+
+    Args:
+        folders: as in ``read``; some may have nothing finished yet.
+        message: is given, in a sentence each, what was found damaged, or unpruned networks that differ.
+
+    Returns:
+        One run for all folders of the same options, in the order of their first folders.
+
+    Raises:
+        ConfigurationError, CorruptFile: as ``read``.
+        ValueError: no network of any of them is finished yet.
+    """
+    runs = [_read_so_far(folder, message) for folder in folders]
+    if not any(run.has_begun for run in runs):
+        raise ValueError(_nothing(folders[0]))
+    groups: list[tuple[dict[str, Any], list[ReportedRun]]] = []
+    for run in runs:
+        for number, (configuration, group) in enumerate(groups):
+            try:
+                merged = merge_configuration(configuration, run.configuration, group[0].name)
+            except ConfigurationError:  # another study
+                continue
+            groups[number] = (merged, [*group, run])
+            break
+        else:
+            groups.append((run.configuration, [run]))
+    return [_joined(configuration, group, message) for configuration, group in groups]
+
+
+def _joined(
+    configuration: dict[str, Any], runs: list[ReportedRun], message: Callable[[str], None] | None
+) -> ReportedRun:
+    """Runs of one study as one."""
+    if len(runs) == 1:
+        return runs[0]
+    made = {name: _rows_of_all(name, [run.tables[name] for run in runs]) for name in tables.NAMES}
+    levels = made["levels"]
+    for problem, rows in [] if levels.empty else levels[levels["level"] == 0].groupby("problem"):
+        if "digest" in rows and rows["digest"].nunique() > 1 and message is not None:
+            message(
+                f"the unpruned networks of {problem} differ between {', '.join(run.name for run in runs)}: "
+                "the spread over replicates includes that; copy one level-00 to all before pruning to avoid it"
+            )
+    sizes = {name: Size(**one["size"]) for name, one in configuration["problems"].items()}
+    plan = Plan(Options.from_json(configuration["options"]), {}, sizes)
+    starts = [start for run in runs for start in run.starts]
+    return ReportedRun(" + ".join(run.name for run in runs), configuration, starts, made, plan.networks())
+
+
+def _rows_of_all(name: str, parts: Sequence[pd.DataFrame]) -> pd.DataFrame:
+    """A table of several runs, with every row once."""
+    filled = [part for part in parts if not part.empty]
+    if not filled:
+        return pd.DataFrame()
+    table = pd.concat(filled, ignore_index=True)
+    once = table.drop_duplicates([column for column in _ROW[name] if column in table.columns], ignore_index=True)
+    return tables.sorted_rows(once)
+
+
+def _read_so_far(folder: str | os.PathLike[str], message: Callable[[str], None] | None) -> ReportedRun:
+    """As ``read``, with empty tables where nothing is finished."""
     root = Path(folder)
     if not root.is_dir():
         what = "is a file" if root.exists() else "does not exist"
@@ -174,46 +252,14 @@ def read(folder: str | os.PathLike[str], message: Callable[[str], None] | None =
         made = tables.build(run, plan, run.finished())
     if not made or made["levels"].empty:
         made = {name: _stored(root, name) for name in tables.NAMES}
-    if made["levels"].empty:
-        raise ValueError(
-            f"no network of {root} is finished yet; go on with `prunecca reproduce --out {root}` and the options it was begun with"
-        )
     return ReportedRun(root.resolve().name, configuration, _starts(root), made, plan.networks())
 
 
-def read_all(folders: Sequence[str | os.PathLike[str]], message: Callable[[str], None] | None = None) -> ReportedRun:
-    """Several folders as one study: its replicates were made in run directories of their own.
-
-    Args:
-        folders: as in ``read``, made with the same options and the same images.
-        message: is given, in a sentence each, what was found damaged, or unpruned networks that differ.
-
-    Raises:
-        ConfigurationError: the folders were made with different options; the sentence names the first.
-        ValueError, CorruptFile: as ``read``.
-    """
-    runs = [read(folder, message) for folder in folders]
-    configuration = runs[0].configuration
-    for run in runs[1:]:
-        configuration = merge_configuration(configuration, run.configuration, runs[0].name)
-    made = {name: pd.concat([run.tables[name] for run in runs], ignore_index=True) for name in tables.NAMES}
-    made = {
-        name: tables.sorted_rows(
-            table.drop_duplicates([c for c in _ROW[name] if c in table.columns], ignore_index=True)
-        )
-        for name, table in made.items()
-    }
-    unpruned = made["levels"][made["levels"]["level"] == 0]
-    for problem, rows in unpruned.groupby("problem"):
-        if "digest" in rows and rows["digest"].nunique() > 1 and message is not None:
-            message(
-                f"the unpruned networks of {problem} differ between {', '.join(run.name for run in runs)}: "
-                "the spread over replicates includes that; copy one level-00 to all before pruning to avoid it"
-            )
-    sizes = {name: Size(**one["size"]) for name, one in configuration["problems"].items()}
-    plan = Plan(Options.from_json(configuration["options"]), {}, sizes)
-    starts = [start for run in runs for start in run.starts]
-    return ReportedRun(" + ".join(run.name for run in runs), configuration, starts, made, plan.networks())
+def _nothing(folder: str | os.PathLike[str]) -> str:
+    return (
+        f"no network of {folder} is finished yet; go on with `prunecca reproduce --out {folder}` and the options it was "
+        "begun with"
+    )
 
 
 def _stored(root: Path, name: str) -> pd.DataFrame:
