@@ -1,6 +1,7 @@
 """Pruning: which weights go (pools, criteria, masks), how the rest is trained (optimizers), and IMP itself."""
 
 from ..errors import UnpooledWarning
+from ..methods.supermask import Supermask
 from ..methods.wanda import wanda_scores
 from ..weights.pools import pools_by_type
 from ..weights.rules import register_pool_rule
@@ -31,6 +32,7 @@ __all__ = [
     "Masking",
     "Recipe",
     "Snapshot",
+    "Supermask",
     "UnpooledWarning",
     "apply_masks",
     "density",

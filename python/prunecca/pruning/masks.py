@@ -12,7 +12,7 @@ from fractions import Fraction
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from .. import _native
 from .._arrays import native, resolved, same_memory, stream_of
@@ -208,6 +208,18 @@ def density_per_layer(masks: Mapping[str, Tensor]) -> dict[str, float]:
         name: count / mask.numel() if mask.numel() else 1.0
         for (name, mask), count in zip(masks.items(), counts, strict=True)
     }
+
+
+def count_layers(model: nn.Module, masks: Mapping[str, Tensor]) -> list[dict[str, Any]]:
+    """Parameters, and how many are left, of each module that has any."""
+    rows = []
+    for layer, module in model.named_modules():
+        own = {f"{layer}.{name}".lstrip("."): p for name, p in module.named_parameters(recurse=False)}
+        if own:
+            total = sum(p.numel() for p in own.values())
+            left = sum(int(masks[name].sum()) if name in masks else p.numel() for name, p in own.items())
+            rows.append({"layer": layer, "parameters": total, "parameters_left": left, "density": left / total})
+    return rows
 
 
 def fitting_mask(name: str, mask: Tensor, parameter: Tensor | None) -> Tensor:
