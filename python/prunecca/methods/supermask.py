@@ -154,7 +154,7 @@ class Supermask(nn.Module):
         return masks
 
     def _factor(self, kept: Tensor) -> Tensor | float:
-        return kept.numel() / kept.sum().clamp(min=1) if self.rescale else 1.0
+        return kept.numel() / kept.sum().clamp(min=1).double() if self.rescale else 1.0
 
 
 def check_sampling(sampling: str) -> None:
