@@ -22,7 +22,7 @@ from .geometry.curvature import Curvature, curvature
 from .geometry.kernel import rbf_cka
 from .geometry.neighbourhoods import cknna, jaccard, mutual_knn
 from .geometry.rank_rsa import spearman_rsa
-from .input_moments import second_moments
+from .input_moments import mean_squares, second_moments
 from .machine.info import build_info, cpu_level, set_cpu_level
 from .similarity.canonical import CanonicalCorrelations
 from .similarity.cca import cca, mean_squared_cca, pillai, pwcca, svcca, yanai
@@ -75,6 +75,7 @@ __all__ = [
     "linear_regression",
     "maximum_match",
     "mean_squared_cca",
+    "mean_squares",
     "minibatch_cka",
     "models",
     "mutual_knn",

@@ -14,6 +14,8 @@ from .activations.wrappers import eager, unwrapped
 from .covariance.covariance import Covariance
 from .covariance.streaming import StreamingCovariance
 
+_PIECE = 32  # inputs whose squares are taken at once: they are float64
+
 
 def second_moments(
     model: nn.Module,
@@ -48,10 +50,69 @@ def second_moments(
         >>> moments["0.weight"].tolist()
         [[5.0, 1.0], [1.0, 2.0]]
     """
-    model = unwrapped(model, "the model")
     sums: dict[str, list[StreamingCovariance]] = {}
+
+    def add(name: str, features: list[Tensor]) -> None:
+        parts = sums.setdefault(name, [StreamingCovariance(precision="float64") for _ in features])
+        for part, rows in zip(parts, features, strict=True):
+            part.update(rows, layout="nc" if rows.ndim == 2 else "ncl", where=f"the input of '{name}': ")
+
+    _watch(model, loader, add, max_inputs, forward, device)
+    return {name: _together([_uncentred(name, part) for part in parts]) for name, parts in sums.items()}
+
+
+def mean_squares(model: nn.Module, loader: Iterable[Any]) -> dict[str, Tensor]:
+    """The diagonals of ``second_moments`` alone, whose memory is that of the weights.
+
+    Args:
+        model, loader: as in ``second_moments``.
+
+    Returns:
+        Name of the weight -> (groups, d) float64; one group for all but grouped convolutions.
+
+    Raises:
+        ValueError: an empty loader, or inputs that are not finite.
+
+    Example:
+        >>> import torch, prunecca as pc
+        >>> model = torch.nn.Sequential(torch.nn.Linear(2, 3))
+        >>> pc.mean_squares(model, torch.tensor([[1.0, 2.0], [3.0, 0.0]]))["0.weight"].tolist()
+        [[5.0, 2.0]]
+    """
+    sums: dict[str, tuple[int, Tensor]] = {}
+
+    def add(name: str, features: list[Tensor]) -> None:
+        number, sum_before = sums.get(name, (0, torch.zeros(())))
+        rows = [f if f.ndim == 3 else f[:, :, None] for f in features]
+        squares = torch.stack([_squares(f) for f in rows])
+        if not squares.isfinite().all():
+            raise ValueError(f"the input of '{name}' is not finite; check the training and the data")
+        sums[name] = (number + rows[0].shape[0] * rows[0].shape[2], squares + sum_before.to(squares.device))
+
+    _watch(model, loader, add, None, None, None)
+    return {name: total / number for name, (number, total) in sums.items() if number}
+
+
+def _squares(rows: Tensor) -> Tensor:
+    """The sums of the squares of each feature of (N, d, positions), in float64."""
+    total = torch.zeros(rows.shape[1], dtype=torch.float64, device=rows.device)
+    for piece in torch.split(rows, _PIECE):
+        total += piece.double().square_().sum(dim=(0, 2))
+    return total
+
+
+def _watch(
+    model: nn.Module,
+    loader: Iterable[Any],
+    add: Callable[[str, list[Tensor]], None],
+    max_inputs: int | None,
+    forward: Forward | None,
+    device: torch.device | str | None,
+) -> None:
+    """Pass all inputs through the model; ``add`` takes what each layer's weight is multiplied with."""
+    model = unwrapped(model, "the model")
     with evaluating({"the model": model}, device) as target, torch.no_grad(), eager([model]):
-        hooks = [layer.register_forward_pre_hook(_adding(name, sums)) for name, layer in _layers(model)]
+        hooks = [layer.register_forward_pre_hook(_adding(name, add)) for name, layer in _layers(model)]
         empty = True
         try:
             for _, batch, _ in input_batches(loader, max_inputs, (0, 1), forward):
@@ -62,7 +123,6 @@ def second_moments(
                 hook.remove()
     if empty:
         raise ValueError("the loader gave no inputs; expected at least one batch")
-    return {name: _together([_uncentred(name, part) for part in parts]) for name, parts in sums.items()}
 
 
 def _layers(model: nn.Module) -> Iterable[tuple[str, nn.Module]]:
@@ -73,14 +133,8 @@ def _layers(model: nn.Module) -> Iterable[tuple[str, nn.Module]]:
             yield names[layer.weight], layer
 
 
-def _adding(name: str, sums: dict[str, list[StreamingCovariance]]) -> Callable[[nn.Module, tuple[Any, ...]], None]:
-    def add(layer: nn.Module, args: tuple[Any, ...]) -> None:
-        features = _features(layer, args[0].detach())
-        parts = sums.setdefault(name, [StreamingCovariance(precision="float64") for _ in features])
-        for part, rows in zip(parts, features, strict=True):
-            part.update(rows, layout="nc" if rows.ndim == 2 else "ncl", where=f"the input of '{name}': ")
-
-    return add
+def _adding(name: str, add: Callable[[str, list[Tensor]], None]) -> Callable[[nn.Module, tuple[Any, ...]], None]:
+    return lambda layer, args: add(name, _features(layer, args[0].detach()))
 
 
 def _features(layer: nn.Module, x: Tensor) -> list[Tensor]:

@@ -10,8 +10,9 @@ from prunecca.storage import states
 from prunecca.storage.tables import parquet
 from prunecca.study import tables
 from prunecca.study.executors import Outcome
-from prunecca.study.level import MASKS, REWIND, SIMILARITY, STATE, NetworkResult
+from prunecca.study.level import MASKS, REWIND, SIMILARITY, STATE
 from prunecca.study.options import FORMAT, Options, Size
+from prunecca.study.plan import NetworkResult
 from prunecca.study.reporter import Reporter
 from prunecca.study.study import make_networks
 

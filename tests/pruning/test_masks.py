@@ -200,6 +200,7 @@ def test_criteria_keep_what_they_say() -> None:
         "magnitude_increase": [2, 3],  # -3 -1 1 2.5
         "movement": [0, 3],  # 5 1 1 5.5
         "large_final_same_sign": [1, 2],  # -1 2 3 -4
+        "score": [0, 2],
     }
     assert set(keeps) | {"random"} == set(P.CRITERIA)
     for criterion, expected in keeps.items():

@@ -8,7 +8,8 @@ from prunecca.models import build
 from prunecca.pruning.rewind import Snapshot
 from prunecca.storage.states import digest, state_bytes
 from prunecca.study.checkpoint import TRAINING, Checkpoint
-from prunecca.study.level import REWIND, STATE, Parent
+from prunecca.study.level import REWIND, STATE
+from prunecca.study.plan import Parent
 from prunecca.study.reporter import Reporter
 from prunecca.study.study import Workers
 

@@ -59,6 +59,7 @@ SCORES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     "magnitude_increase": lambda f, i: f.abs() - i.abs(),
     "movement": lambda f, i: (f - i).abs(),
     "large_final_same_sign": lambda f, i: f * i.sign(),
+    "score": lambda f, i: f,
 }
 
 

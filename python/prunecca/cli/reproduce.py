@@ -183,6 +183,27 @@ def reproduce(
             "--penalty-epochs", "Epochs with the penalty before each pruning.", _PRUNING, show_default="the recipe's"
         ),
     ] = None,
+    score_epochs: Annotated[
+        int | None,
+        _option("--score-epochs", "Of a supermask, before each pruning.", _PRUNING, show_default="the recipe's"),
+    ] = None,
+    score_rate: Annotated[
+        float | None,
+        _option("--score-rate", "Learning rate of the scores.", _PRUNING, show_default="the recipe's"),
+    ] = None,
+    sampling: Annotated[
+        str | None,
+        _option("--sampling", "Of a supermask's masks: bernoulli or threshold.", _PRUNING, show_default="the recipe's"),
+    ] = None,
+    retraining_epochs: Annotated[
+        int | None,
+        _option(
+            "--retraining-epochs",
+            "Of a pruned network; 0: it is compared as it is pruned.",
+            _PRUNING,
+            show_default="all after the rewind epoch, or the recipe's",
+        ),
+    ] = None,
     images: Annotated[
         int, _option("--images", "Training images on which layers are compared.", _COMPARISON)
     ] = _DEFAULTS["images"],
@@ -236,6 +257,10 @@ def reproduce(
         recipe=recipe,
         penalty_strength=penalty_strength,
         penalty_epochs=penalty_epochs,
+        score_epochs=score_epochs,
+        score_rate=score_rate,
+        sampling=sampling,
+        retraining_epochs=retraining_epochs,
         dropout=dropout,
         learning_rate=learning_rate,
         weight_decay=weight_decay,

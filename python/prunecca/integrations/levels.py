@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from ..pruning import Masking, Recipe, Snapshot, density, full_masks, masked, next_masks, next_weights, pools_by_type
+from ..pruning.criteria import SCORED
 from ..pruning.rewind import Stateful
 from ..weights.pools import Pools
 from ..weights.rates import rates_by_pool
@@ -34,6 +35,13 @@ class Levels:
     def __init__(self, recipe: Recipe, pools: Pools | None, fresh: Fresh | None) -> None:
         if recipe.frozen:
             raise ValueError(f"pruned is '{recipe.pruned}'; a callback keeps pruned weights at zero, expected 'zero'")
+        if recipe.criterion in SCORED or recipe.penalty != "none":
+            given = (
+                f"criterion is '{recipe.criterion}'" if recipe.criterion in SCORED else f"penalty is '{recipe.penalty}'"
+            )
+            raise ValueError(
+                f"{given}, which needs passes of its own before each pruning; expected a recipe without, or use imp"
+            )
         if recipe.survivors == "reinitialize" and fresh is None:
             raise ValueError(
                 "survivors='reinitialize' needs the state of a new random network; pass fresh, a function of the level"

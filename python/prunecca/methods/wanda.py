@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
+import torch
 from torch import Tensor, nn
 
 
@@ -34,12 +35,50 @@ def wanda_scores(parameters: nn.Module | Mapping[str, Tensor], moments: Mapping[
         if name not in named:
             raise ValueError(f"moment '{name}' has no weight of that name; expected those of the same network")
         weight = named[name].detach()
-        rms = moment.diagonal(dim1=-2, dim2=-1).clamp(min=0).sqrt().to(weight.device)
-        lines = rms.reshape(-1, rms.shape[-1])
-        if weight.dim() < 2 or weight[0].numel() != lines.shape[1] or len(weight) % len(lines):
+        squares = moment.diagonal(dim1=-2, dim2=-1)
+        squares = squares.reshape(-1, squares.shape[-1])
+        if weight.dim() < 2 or weight[0].numel() != squares.shape[1] or len(weight) % len(squares):
             raise ValueError(
                 f"moment '{name}' has shape {tuple(moment.shape)}; expected that of the inputs of its weight, "
                 f"{tuple(weight.shape)}"
             )
-        scores[name] = weight.double().abs() * lines.repeat_interleave(len(weight) // len(lines), 0).view(weight.shape)
+        scores[name] = _scored(weight, squares)
     return scores
+
+
+def scores_of_pools(
+    parameters: nn.Module | Mapping[str, Tensor], names: Collection[str], squares: Mapping[str, Tensor]
+) -> dict[str, Tensor]:
+    """The scores of all that is pruned, from the mean squares of what layers take in.
+
+    Args:
+        parameters: a model, or names with tensors.
+        names: what is pruned. The input of a bias is the constant 1, so that its score is its magnitude.
+        squares: as from ``input_moments.mean_squares``.
+
+    Returns:
+        Name -> float64 scores of its shape, for each of ``names``.
+
+    Raises:
+        ValueError: a matrix of weights has no mean squares.
+    """
+    if isinstance(parameters, nn.Module):  # a weight that layers share has inputs under its first name alone
+        first = {id(p): name for name, p in parameters.named_parameters()}
+        parameters = dict(parameters.named_parameters(remove_duplicate=False))
+        squares = {name: squares[first[id(p)]] for name, p in parameters.items() if first[id(p)] in squares}
+    scores = {}
+    for name in names:
+        weight = parameters[name].detach()
+        if name not in squares and weight.dim() > 1:
+            raise ValueError(
+                f"the criterion 'wanda' has no inputs of '{name}'; expected weights of linear layers and of convolutions that "
+                "the data passes through, so leave it out of the pools or take another criterion"
+            )
+        scores[name] = _scored(weight, squares[name]) if name in squares else weight.double().abs()
+    return scores
+
+
+def _scored(weight: Tensor, squares: Tensor) -> Tensor:
+    """Magnitudes times the root mean squares of each group's inputs."""
+    lines: Tensor = torch.sqrt(squares.clamp(min=0)).to(weight.device)
+    return weight.double().abs() * lines.repeat_interleave(len(weight) // len(lines), 0).view(weight.shape)

@@ -1,6 +1,7 @@
 """Pruning: which weights go (pools, criteria, masks), how the rest is trained (optimizers), and IMP itself."""
 
 from ..errors import UnpooledWarning
+from ..methods.supermask import Supermask
 from ..methods.wanda import wanda_scores
 from ..structured.narrowing import Narrowed, narrowed
 from ..structured.scores import fisher_channel_scores, l1_channel_scores
@@ -34,6 +35,7 @@ __all__ = [
     "Narrowed",
     "Recipe",
     "Snapshot",
+    "Supermask",
     "UnpooledWarning",
     "apply_masks",
     "density",

@@ -1,6 +1,7 @@
 """What makes a weight worth keeping: the mask criteria of Zhou et al. 2019, "Deconstructing Lottery Tickets".
 
 A criterion scores every weight from its final value ``f`` and its initial value ``i``; the lowest scores are pruned.
+``score`` is for scores made elsewhere and given in the place of the weights.
 """
 
 from __future__ import annotations
@@ -36,8 +37,15 @@ CRITERIA: dict[str, Criterion] = {
         Criterion("magnitude_increase", lambda f, i, a: f.abs() - i.abs(), True),
         Criterion("movement", lambda f, i, a: f - i, True, signed=False),
         Criterion("large_final_same_sign", lambda f, i, a: f * i.sign(), True),
+        Criterion("score", lambda f, i, a: f),
         Criterion("random", None),
     )
+}
+
+# Criteria of a recipe whose scores are no function of the weights alone: somebody makes them, and ``score`` ranks them.
+SCORED = {
+    "wanda": "magnitude times the root mean square of the input (Sun et al. 2023)",
+    "supermask": "a learned score; the weights are those of the initialisation (Zhou et al. 2019)",
 }
 
 

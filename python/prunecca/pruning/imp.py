@@ -6,6 +6,7 @@ for those who train in pieces and store what lies between.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -16,10 +17,13 @@ from torch import Tensor, nn
 
 from ..methods.channels import check_channels
 from ..methods.penalised import Choose, PenalisedOptimizer
+from ..methods.supermask import Supermask
+from ..methods.wanda import scores_of_pools
 from ..weights.names import Named, copies_of, first_names, named_tensors, under_first_names
 from ..weights.pools import Pools, pools_by_type
-from ..weights.rates import rates_by_pool
-from .masks import Masks, density, full_masks, prune
+from ..weights.rates import density_of_pools, rates_by_pool
+from .criteria import SCORED
+from .masks import Masks, apply_masks, density, full_masks, prune
 from .recipe import Recipe
 from .rewind import Snapshot
 
@@ -55,6 +59,7 @@ def imp(
     *,
     pools: Pools | None = None,
     fresh: Callable[[int], Mapping[str, Tensor]] | None = None,
+    squares: Callable[[nn.Module], Mapping[str, Tensor]] | None = None,
 ) -> Iterator[Level]:
     """Train, prune, rewind, train again: Algorithm 1 of Ansuini et al. 2020.
 
@@ -66,17 +71,20 @@ def imp(
         recipe: what is pruned, and from where the rest is trained again.
         make_optimizer: ``make_optimizer(model, masks)``, a new optimizer that keeps the masks, such as ``MaskedAdam``
             (with ``pruned="frozen"`` if ``recipe.frozen``). A recipe with a penalty needs ``MaskedAdam`` or ``MaskedSGD``.
-        train: ``train(model, optimizer, first, last)`` trains epochs [first, last).
+        train: ``train(model, optimizer, first, last)`` trains epochs [first, last) of the model that it is given: before a
+            pruning by ``"supermask"`` that is a ``Supermask``.
         pools: by default ``pools_by_type``.
         fresh: ``fresh(level)``, the state of a new random network, for ``survivors="reinitialize"``.
+        squares: ``squares(model)``, the mean squares of the inputs of its layers, for the criterion ``"wanda"``, such as
+            ``lambda model: prunecca.mean_squares(model, loader)``.
 
     Yields:
         A ``Level`` after each training, with ``model`` as trained at that level. Stop at a target density, or when
         performance falls, by leaving the loop.
 
     Raises:
-        ValueError: before anything is trained, if no pool names a parameter, a pool has no rate, or a layer cannot be cut
-            by channels, as the scope wants.
+        ValueError: before anything is trained, if no pool names a parameter, a pool has no rate, a layer cannot be cut by
+            channels, as the scope wants, or the recipe needs ``squares``, which is None.
 
     Example:
         >>> import torch, prunecca as pc
@@ -93,6 +101,8 @@ def imp(
     rates_by_pool(recipe.rates, pools)
     if recipe.scope == "channel":
         check_channels(model, [name for names in pools.values() for name in names])
+    if recipe.criterion == "wanda" and squares is None:
+        raise ValueError("criterion='wanda' needs the inputs of the layers; pass their mean squares as squares")
     masks = full_masks(model, pools)  # line 2
     initial = Snapshot.capture(model)  # line 1
     optimizer = make_optimizer(model, masks)
@@ -113,7 +123,23 @@ def imp(
             for epoch in drawn(recipe, pools, optimizer, choose):
                 train(model, optimizer, recipe.epochs + epoch, recipe.epochs + epoch + 1)
             trained = Snapshot.capture(model, optimizer, epoch=recipe.epochs)
-        before, masks = masks, next_masks(recipe, pools, trained.model, masks, number, initial.model)  # line 4
+        ranked: Named = trained.model
+        buffers: dict[str, Tensor] = {}
+        if squares is not None and recipe.criterion == "wanda":
+            model.load_state_dict(trained.model)
+            ranked = scores_of_pools(model, [name for names in pools.values() for name in names], squares(model))
+        elif recipe.criterion == "supermask":
+            network = copy.deepcopy(model)
+            network.load_state_dict(initial.model)
+            supermask = begun_supermask(recipe, pools, network, None if recipe.one_shot else masks, number)
+            scores = torch.optim.Adam(supermask.scores.values(), lr=recipe.score_rate)
+            train(supermask, scores, 0, recipe.score_epochs)
+            ranked = {name: score.detach() for name, score in supermask.scores.items()}
+            if (
+                retraining.first == retraining.last
+            ):  # statistics of a BatchNorm: those at initialisation are of no network
+                buffers = {name: buffer.clone() for name, buffer in network.named_buffers()}
+        before, masks = masks, next_masks(recipe, pools, ranked, masks, number, initial.model)  # line 4
         weights = next_weights(
             recipe,
             masks,
@@ -124,6 +150,7 @@ def imp(
             final=trained.model,
             fresh=fresh(number) if fresh else None,
         )
+        weights |= {name: buffer for name, buffer in buffers.items() if name in weights}
         model.load_state_dict(weights)  # line 5
         source = trained if retraining.from_end else rewind
         optimizer = make_optimizer(model, masks)
@@ -180,7 +207,8 @@ def next_masks(
         recipe: rates, criterion, scope; for one-shot pruning ``previous`` is not read, and the counts are those of
             iterative pruning, in one go.
         pools: as from ``pools_by_type``.
-        final: the trained network that is pruned; for one-shot pruning the unpruned one.
+        final: the trained network that is pruned; for one-shot pruning the unpruned one. With the criterion ``"wanda"`` or
+            ``"supermask"`` the scores of its weights.
         previous: the masks of ``final``; None for none.
         level: from 1.
         initial: the weights at initialisation, for criteria that read them.
@@ -203,7 +231,7 @@ def next_masks(
             pools,
             recipe.rates,
             masks,
-            criterion=recipe.criterion,
+            criterion="score" if recipe.criterion in SCORED else recipe.criterion,
             initial=initial,
             scope=recipe.scope,
             alpha=recipe.alpha,
@@ -281,6 +309,17 @@ def next_weights(
                 gone = torch.where(previous[name].to(values.device), gone, end)
         changed[name] = torch.where(kept, values, gone)
     return {name: changed[first.get(name, name)] for name in weights}
+
+
+def begun_supermask(
+    recipe: Recipe, pools: Pools, network: nn.Module, previous: Mapping[str, Tensor] | None, level: int
+) -> Supermask:
+    """The scores of a network at its initialisation, less what ``previous`` prunes, where their training begins."""
+    apply_masks(network, previous or {})
+    left = density_of_pools(recipe.rates, pools, previous or {}, recipe.scope, level if recipe.one_shot else 1)
+    # From 0 and 1 no score would ever move.
+    probability = {pool: min(max(density, 0.01), 0.99) for pool, density in left.items()}
+    return Supermask(network, pools, probability=probability, sampling=recipe.sampling, seed=recipe.seed)
 
 
 def _kept(

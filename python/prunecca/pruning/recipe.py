@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 from ..methods.penalty import check_penalty
 from ..methods.scopes import EXPECTED, check_scope, is_scope
+from ..methods.supermask import check_sampling
 from ..weights.rates import rate_as_written
-from .criteria import find_criterion
+from .criteria import CRITERIA, SCORED
 
 # What a kept weight becomes before it is trained again (Zhou et al. 2019, "mask-1 actions", and two more).
 SURVIVORS = {
@@ -41,7 +43,9 @@ class Recipe:
         epochs: T, of the first training.
         rewind_epoch: k; retraining runs the remaining T - k epochs, or ``retraining_epochs``.
         retraining_epochs: None for T - k.
-        criterion, alpha, scope, seed: as in ``prune``.
+        criterion: as in ``prune``; or ``"wanda"``, ``|W|`` times the root mean square of the input, or ``"supermask"``,
+            scores that are trained while the weights stay at their initialisation.
+        alpha, scope, seed: as in ``prune``.
         survivors, pruned: see ``SURVIVORS`` and ``PRUNED``.
         rewind_optimizer: ``"restore"`` the optimizer state that belongs to the survivors' values, take that of the
             ``"rewind"`` epoch whatever their values, or start ``"fresh"``.
@@ -51,6 +55,10 @@ class Recipe:
             ``"l1_loss"`` or ``"admm"``, as in ``MaskedAdam.set_penalty``; Z is what the next pruning would keep of W + U.
         penalty_strength: lambda of L1, rho of ADMM.
         penalty_epochs: at the last learning rate, from the trained weights and with a new optimizer.
+        score_epochs: of training the scores of a supermask before each pruning.
+        score_rate: learning rate of the scores, of Adam.
+        sampling: of the masks in that training, as in ``Supermask``. At first a weight is kept with the probability that is
+            the density of its pool after the pruning.
 
     Raises:
         ValueError: an option is none of those it may be.
@@ -79,9 +87,15 @@ class Recipe:
     penalty: str = "none"
     penalty_strength: float = 0.0
     penalty_epochs: int = 0
+    score_epochs: int = 0
+    score_rate: float = 0.1
+    sampling: str = "bernoulli"
 
     def __post_init__(self) -> None:
-        find_criterion(self.criterion)
+        if self.criterion not in CRITERIA | SCORED:
+            raise ValueError(
+                f"criterion '{self.criterion}' is unknown; expected one of {', '.join([*CRITERIA, *SCORED])}"
+            )
         if not is_scope(self.scope):
             raise ValueError(f"scope is '{self.scope}'; expected one of {EXPECTED}")
         check_scope(self.scope)
@@ -100,6 +114,7 @@ class Recipe:
                 f"penalty_epochs is {self.penalty_epochs} with the penalty '{self.penalty}'; expected "
                 f"at least {int(self.penalty != 'none')}"
             )
+        self._check_scores()
         if self.levels < 0 or self.epochs < 1:
             raise ValueError(f"levels is {self.levels} and epochs {self.epochs}; expected at least 0 and 1")
         if not 0 <= self.rewind_epoch <= self.epochs:
@@ -108,6 +123,20 @@ class Recipe:
             )
         if self.retraining_epochs is not None and self.retraining_epochs < 0:
             raise ValueError(f"retraining_epochs is {self.retraining_epochs}; expected at least 0, or None")
+
+    def _check_scores(self) -> None:
+        check_sampling(self.sampling)
+        learned = self.criterion == "supermask"
+        if self.score_epochs < learned:
+            raise ValueError(
+                f"score_epochs is {self.score_epochs} with the criterion '{self.criterion}'; expected at least {int(learned)}"
+            )
+        if not 0 < self.score_rate < math.inf:
+            raise ValueError(f"score_rate is {self.score_rate}; expected a learning rate above 0")
+        if self.criterion in SCORED and self.penalty != "none":
+            raise ValueError(
+                f"the criterion '{self.criterion}' is given with the penalty '{self.penalty}'; expected one of the two"
+            )
 
     @property
     def retraining(self) -> Retraining:
@@ -154,6 +183,16 @@ RECIPES: dict[str, dict[str, Any]] = {
     "l1": {**_DRAWN, "penalty": "l1", "penalty_strength": 0.1},
     "l1_loss": {**_DRAWN, "penalty": "l1_loss", "penalty_strength": 1e-4},
     "admm": {**_DRAWN, "penalty": "admm", "penalty_strength": 1e-2},
+    # Magnitudes count as much as their inputs are large, within each row (Sun et al. 2023); then as Han et al. 2015.
+    "wanda": {"criterion": "wanda", "scope": "row", "survivors": "keep", "final_rate": True},
+    # Zhou et al. 2019, section 5: masks of the initialisation are learned, and no weight is ever trained.
+    "supermask": {
+        "criterion": "supermask",
+        "one_shot": True,
+        "rewind_epoch": 0,
+        "retraining_epochs": 0,
+        "score_epochs": 10,
+    },
     # Controls: is it these weights, these values, or only the retraining?
     "random_mask": {"criterion": "random"},
     "random_reinitialization": {"survivors": "reinitialize", "rewind_epoch": 0},

@@ -16,9 +16,10 @@ from ..errors import ConfigurationError
 from ..storage import states
 from ..storage.regular_files import exists
 from ..study import schema, tables
-from ..study.options import SHORT_EPOCHS, Options, Size, merge_configuration
+from ..study.options import SHORT_EPOCHS, Options, Size
 from ..study.plan import Network, Plan
 from ..study.run_directory import ENVIRONMENT, RECORD, RunDirectory
+from ..study.schema import merge_configuration
 from ..study.tables import KEY
 
 PAPER_METRIC = "svcca"

@@ -1,10 +1,12 @@
-"""The checkpoint of a running training: what a killed process leaves to the next, in the folder of its network."""
+"""Where a network is made, and the checkpoint of its running training: what a killed process leaves to the next."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+
+import torch
 
 from ..errors import CorruptFile
 from ..pruning.rewind import Snapshot
@@ -14,7 +16,7 @@ from .reporter import Reporter
 
 TRAINING = "training.safetensors"
 REWIND = "rewind.safetensors"
-PENALISED = "penalised.safetensors"  # of the training with a penalty, before the network is pruned
+PENALISED = "penalised.safetensors"  # of the training before the network is pruned: with a penalty, or of scores
 
 
 @dataclass(frozen=True)
@@ -66,3 +68,20 @@ class Checkpoint:
         except CorruptFile as error:
             reporter.message(f"{error.finding}: {name} is trained from its start")
             return None
+
+
+@dataclass(frozen=True)
+class Workplace:
+    """Where a network is made.
+
+    Attributes:
+        device: of torch.
+        data: folder of the images; None: the variable PRUNECCA_DATA.
+        checkpoint: of the running training.
+        reporter: told what happens.
+    """
+
+    device: torch.device
+    data: Path | None = None
+    checkpoint: Checkpoint = field(default_factory=Checkpoint)
+    reporter: Reporter = field(default_factory=Reporter)

@@ -25,9 +25,9 @@ import torch
 from ..errors import CorruptFile, WorkerFailed, sentence
 from ..machine.info import choose_device
 from ..storage.regular_files import LARGEST_RECORD, read_regular
-from .checkpoint import Checkpoint
-from .level import NetworkResult, Parent, Workplace, make_network
-from .plan import Network, Plan
+from .checkpoint import Checkpoint, Workplace
+from .level import make_network
+from .plan import Network, NetworkResult, Parent, Plan
 from .reporter import Events, Reporter
 
 OWNED = ".owner"  # in the run directory while a process owns it: its content tells a worker that both see one folder

@@ -8,10 +8,8 @@ the checkpoint of the running training: whatever process calls it, on a CPU it g
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
-from pathlib import Path
-from typing import Any
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
@@ -19,20 +17,22 @@ from torch import Tensor, nn
 from .. import pruning
 from ..comparison.compare import compare
 from ..data.loading import representation_subset
-from ..data.splits import Splits
+from ..data.splits import Batches, Splits
 from ..dimension import intrinsic_dimensions
-from ..errors import RUN_AGAIN, CorruptFile, FewRows
-from ..pruning.imp import drawn
-from ..pruning.rewind import Snapshot
-from ..seeds import seed_for
-from ..storage.states import digest, state_bytes, state_from_bytes
+from ..errors import FewRows
+from ..input_moments import mean_squares
+from ..methods.wanda import scores_of_pools
+from ..pruning.criteria import SCORED
+from ..pruning.imp import begun_supermask, drawn
+from ..seeds import seed_for, seeded
+from ..storage.states import digest, state_bytes
 from ..storage.tables import parquet
 from ..training.config import TrainingConfig
+from ..training.evaluation import evaluate
 from ..training.training import Training
 from ..weights.counts import count_parameters
-from .checkpoint import PENALISED, REWIND, Checkpoint
-from .plan import Network, Plan
-from .reporter import Reporter
+from .checkpoint import PENALISED, REWIND, Workplace
+from .plan import Network, NetworkResult, Parent, Plan
 from .resolve import ResolvedProblem
 
 STATE = "state.safetensors"
@@ -44,75 +44,7 @@ _SIMILARITY_COLUMNS = ["layer", "kind", "depth", "metric", "value", "chance", "c
 FILES = (STATE, REWIND, INITIAL, MASKS, SIMILARITY, DIMENSION)
 
 LAST_RATE = 0.1  # Han et al. 2015 fine-tune at a tenth; Adam's rate is constant here, so that no schedule ends there
-
-Files = Mapping[str, bytes]
-
-
-@dataclass(frozen=True)
-class Parent:
-    """A finished network that another one is made from: the content of its files by name, and a digest of them."""
-
-    files: Files
-    digest: str
-
-    def tensors(self, name: str) -> dict[str, Tensor]:
-        """The tensors of a file, verified."""
-        return state_from_bytes(self._content(name), name)[0]
-
-    def state(self, name: str, model: nn.Module) -> dict[str, Tensor]:
-        """The tensors of a file, verified, which must be those of a network like ``model``."""
-        found, expected = self.tensors(name), model.state_dict()
-        for key in sorted(found.keys() | expected.keys()):
-            given, wanted = (tuple(each[key].shape) if key in each else "nothing" for each in (found, expected))
-            if given != wanted:
-                raise CorruptFile(f"{name} of a parent has {given} at {key!a:.60}; expected {wanted}{RUN_AGAIN}")
-        return found
-
-    def rewind(self) -> Snapshot:
-        """The state of epoch k."""
-        try:
-            return Snapshot.from_bytes(self._content(REWIND), REWIND)
-        except (KeyError, TypeError, AttributeError):
-            raise CorruptFile(f"{REWIND} of a parent holds no state of a training{RUN_AGAIN}") from None
-
-    def _content(self, name: str) -> bytes:
-        if name not in self.files:
-            raise CorruptFile(f"a parent has no {name}, but one is made from it{RUN_AGAIN}")
-        return self.files[name]
-
-
-@dataclass(frozen=True)
-class NetworkResult:
-    """What is kept of a finished network.
-
-    Attributes:
-        files: the content of its files, by name.
-        summary: density, accuracy, digests.
-        layers: parameters, and how many are left, of each module that has any.
-        epochs: the records of the epochs.
-    """
-
-    files: dict[str, bytes]
-    summary: dict[str, Any]
-    layers: list[dict[str, Any]]
-    epochs: list[dict[str, float]]
-
-
-@dataclass(frozen=True)
-class Workplace:
-    """Where a network is made.
-
-    Attributes:
-        device: of torch.
-        data: folder of the images; None: the variable PRUNECCA_DATA.
-        checkpoint: of the running training.
-        reporter: told what happens.
-    """
-
-    device: torch.device
-    data: Path | None = None
-    checkpoint: Checkpoint = field(default_factory=Checkpoint)
-    reporter: Reporter = field(default_factory=Reporter)
+_BATCH = 500  # images of each step of finding the statistics of a BatchNorm
 
 
 def make_network(
@@ -149,6 +81,7 @@ class _Level:
         self.recipe = self.problem.recipe(self.options, seed)
         self.files: dict[str, bytes] = {}
         self.trained: dict[str, Tensor] = {}  # the weights that are pruned
+        self.ranked: dict[str, Tensor] = {}  # what decides which of them go: the weights, or scores of them
 
     def make(self) -> NetworkResult:
         model = self.problem.build(self.options).to(self.place.device)
@@ -156,8 +89,12 @@ class _Level:
             self.files[INITIAL] = state_bytes(model.state_dict())
         self._draw(model)
         masks = self._prune(model)
-        training = self._start(model, masks)
-        self._train(training)
+        if self.parent is None or self.network.control or self.recipe.retraining_epochs != 0:
+            training = self._start(model, masks)
+            self._train(training)
+            kept, history = training.best or training.history[-1], training.history
+        else:
+            kept, history = self._left_as_it_is(model, masks), []
         state = model.state_dict()
         metadata = {
             "problem": self.network.problem,
@@ -168,18 +105,17 @@ class _Level:
         self._compare(model)
         layers = count_parameters(model, masks)
         left, total = (sum(layer[key] for layer in layers) for key in ("parameters_left", "parameters"))
-        kept = training.best or training.history[-1]
         summary = {
             "density": left / total,
             "parameters_left": left,
             "test_accuracy": kept["test_accuracy"],
             "test_loss": kept["test_loss"],
-            "epochs": len(training.history),
+            "epochs": len(history),
             "best_epoch": int(kept["epoch"]),
             "digest": digest(state),
-            "split": training.digest,
+            "split": self.problem.splits(self.place.data).digest,
         }
-        return NetworkResult(self.files, summary, layers, training.history)
+        return NetworkResult(self.files, summary, layers, history)
 
     def _prune(self, model: nn.Module) -> dict[str, Tensor]:
         """The masks of this network; empty where nothing is pruned."""
@@ -187,7 +123,7 @@ class _Level:
             return {}
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always", pruning.LayerCollapseWarning)
-            masks = self._choose(model)(self.trained)
+            masks = self._choose(model)(self.ranked)
         for warning in caught:
             self.place.reporter.message(f"{self.network}: {warning.message}")
         self.files[MASKS] = state_bytes(pruning.pack(masks))
@@ -203,28 +139,65 @@ class _Level:
         return pruning.pools_by_type(model, include_output=self.options.prune_output_layer)
 
     def _draw(self, model: nn.Module) -> None:
-        """Find the weights that are pruned: the parent's, trained on with the penalty of the recipe if it has one."""
+        """Find the weights that are pruned, and what ranks them."""
         if self.parent is None:
             return
-        self.trained = self.parent.state(STATE, model)
-        if self.recipe.penalty == "none" or self.network.control:
+        self.ranked = self.trained = self.parent.state(STATE, model)
+        if self.network.control:
             return
+        if self.recipe.penalty != "none":
+            self._draw_to_zero(model)
+        elif self.recipe.criterion == "wanda":
+            model.load_state_dict(self.trained)
+            names = [name for names in self._pools(model).values() for name in names]
+            self.ranked = scores_of_pools(self.trained, names, mean_squares(model, self._images()))
+        elif self.recipe.criterion == "supermask":
+            self._learn_scores()
+        if self.recipe.criterion in SCORED:
+            self.origin = {**self.origin, "scores": digest(self.ranked)}
+
+    def _learn_scores(self) -> None:
+        """Train the scores of a supermask; the weights stay those of the unpruned network's initialisation."""
+        network = self.problem.build(self.options)
+        if self.unpruned is not None:
+            network.load_state_dict(self.unpruned.state(INITIAL, network))
+        pools, previous = self._pools(network), None if self.recipe.one_shot else self._previous(network)
+        supermask = begun_supermask(self.recipe, pools, network, previous, self.network.level).to(self.place.device)
+        rate = self.recipe.score_rate
+        training = Training(
+            supermask,
+            replace(self.problem.splits(self.place.data), validation=None),
+            replace(self._config(1.0), epochs=self.recipe.score_epochs, patience=None),
+            seed=self._seed("scores"),
+            optimizer_factory=lambda model, config: torch.optim.Adam(supermask.scores.values(), lr=rate),
+        )
+        self._before_pruning(training, lambda first: range(first, self.recipe.score_epochs))
+        self.ranked = {name: score.detach().to("cpu", copy=True) for name, score in supermask.scores.items()}
+
+    def _draw_to_zero(self, model: nn.Module) -> None:
+        """Train the parent's weights on with the penalty of the recipe."""
         model.load_state_dict(self.trained)
         config = replace(self._config(1.0), epochs=self.recipe.penalty_epochs, patience=None)
         splits = replace(self.problem.splits(self.place.data), validation=None)  # the last weights count, not the best
         training = self._training(model, self._previous(model) or {}, config, splits, "penalty")
+        pools, choose = self._pools(model), self._choose(model)
+        self._before_pruning(training, lambda first: drawn(self.recipe, pools, training.optimizer, choose, first))
+        self.trained = {key: value.to("cpu", copy=True) for key, value in model.state_dict().items()}
+        self.ranked = self.trained
+        self.origin = {**self.origin, "penalised": digest(self.trained)}
+
+    def _before_pruning(self, training: Training, epochs: Callable[[int], Iterable[int]]) -> None:
+        """Train the epochs that are left of those before the pruning, keeping every finished one."""
         checkpoint, reporter, name = self.place.checkpoint, self.place.reporter, str(self.network)
         if (latest := checkpoint.latest(self.origin, reporter, name, PENALISED)) is not None:
             training.load(latest)
         first = training.epoch
-        reporter.begin(name, first, config.epochs)
-        for epoch in drawn(self.recipe, self._pools(model), training.optimizer, self._choose(model), first):
-            if epoch > first:  # with Z and U as they were renewed after the epoch before
+        reporter.begin(name, first, training.config.epochs)
+        for epoch in epochs(first):
+            if epoch > first:  # with Z and U of ADMM as they were renewed after the epoch before
                 checkpoint.keep(training.state(), self.origin, PENALISED)
             reporter.epoch(name, training.run_epoch(lambda done, total: reporter.batch(name, done, total)))
         checkpoint.keep(training.state(), self.origin, PENALISED)
-        self.trained = {key: value.to("cpu", copy=True) for key, value in model.state_dict().items()}
-        self.origin = {**self.origin, "penalised": digest(self.trained)}
 
     def _previous(self, model: nn.Module) -> dict[str, Tensor] | None:
         """The masks of the parent, if it has any."""
@@ -235,6 +208,8 @@ class _Level:
     def _start(self, model: nn.Module, masks: dict[str, Tensor]) -> Training:
         """The training where it begins: at the initialisation, or restarted from what the parents left."""
         config = self._config(LAST_RATE if self.parent is not None and self.recipe.final_rate else 1.0)
+        if self.parent is not None and not self.network.control and self.recipe.retraining_epochs is not None:
+            config = replace(config, epochs=self.recipe.rewind_epoch + self.recipe.retraining_epochs)
         training = self._training(model, masks, config, self.problem.splits(self.place.data), "training")
         self._restart(training, masks)
         return training
@@ -258,33 +233,51 @@ class _Level:
             model,
             splits,
             config,
-            # Replicates differ by this seed alone; a control has that of the level of replicate 0 it is the control of.
-            seed=seed_for(self.options.seed, self.network.problem, purpose, self.network.replicate, self.network.level),
+            seed=self._seed(purpose),
             masks=None if frozen else masks,
             optimizer_factory=freezing if frozen else None,
         )
 
+    def _seed(self, purpose: str) -> int:
+        """Replicates differ by this seed alone; a control has that of the level of replicate 0 it is the control of."""
+        return seed_for(self.options.seed, self.network.problem, purpose, self.network.replicate, self.network.level)
+
+    def _left_as_it_is(self, model: nn.Module, masks: dict[str, Tensor]) -> dict[str, float]:
+        """Evaluate the pruned network without training it again."""
+        if self.unpruned is not None:
+            model.load_state_dict(self._weights(model, masks, self.unpruned))
+        splits = self.problem.splits(self.place.data).to(self.place.device)
+        if self.recipe.criterion == "supermask":  # never trained: the statistics of a BatchNorm are of no network
+            with seeded(self._seed("statistics"), self.place.device):
+                torch.optim.swa_utils.update_bn(splits.train.batches(_BATCH), model, self.place.device)
+        loss, accuracy = evaluate(model, splits.test, precision=self.problem.precision)
+        return {"test_loss": loss, "test_accuracy": accuracy, "epoch": self.recipe.rewind_epoch}
+
     def _restart(self, training: Training, masks: dict[str, Tensor]) -> None:
         if self.parent is None or self.unpruned is None:
             return
+        recipe = self.recipe
+        # Epochs are counted from k on, also where a recipe goes on at the last rate: there is no schedule to go on with.
+        weights = self._weights(training.model, masks, self.unpruned)
+        restart = replace(self.unpruned.rewind(), epoch=recipe.rewind_epoch, model=weights)
+        training.start_from(restart, optimizer="fresh" if recipe.retraining.optimizer == "fresh" else "restore")
+
+    def _weights(self, model: nn.Module, masks: dict[str, Tensor], unpruned: Parent) -> dict[str, Tensor]:
+        """The pruned network before it is trained again."""
         recipe, network = self.recipe, self.network
-        rewind = self.unpruned.rewind()
         fresh = None
         if recipe.survivors == "reinitialize":
             fresh = self.problem.build(self.options, network.replicate, network.level).state_dict()
-        weights = pruning.next_weights(
+        return pruning.next_weights(
             recipe,
             masks,
             network.level,
-            initial=self.unpruned.state(INITIAL, training.model),
-            rewind=rewind.model,
+            initial=unpruned.state(INITIAL, model),
+            rewind=unpruned.rewind().model,
             final=self.trained,
-            previous=self._previous(training.model),
+            previous=self._previous(model),
             fresh=fresh,
         )
-        # Epochs are counted from k on, also where a recipe goes on at the last rate: there is no schedule to go on with.
-        restart = replace(rewind, epoch=recipe.rewind_epoch, model=weights)
-        training.start_from(restart, optimizer="fresh" if recipe.retraining.optimizer == "fresh" else "restore")
 
     def _train(self, training: Training) -> None:
         """Train to the end, keeping every finished epoch; go on after the latest one kept."""
@@ -315,15 +308,18 @@ class _Level:
         self.place.checkpoint.keep_rewind(content)
         return content
 
+    def _images(self) -> Batches:
+        """The fixed images on which layers are compared, and whose inputs count for Wanda."""
+        train = self.problem.splits(self.place.data).train.to(self.place.device)
+        return representation_subset(train, self.options.images, self.options.seed)
+
     def _compare(self, model: nn.Module) -> None:
         """Compare with the unpruned network (level 0: with itself) and measure dimensions, on the fixed images."""
         options = self.options
         reference = self.problem.build(options).to(self.place.device)
         own = Parent(self.files, "") if self.unpruned is None else self.unpruned
         reference.load_state_dict(own.state(STATE, reference))
-        images = representation_subset(
-            self.problem.splits(self.place.data).train.to(self.place.device), options.images, options.seed
-        )
+        images = self._images()
         with warnings.catch_warnings(record=True) as noted:
             warnings.simplefilter("always", FewRows)
             result = compare(

@@ -1,4 +1,4 @@
-"""What a study does: every option, its default, and the rule that two configurations never mix in one run directory."""
+"""What a study does: every option and its default."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from ..data.splits import same_data
 from ..errors import ConfigurationError
 from ..methods.scopes import EXPECTED, check_scope
-from ..pruning.criteria import CRITERIA
+from ..methods.supermask import SAMPLING
+from ..pruning.criteria import CRITERIA, SCORED
 from ..pruning.recipe import PRUNED, RECIPES, Recipe, find_recipe
 
 FORMAT = 3
@@ -36,6 +36,7 @@ RETRAIN: dict[str, dict[str, Any]] = {
     "reinit": RECIPES["random_reinitialization"],
 }
 _PENALTY = ("penalty", "penalty_strength", "penalty_epochs")
+_SCORES = ("score_epochs", "score_rate", "sampling")
 # The flags that make up the recipe, and their defaults: the paper's.
 PRUNING_FLAGS: dict[str, Any] = {
     "rewind_epoch": 3,  # k: levels restart from the end of this epoch; 0 is the initialisation
@@ -47,6 +48,10 @@ PRUNING_FLAGS: dict[str, Any] = {
     "recipe": None,  # of `RECIPES`: it decides the flags that are left at their defaults
     "penalty_strength": None,  # of a recipe with a penalty: lambda of L1, rho of ADMM
     "penalty_epochs": None,  # of training with the penalty, before each pruning
+    "score_epochs": None,  # of training the scores of a supermask, before each pruning
+    "score_rate": None,  # their learning rate
+    "sampling": None,  # of the masks meanwhile: see `methods.supermask.SAMPLING`
+    "retraining_epochs": None,  # of a pruned network; None: all that remain after the rewind epoch, or as the recipe says
     "one_shot": False,  # one pruning straight to the density of each level, from the unpruned network
 }
 
@@ -147,13 +152,13 @@ class Options:
             chosen = find_recipe(pruning["recipe"])
             said = {**_pruning_flags(chosen), "recipe": None}
             pruning |= {name: said[name] for name, value in pruning.items() if value == PRUNING_FLAGS[name]}
-            drawn = {name: getattr(chosen, name) for name in _PENALTY}
+            drawn = {name: getattr(chosen, name) for name in (*_PENALTY, *_SCORES, "retraining_epochs")}
             if chosen.rates == 0:
                 flags = {"conv_rate": 0.0, "fc_rate": 0.0} | flags
-        drawn |= _penalty_flags(pruning, drawn)
+        drawn |= _penalty_flags(pruning, drawn) | _score_flags(pruning, drawn)
         _check(0 <= pruning["rewind_epoch"] <= MOST, "rewind-epoch", pruning["rewind_epoch"], f"0 to {MOST}")
         _one_of("rewind-optimizer", pruning["rewind_optimizer"], ("restore", "fresh"))
-        _one_of("criterion", pruning["criterion"], CRITERIA)
+        _one_of("criterion", pruning["criterion"], CRITERIA | SCORED)
         _check_scope(pruning["scope"])
         _one_of("retrain", pruning["retrain"], RETRAIN)
         _one_of("pruned-value", pruning["pruned_value"], PRUNED)
@@ -237,56 +242,9 @@ class Size:
         return Size(max(self.levels, other.levels), stop - first, max(self.controls, other.controls), first)
 
 
-def merge_configuration(old: Mapping[str, Any] | None, new: Mapping[str, Any], where: str) -> dict[str, Any]:
-    """The configuration of a run directory after `new` is asked for in it.
-
-    Both have the keys ``format``, ``options`` and ``problems``: name -> {``size``, ``settings``}. A study may grow in problems, levels,
-    replicates and controls; everything else must be equal.
-
-    Raises:
-        ConfigurationError: an option differs; the sentence names it with both values.
-    """
-    if old is None:
-        return dict(new)
-    if old.get("format") != new["format"]:
-        raise ConfigurationError(
-            f"{where} was made by another version (format {old.get('format')}, this one writes {new['format']}); "
-            "choose another --out"
-        )
-    _compare_options(Options.from_json(old["options"]), Options.from_json(new["options"]), where)
-    problems = dict(old["problems"])
-    for name, problem in new["problems"].items():
-        if name in problems:
-            _compare(problems[name]["settings"], problem["settings"], where, f" for {name}")
-            size = Size(**problems[name]["size"]).merged(Size(**problem["size"]))
-            problem = {"size": dataclasses.asdict(size), "settings": problem["settings"]}
-        problems[name] = problem
-    return {"format": old["format"], "options": old["options"], "problems": problems}
-
-
-def _compare_options(old: Options, new: Options, where: str) -> None:
-    _compare(old.flags(), new.flags(), where, "")
-    _compare(dataclasses.asdict(old.recipe), dataclasses.asdict(new.recipe), where, "")
-
-
-def _compare(old: Mapping[str, Any], new: Mapping[str, Any], where: str, whose: str) -> None:
-    for key in [*new, *(key for key in old if key not in new)]:
-        if key == "data" and key in old and key in new:
-            if not same_data(str(old[key]), str(new[key])):
-                raise ConfigurationError(
-                    f"the images{whose} are not those that {where} was made with; give the same --data, or another --out"
-                )
-        elif old.get(key) != new.get(key):
-            option = key.replace("_", "-")
-            raise ConfigurationError(
-                f"{where} was made with {option} = {_show(old.get(key))}{whose}, and now {option} = {_show(new.get(key))} is asked for; "
-                "choose another --out, or the old value to continue"
-            )
-
-
 def _pruning_flags(recipe: Recipe) -> dict[str, Any]:
     """The flags of ``PRUNING_FLAGS`` that stand for a recipe."""
-    retrain, penalised = _retrain(recipe), recipe.penalty != "none"
+    retrain, penalised, learned = _retrain(recipe), recipe.penalty != "none", recipe.criterion == "supermask"
     fresh = recipe.rewind_optimizer == "fresh" and retrain != "finetune"  # which is always
     return {
         "rewind_epoch": recipe.rewind_epoch,
@@ -295,14 +253,16 @@ def _pruning_flags(recipe: Recipe) -> dict[str, Any]:
         "scope": recipe.scope,
         "retrain": retrain,
         "pruned_value": recipe.pruned,
-        "recipe": recipe.penalty if penalised else None,
+        "recipe": recipe.penalty if penalised else "supermask" if learned else None,
         "penalty_strength": recipe.penalty_strength if penalised else None,
         "penalty_epochs": recipe.penalty_epochs if penalised else None,
+        **{name: getattr(recipe, name) if learned else None for name in _SCORES},
+        "retraining_epochs": recipe.retraining_epochs,
         "one_shot": recipe.one_shot,
     }
 
 
-def _penalty_flags(pruning: Mapping[str, Any], drawn: Mapping[str, Any]) -> dict[str, Any]:
+def _penalty_flags(pruning: Mapping[str, Any], drawn: dict[str, Any]) -> dict[str, Any]:
     """The fields of the penalty that flags give themselves."""
     given = {name: pruning[name] for name in _PENALTY[1:] if pruning[name] is not None}
     penalised = drawn.get("penalty", "none") != "none"
@@ -311,6 +271,22 @@ def _penalty_flags(pruning: Mapping[str, Any], drawn: Mapping[str, Any]) -> dict
     strength, epochs = given.get("penalty_strength", 1.0), given.get("penalty_epochs", 1)
     _check(0 < strength < float("inf"), "penalty-strength", strength, "a number above 0")
     _check(1 <= epochs <= MOST, "penalty-epochs", epochs, f"1 to {MOST}")
+    return given
+
+
+def _score_flags(pruning: Mapping[str, Any], drawn: dict[str, Any]) -> dict[str, Any]:
+    """The fields of learned scores, and the epochs of retraining, that flags give themselves."""
+    given = {name: pruning[name] for name in (*_SCORES, "retraining_epochs") if pruning[name] is not None}
+    for name, value in given.items():
+        learned = pruning["criterion"] == "supermask" or name == "retraining_epochs"
+        _check(learned, name.replace("_", "-"), value, "--recipe supermask, which learns scores")
+    if pruning["criterion"] == "supermask":
+        _check("score_epochs" in drawn | given, "criterion", "supermask", "--recipe supermask, or --score-epochs too")
+    epochs, retraining = given.get("score_epochs", 1), given.get("retraining_epochs", 0)
+    _check(1 <= epochs <= MOST, "score-epochs", epochs, f"1 to {MOST}")
+    _check(0 < given.get("score_rate", 1.0) < float("inf"), "score-rate", given.get("score_rate"), "a number above 0")
+    _check(0 <= retraining <= MOST, "retraining-epochs", retraining, f"0 to {MOST}")
+    _one_of("sampling", given.get("sampling", "bernoulli"), SAMPLING)
     return given
 
 
@@ -326,12 +302,6 @@ def _retrain(recipe: Recipe) -> str:
 def _if_fresh(fields: Mapping[str, Any]) -> dict[str, Any]:
     """A fresh optimizer that is asked for goes before what the recipe says."""
     return {"rewind_optimizer": "fresh"} if fields.get("rewind_optimizer") == "fresh" else {}
-
-
-def _show(value: object) -> str:
-    if value is None:
-        return "(default)"
-    return ",".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
 
 
 def _check(holds: bool, name: str, value: object, expected: str) -> None:

@@ -8,8 +8,7 @@ from typing import Any
 
 from ..errors import ConfigurationError, WorkerFailed, sentence
 from .executors import Job, Outcome, Task
-from .level import NetworkResult, Parent
-from .plan import Network
+from .plan import Network, NetworkResult, Parent
 from .reporter import Events, Reporter
 
 _POLL_SECONDS = 0.5

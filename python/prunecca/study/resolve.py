@@ -46,7 +46,7 @@ class ResolvedProblem:
     precision: Precision = "float32"
 
     def as_json(self) -> dict[str, Any]:
-        """One flat dictionary of plain values; what `configuration.merge_configuration` compares."""
+        """One flat dictionary of plain values; what `schema.merge_configuration` compares."""
         settled = dataclasses.asdict(self)
         return {**settled.pop("problem"), **settled}
 

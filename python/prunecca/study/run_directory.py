@@ -39,10 +39,11 @@ from ..training.evaluation import Precision
 from . import schema
 from .checkpoint import PENALISED, REWIND, TRAINING
 from .executors import OWNED
-from .level import FILES, INITIAL, MASKS, SIMILARITY, STATE, NetworkResult, Parent
-from .options import FORMAT, Options, Size, merge_configuration
-from .plan import Network, Plan
+from .level import FILES, INITIAL, MASKS, SIMILARITY, STATE
+from .options import FORMAT, Options, Size
+from .plan import Network, NetworkResult, Parent, Plan
 from .resolve import ResolvedProblem
+from .schema import merge_configuration
 
 CONFIGURATION = "config.json"
 ENVIRONMENT = "environment.json"

@@ -1,4 +1,7 @@
-"""What the records of a run directory may hold: they are checked when they are read, since they may come from someone else."""
+"""What the records of a run directory may hold: they are checked when they are read, since they may come from someone else.
+
+Two configurations never mix in one run directory: ``merge_configuration``.
+"""
 
 from __future__ import annotations
 
@@ -10,6 +13,7 @@ from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, TypeAdapter, ValidationError
 
+from ..data.splits import same_data
 from ..errors import ConfigurationError, CorruptFile
 from .options import MOST, Options, Size
 
@@ -160,6 +164,53 @@ def check_configuration(value: Mapping[str, Any], path: Path) -> dict[str, Any]:
     return dict(value)
 
 
+def merge_configuration(old: Mapping[str, Any] | None, new: Mapping[str, Any], where: str) -> dict[str, Any]:
+    """The configuration of a run directory after `new` is asked for in it.
+
+    Both have the keys ``format``, ``options`` and ``problems``: name -> {``size``, ``settings``}. A study may grow in problems, levels,
+    replicates and controls; everything else must be equal.
+
+    Raises:
+        ConfigurationError: an option differs; the sentence names it with both values.
+    """
+    if old is None:
+        return dict(new)
+    if old.get("format") != new["format"]:
+        raise ConfigurationError(
+            f"{where} was made by another version (format {old.get('format')}, this one writes {new['format']}); "
+            "choose another --out"
+        )
+    _compare_options(Options.from_json(old["options"]), Options.from_json(new["options"]), where)
+    problems = dict(old["problems"])
+    for name, problem in new["problems"].items():
+        if name in problems:
+            _compare(problems[name]["settings"], problem["settings"], where, f" for {name}")
+            size = Size(**problems[name]["size"]).merged(Size(**problem["size"]))
+            problem = {"size": dataclasses.asdict(size), "settings": problem["settings"]}
+        problems[name] = problem
+    return {"format": old["format"], "options": old["options"], "problems": problems}
+
+
+def _compare_options(old: Options, new: Options, where: str) -> None:
+    _compare(old.flags(), new.flags(), where, "")
+    _compare(dataclasses.asdict(old.recipe), dataclasses.asdict(new.recipe), where, "")
+
+
+def _compare(old: Mapping[str, Any], new: Mapping[str, Any], where: str, whose: str) -> None:
+    for key in [*new, *(key for key in old if key not in new)]:
+        if key == "data" and key in old and key in new:
+            if not same_data(str(old[key]), str(new[key])):
+                raise ConfigurationError(
+                    f"the images{whose} are not those that {where} was made with; give the same --data, or another --out"
+                )
+        elif old.get(key) != new.get(key):
+            option = key.replace("_", "-")
+            raise ConfigurationError(
+                f"{where} was made with {option} = {_show(old.get(key))}{whose}, and now {option} = {_show(new.get(key))} is asked for; "
+                "choose another --out, or the old value to continue"
+            )
+
+
 def check_settings(value: object, what: str) -> None:
     """Check a problem with the options applied; ``what`` it is called in errors.
 
@@ -266,3 +317,9 @@ def _sentence(error: ValidationError) -> str:
     field = ".".join(str(part)[:_LONGEST_VALUE] for part in first["loc"]) or "it"
     expected = first["msg"].removeprefix("Input should be ")
     return f"{ascii(field)[1:-1]} is {first['input']!a:.{_LONGEST_VALUE}}; expected {expected}"
+
+
+def _show(value: object) -> str:
+    if value is None:
+        return "(default)"
+    return ",".join(map(str, value)) if isinstance(value, list | tuple) else str(value)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from decimal import Decimal
 from fractions import Fraction
 from numbers import Rational
@@ -11,6 +11,8 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
+
+from ..methods.scopes import pattern_of
 
 
 def rate_as_written(rate: Any, pool: str) -> Fraction:
@@ -61,6 +63,29 @@ def rates_by_pool(rates: Any, pools: Mapping[str, Any]) -> dict[str, Any]:
         shown = ", ".join(map(str, pools))
         raise ValueError(f"pool '{pool}' has {what}; expected one rate for each of the pools {shown}")
     return by_pool
+
+
+def density_of_pools(
+    rates: Any, pools: Mapping[str, Sequence[str]], previous: Mapping[str, Tensor], scope: str, times: int
+) -> dict[str, float]:
+    """The density that each pool will have, up to the rounding of counts.
+
+    Args:
+        rates: as in ``prune``.
+        pools: names by pool.
+        previous: the masks so far.
+        scope: as in ``prune``; N:M has a density of its own.
+        times: how often the rate is applied.
+    """
+    pattern = pattern_of(scope)
+    found = {}
+    for pool, rate in rates_by_pool(rates, pools).items():
+        masks = [previous[name] for name in pools[pool] if name in previous]
+        total = sum(mask.numel() for mask in masks)
+        alive = sum(int(mask.sum()) for mask in masks) / total if total else 1.0
+        gone = float(rate_as_written(rate, pool))
+        found[pool] = min(alive, pattern[0] / pattern[1]) if pattern and gone else alive * (1 - gone) ** times
+    return found
 
 
 def _shortest(rate: Tensor) -> Any:
