@@ -20,6 +20,8 @@ from ..storage.atomic import write_atomic
 from ..storage.tables import write_table
 from . import pictures
 from .claims import MARGIN, Claim, Subject, judge
+from .claims.chance import chance_table, has_chance
+from .claims.robustness import judge_again
 from .page import DrawnPicture, compose
 from .run import ReportedRun, read, read_all
 
@@ -33,12 +35,16 @@ class Report:
         table: of the claims, ``claims.csv``.
         figures: PNG and PDF of every figure.
         claims: with their verdicts, as page and table show them.
+        robustness: the claims under every measure of the run, ``robustness.csv``.
+        chance: what shuffled rows give, ``chance.csv``; None where the run did not store it.
     """
 
     page: Path
     table: Path
     figures: list[Path]
     claims: list[Claim]
+    robustness: Path
+    chance: Path | None
 
 
 def write(
@@ -57,7 +63,7 @@ def write(
     Args:
         run_directory: a folder made by ``prunecca reproduce``, or its ``config.json`` and tables alone; several are read
             as one study.
-        out: folder of ``index.html``, ``claims.csv`` and ``figures/``; None: ``report`` in the (first) run directory.
+        out: folder of ``index.html``, ``claims.csv``, ``robustness.csv``, ``chance.csv`` and ``figures/``; None: ``report`` in the (first) run directory.
         metric: the similarity of the claims and the main figures; None: svcca, or the first there is.
         margin: the loss of accuracy, in [0, 1], that still counts as comparable.
         message: is given, in a sentence each, what was found damaged.
@@ -94,7 +100,9 @@ def write(
     metric = run.choose_metric(metric)
     folder = Path(folders[0]) / "report" if out is None else Path(out)
     within = next((Path(root) for root in folders if _lies_in(folder, Path(root))), folder)
-    claims = judge(run.tables, _subjects(run), metric=metric, margin=margin)
+    subjects = _subjects(run)
+    claims = judge(run.tables, subjects, metric=metric, margin=margin)
+    again = judge_again(claims, run.tables, subjects, metric)
     chosen = pictures.choose(run, metric)
     figures: list[Path] = []
     drawn: list[DrawnPicture] = []
@@ -104,10 +112,14 @@ def write(
         figure = picture.draw()
         figures += style.save(figure, folder / "figures" / picture.name, within=within)
         drawn.append(DrawnPicture(number, picture, as_svg(figure)))
-    page, table = folder / "index.html", folder / "claims.csv"
-    write_atomic(page, compose(run, claims, drawn, metric, margin).encode(), within)
+    page, table, robustness = folder / "index.html", folder / "claims.csv", folder / "robustness.csv"
+    write_atomic(page, compose(run, (claims, again), drawn, metric, margin).encode(), within)
     write_table(table, pd.DataFrame([dataclasses.asdict(claim) for claim in claims]), within)
-    return Report(page, table, figures, claims)
+    write_table(robustness, again.table(), within)
+    chance = folder / "chance.csv" if has_chance(run.tables["similarity"]) else None
+    if chance is not None:
+        write_table(chance, chance_table(run.tables["similarity"]), within)
+    return Report(page, table, figures, claims, robustness, chance)
 
 
 def _lies_in(folder: Path, root: Path) -> bool:

@@ -35,7 +35,7 @@ KEY = ["problem", "replicate", "level", "control"]
 OF_NETWORK = {
     **dict.fromkeys(("layer", "kind", "metric"), "text"),
     **dict.fromkeys(("depth", "count", "channels", "features"), "int"),
-    **dict.fromkeys(("value", "kept_x", "kept_y", "dimension", "error", "duplicates"), "float"),
+    **dict.fromkeys(("value", "chance", "kept_x", "kept_y", "dimension", "error", "duplicates"), "float"),
 }
 COLUMNS = {
     **dict.fromkeys(("problem", "digest", "split"), "text"),
