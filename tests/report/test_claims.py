@@ -222,8 +222,14 @@ def test_judge_asks_of_each_problem_what_the_paper_says_of_it():
         ("e", "cifar8 against cifar2"),
         ("f", "cifar2"),
         ("f", "cifar8"),
+        ("g", "cifar2"),
+        ("g", "cifar8"),
+        ("h", "cifar2"),
+        ("h", "cifar8"),
         ("control", "cifar2"),
         ("control", "cifar8"),
+        ("i", "cifar2"),
+        ("i", "cifar8"),
     ]
     assert found == claims.judge(tables, subjects, resamples=50), "the bootstrap is seeded"
     assert all(claim.statement for claim in found)
@@ -238,9 +244,9 @@ def test_judge_takes_problems_by_their_classes_and_leaves_other_networks_to_the_
         problem: [f.claim for f in found if f.problem == problem] for problem in ("digits4", "digits6", "resnet18")
     }
     assert judged == {
-        "digits4": ["a", "b", "c", "f", "control"],
-        "digits6": ["a", "d", "d", "f", "control"],
-        "resnet18": ["a", "f", "control"],
+        "digits4": ["a", "b", "c", "f", "g", "h", "control", "i"],
+        "digits6": ["a", "d", "d", "f", "g", "h", "control", "i"],
+        "resnet18": ["a", "f", "g", "h", "control", "i"],
     }
     assert {claim.verdict for claim in found} == {UNDECIDED}
     assert claims.judge(empty, []) == []

@@ -20,6 +20,9 @@ from ..machine.info import build_info
 from ..similarity.registry import METRIC_NAMES
 from ..study.options import Options, Size
 from .claims import FAILS, HOLDS, LEAST, UNDECIDED, Claim
+from .claims.claim import NOT_THE_PAPERS
+from .claims.robustness import Measure, Robustness
+from .claims.sentences import five_sentences
 from .levels import LevelSummary, summarise
 from .pictures import Picture
 from .run import ReportedRun
@@ -81,19 +84,24 @@ class _ProblemSection:
 
 
 def compose(
-    run: ReportedRun, claims: Sequence[Claim], drawn: Sequence[DrawnPicture], metric: str, margin: float
+    run: ReportedRun,
+    judged: tuple[Sequence[Claim], Robustness],
+    drawn: Sequence[DrawnPicture],
+    metric: str,
+    margin: float,
 ) -> str:
     """The page.
 
     Args:
         run: what is reported.
-        claims: judged with this metric and margin.
+        judged: the claims, with this metric and margin, and the same under other measures.
         drawn: all pictures, in the order of their numbers.
         metric: the similarity of the tables and claims.
         margin: the loss of accuracy that still counts as comparable.
     """
     sections = [_section(run, problem, metric, drawn) for problem in run.problems]
-    verdicts = [claim.verdict for claim in claims]
+    claims, again = judged
+    verdicts = [claim.verdict for claim in claims if claim.claim not in NOT_THE_PAPERS]
     page = template("page.html.jinja").render(
         run=run,
         style=style_sheet(),
@@ -105,6 +113,9 @@ def compose(
         devices=list(dict.fromkeys(map(_device, run.starts))),
         seconds=run.seconds(),
         tally=[(verdict, verdicts.count(verdict)) for verdict in (HOLDS, FAILS, UNDECIDED)],
+        sentences=five_sentences(claims, again, margin),
+        again=again,
+        measures=[(measure, _measure(measure)) for measure in again.measures],
         claims=[(code, list(group)) for code, group in itertools.groupby(claims, key=lambda claim: claim.claim)],
         overview=[picture for picture in drawn if picture.picture.problem is None],
         starts=_starts(run),
@@ -135,6 +146,12 @@ def _without_itself(summary: LevelSummary) -> LevelSummary:
     if summary.control or summary.level:
         return summary
     return dataclasses.replace(summary, first=math.nan, least=math.nan, last=math.nan)
+
+
+def _measure(measure: Measure) -> str:
+    """What the page calls a measure."""
+    words = METRIC_NAMES.get(measure.metric, measure.metric)
+    return f"{words}, less chance" if measure.adjusted else words
 
 
 def _device(start: Mapping[str, Any]) -> str:
@@ -213,7 +230,9 @@ def _duration(seconds: float) -> str:
 
 
 def _number(value: float) -> str:
-    """Three decimals, with a minus sign; a dash for NaN."""
+    """Three decimals, with a minus sign; a dash for NaN, and in words what never happened."""
+    if math.isinf(value):
+        return "never"
     return _DASH if math.isnan(value) else f"{value:.3f}".replace("-", "−")
 
 

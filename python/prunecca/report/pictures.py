@@ -8,9 +8,11 @@ from dataclasses import dataclass
 import pandas as pd
 from matplotlib.figure import Figure
 
+from ..figures.chance import chance_figure
 from ..figures.problem import control_figure, density_figure, dimension_figure, heat_map, metrics_figure, pruned_modules
 from ..figures.study import accuracy_figure, similarity_figure
 from ..similarity.registry import METRIC_NAMES
+from .claims.chance import adjusted, known_chance
 from .run import ReportedRun
 
 _LINES = "Lines are medians over replicates, darker with every pruning iteration"
@@ -121,6 +123,20 @@ def _problem_pictures(run: ReportedRun, problem: str, metric: str) -> list[Pictu
                 "what pruning adds to retraining. Points are medians, bars reach from the least to the greatest network.",
                 _control_in_words(similarity, problem),
                 lambda: control_figure(similarity, metric),
+                problem,
+            )
+        )
+    if not (shuffled := known_chance(similarity)).empty:
+        shown = shuffled.assign(adjusted=adjusted(shuffled))
+        pictures.append(
+            Picture(
+                f"chance-{problem}",
+                "Similarity and chance",
+                f"{_LINES}. Dotted is what the same activations give when the rows of one network are shuffled, with bars from the least "
+                "to the greatest network. Below, the similarity left above that: 0 is chance, 1 is equal.",
+                f"{_lines_in_words(shuffled.assign(value=shuffled['chance']), problem, 'similarity of shuffled rows')} "
+                f"{_lines_in_words(shown.assign(value=shown['adjusted']), problem, 'adjusted similarity')}",
+                lambda: chance_figure(shown, metric),
                 problem,
             )
         )

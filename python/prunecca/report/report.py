@@ -20,6 +20,8 @@ from ..storage.atomic import write_atomic
 from ..storage.tables import write_table
 from . import pictures, side_by_side
 from .claims import MARGIN, Claim, Subject, judge
+from .claims.chance import chance_table, has_chance
+from .claims.robustness import judge_again
 from .page import DrawnPicture, compose
 from .run import ReportedRun, read, read_studies
 
@@ -33,7 +35,8 @@ class Report:
         table: of the claims, ``claims.csv``.
         figures: PNG and PDF of every figure; of runs side by side PNG and SVG.
         claims: with their verdicts, as page and table show them; run by run.
-        tables: all tables, of runs side by side also ``accuracy.csv`` and ``similarity.csv``.
+        tables: all tables: ``claims.csv``, ``robustness.csv`` (the claims under every measure of the run) and, where the run
+            stored what shuffled rows give, ``chance.csv``; of runs side by side ``accuracy.csv`` and ``similarity.csv``.
     """
 
     page: Path
@@ -59,7 +62,7 @@ def write(
 
     Args:
         run_directory: a folder made by ``prunecca reproduce``, or its ``config.json`` and tables alone; or several.
-        out: folder of ``index.html``, ``claims.csv`` and ``figures/``; None: ``report`` in the (first) run directory, or
+        out: folder of ``index.html``, the tables and ``figures/``; None: ``report`` in the (first) run directory, or
             ``side-by-side`` where runs are laid side by side.
         metric: the similarity of the claims and the main figures; None: svcca, or the first there is.
         margin: the loss of accuracy, in [0, 1], that still counts as comparable.
@@ -104,8 +107,9 @@ def write(
         every = [claim for own in judged for claim in own]
         return Report(folder / "index.html", folder / side_by_side.CLAIMS, files, every, tables)
     run = runs[0]
-    metric = run.choose_metric(metric)
-    claims = judge(run.tables, _subjects(run), metric=metric, margin=margin)
+    metric, subjects = run.choose_metric(metric), _subjects(run)
+    claims = judge(run.tables, subjects, metric=metric, margin=margin)
+    again = judge_again(claims, run.tables, subjects, metric)
     chosen = pictures.choose(run, metric)
     figures: list[Path] = []
     drawn: list[DrawnPicture] = []
@@ -115,10 +119,15 @@ def write(
         figure = picture.draw()
         figures += style.save(figure, folder / "figures" / picture.name, within=within)
         drawn.append(DrawnPicture(number, picture, as_svg(figure)))
-    page, table = folder / "index.html", folder / "claims.csv"
-    write_atomic(page, compose(run, claims, drawn, metric, margin).encode(), within)
+    page, table, robustness = folder / "index.html", folder / "claims.csv", folder / "robustness.csv"
+    write_atomic(page, compose(run, (claims, again), drawn, metric, margin).encode(), within)
     write_table(table, pd.DataFrame([dataclasses.asdict(claim) for claim in claims]), within)
-    return Report(page, table, figures, claims, [table])
+    write_table(robustness, again.table(), within)
+    tables = [table, robustness]
+    if has_chance(run.tables["similarity"]):
+        tables.append(folder / "chance.csv")
+        write_table(tables[-1], chance_table(run.tables["similarity"]), within)
+    return Report(page, table, figures, claims, tables)
 
 
 def _lies_in(folder: Path, root: Path) -> bool:
