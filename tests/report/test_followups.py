@@ -17,7 +17,7 @@ from prunecca.report.claims import (
     leaves_the_controls,
     pivot,
 )
-from prunecca.report.claims.followups import chance_of_all_outside
+from prunecca.report.claims.followups import chance_of_one_side
 
 LAYERS = [("conv1", "conv"), ("conv2", "conv"), ("pool1", "pool"), ("conv3", "conv"), ("conv4", "conv"), ("fc1", "fc")]
 NIN = [("conv1", "conv"), ("pool1", "pool"), ("nin1", "conv"), ("nin2", "conv")]
@@ -136,10 +136,10 @@ def test_the_first_level_outside_of_the_controls_is_found_per_layer():
     verdicts = [found[name].verdict for name, _ in LAYERS]
     assert verdicts == [HOLDS, FAILS, UNDECIDED, HOLDS, UNDECIDED, UNDECIDED]
     assert (found["conv1"].low, found["conv1"].high, found["conv1"].expected) == (3, 3, "< 5")
-    assert "all 3 replicates are below the 3 controls" in found["conv1"].reason
+    assert found["conv1"].reason.startswith("below the controls: all 3 replicates from there on; ")
     assert (
-        "above the 3 controls; at one iteration, as many networks of one kind lie outside in 20 %"
-        in found["conv3"].reason
+        found["conv3"].reason == "above the controls: all 3 replicates from there on; at one iteration, "
+        "as many networks of one kind lie on one side in 10 % of cases"
     )
     assert found["pool1"].reason == "back among the controls: all outside at iteration 2, but not at iteration 3"
     assert found["conv4"].low == 1, "resamples without the one that stays"
@@ -158,11 +158,19 @@ def test_leaving_needs_controls():
     assert reasons == {"2 of the 3 controls a verdict needs"}
 
 
+def test_replicates_around_the_controls_have_not_left_them():
+    controls = table(lambda r, level, d: 0.79 + 0.005 * level, control=True)
+    around = both(lambda r, level, d: 0.9 if r else 0.1, controls)
+    for claim in leaves_the_controls(around, "p"):
+        assert (claim.value, claim.verdict) == (1, UNDECIDED)
+        assert claim.reason.startswith("on both sides of the controls")
+
+
 @pytest.mark.parametrize(("replicates", "controls"), [(3, 3), (2, 3), (4, 3), (1, 2)])
-def test_how_often_all_lie_outside_by_chance_is_counted(replicates, controls):
+def test_how_often_all_lie_on_one_side_by_chance_is_counted(replicates, controls):
     places = list(itertools.combinations(range(replicates + controls), controls))
-    apart = sum(place[-1] - place[0] == controls - 1 for place in places)
-    assert chance_of_all_outside(replicates, controls) == pytest.approx(apart / len(places))
+    apart = sum(place[-1] == controls - 1 or place[0] == replicates for place in places)
+    assert chance_of_one_side(replicates, controls) == pytest.approx(apart / len(places))
 
 
 def test_a_distance_is_judged_as_a_similarity():

@@ -119,7 +119,7 @@ def test_the_five_sentences():
         claim("a", "one", HOLDS, value=-0.004),
         claim("a", "two", FAILS, value=-0.05),
         claim("control", "one", UNDECIDED, "1 of the 3 controls a verdict needs"),
-        claim("i", "one", HOLDS, statistic="conv1: first", value=2.0),
+        claim("i", "one", HOLDS, "below the controls: all", "conv1: first", 2.0),
         claim("i", "one", FAILS, statistic="fc1: first", value=math.inf),
         claim("h", "one", HOLDS),
     ]
@@ -131,7 +131,7 @@ def test_the_five_sentences():
     )
     assert found[1] == (
         "That pruning changes the layers more than retraining alone does (control) is undecided for one "
-        "(1 of the 3 controls a verdict needs); layer by layer (i), for one, conv1 (from iteration 2) left the range of the controls "
+        "(1 of the 3 controls a verdict needs); layer by layer (i), for one, conv1 (below it from iteration 2) left the range of the controls "
         "for good and fc1 never did."
     )
     assert "(b) is not asked, for no problem here is of that kind" in found[2]
@@ -142,7 +142,7 @@ def test_the_five_sentences():
     other = {Measure("linear_cka", False): [claim("h", "one", FAILS)], Measure("svcca", True): claims}
     assert sentences(claims, other)[4] == (
         "Of the 3 verdicts on similarity that are decided by mean CCA similarity (SVCCA, 99 %), all stay after what shuffled rows "
-        "give is taken away; of the same 3, none stays under every other metric (linear CKA), 1 is reversed ((h) for one) and "
+        "give is taken away; of the 3 verdicts on similarity that are decided by mean CCA similarity (SVCCA, 99 %), none stays under every other metric (linear CKA), 1 is reversed ((h) for one) and "
         "2 become undecided."
     )
 

@@ -31,7 +31,7 @@ STATEMENTS = {
     "g": "Similarity is low where intrinsic dimension is high",
     "h": "The fully connected layer is a pivot: it is more similar than the last convolution before it",
     "control": "Pruned layers are less similar than layers retrained without pruning",
-    "i": "Pruning moves the layer further than retraining does: its replicates leave the range of the controls",
+    "i": "The pruned layer can be told from one retrained without pruning: its replicates leave the range of the controls",
 }
 NOT_THE_PAPERS = ("control", "i")  # what the paper could not ask, for it had no controls
 

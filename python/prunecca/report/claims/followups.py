@@ -120,8 +120,8 @@ def leaves_the_controls(
 ) -> list[Claim]:
     """(i): per layer, the first level at which every replicate lies outside the range of the controls; infinite for never.
 
-    The interval is of resampled replicates; the controls stay as they are. A layer that leaves the range and
-    is back among the controls later has not left it: then there is not enough data.
+    The interval is of resampled replicates; the controls stay as they are. A layer that is back among the controls later has
+    not left them, nor has one whose replicates stand on both sides of them: then there is not enough data.
     """
     pruned = similarity_curves(similarity, problem, metric)
     control = similarity_curves(similarity, problem, metric, control=True)
@@ -182,27 +182,28 @@ def _leaving(
     if len(back):
         why = f"back among the controls: all outside at iteration {first:.0f}, but not at iteration {back[0]:.0f}"
         return dataclasses.replace(claim, verdict=UNDECIDED, reason=why)
-    side = "below" if below[:, alone].all() else "above" if above[:, alone].all() else "outside of"
-    by_chance = chance_of_all_outside(count, controls)
-    often = f"as many networks of one kind lie outside in {100 * by_chance:.2g} % of cases"
+    side = "below" if below[:, alone].all() else "above" if above[:, alone].all() else ""
+    if not side:  # they stand around the controls, which tells of their spread and not of a difference
+        why = "on both sides of the controls: some replicates are above them, some below"
+        return dataclasses.replace(claim, verdict=UNDECIDED, reason=why)
+    by_chance = chance_of_one_side(count, controls)
+    often = f"as many networks of one kind lie on one side in {100 * by_chance:.2g} % of cases"
     if alone.sum() == 1 and by_chance > 1 - CONFIDENCE + 1e-9:
         why = f"outside at the last iteration only: all are {side} the controls there, and {often}"
         return dataclasses.replace(claim, verdict=UNDECIDED, reason=why)
-    why = f"from there on all {count} replicates are {side} the {controls} controls; at one iteration, {often}"
+    why = f"{side} the controls: all {count} replicates from there on; at one iteration, {often}"
     return dataclasses.replace(claim, verdict=HOLDS, reason=why)
 
 
-def chance_of_all_outside(replicates: int, controls: int) -> float:
-    """How often no replicate lies within the range of the controls when both are networks of one kind.
-
-    Of all orders of both, these are the ones in which the controls stand side by side.
+def chance_of_one_side(replicates: int, controls: int) -> float:
+    """How often all replicates are below all controls, or all above, when both are networks of one kind.
 
     Example:
-        >>> from prunecca.report.claims.followups import chance_of_all_outside
-        >>> chance_of_all_outside(3, 3)
-        0.2
+        >>> from prunecca.report.claims.followups import chance_of_one_side
+        >>> chance_of_one_side(3, 3)
+        0.1
     """
-    return (replicates + 1) / math.comb(replicates + controls, replicates)
+    return 2 / math.comb(replicates + controls, replicates)
 
 
 def _first(outside: NDArray[np.bool_], levels: Array) -> Array:

@@ -111,7 +111,11 @@ def _layers(claims: Sequence[Claim]) -> str:
         parts = []
         left = [claim for claim in layers if claim.verdict == HOLDS]
         if left:
-            names = [f"{_layer(claim)} (from iteration {claim.value:.0f})" for claim in left]
+            # Above the controls, pruning changed a layer less than retraining did: the side must be told.
+            sides = [claim.reason.partition(" the controls:")[0] for claim in left]
+            names = [
+                f"{_layer(c)} ({side} it from iteration {c.value:.0f})" for c, side in zip(left, sides, strict=True)
+            ]
             parts.append(f"{_some(names, 'layers')} left the range of the controls for good")
         if stayed := [_layer(claim) for claim in layers if claim.verdict == FAILS]:
             parts.append(
@@ -150,10 +154,9 @@ def _others(again: Robustness) -> str:
         return "the run has no other metric to judge by"
     words = [METRIC_NAMES.get(measure.metric, measure.metric) for measure in others]
     if not again.decided:
-        return f"none is decided that {listed(words)} could overturn"
-    return (
-        f"of the same {len(again.decided)}, {_survival(again, others, f'under every other metric ({listed(words)})')}"
-    )
+        return f"no verdict on similarity is decided that {listed(words)} could overturn"
+    same = f"of the {_count(again)} by {METRIC_NAMES.get(again.main, again.main)}"
+    return f"{same}, {_survival(again, others, f'under every other metric ({listed(words)})')}"
 
 
 def _count(again: Robustness) -> str:
