@@ -16,7 +16,14 @@ from prunecca.study.plan import NetworkResult
 from prunecca.study.reporter import Reporter
 from prunecca.study.study import make_networks
 
-SETTINGS = {"image_size": 32, "train_images": None, "test_images": None, "data": "d", "epochs": 4}
+SETTINGS = {
+    "image_size": 32,
+    "train_images": None,
+    "test_images": None,
+    "precision": "float32",
+    "data": "d",
+    "epochs": 4,
+}
 
 
 def configuration(levels=2, replicates=2, controls=1, problems=("digits2",), settings=None, first=0, **flags):
