@@ -101,7 +101,7 @@ def _is_batch_on_host(matrices: Tensor) -> bool:
 def _is_batch_on_device(matrices: Tensor) -> bool:
     if not matrices.is_cuda or matrices.dtype != torch.float64 or matrices.ndim < 3:
         return False
-    return matrices.numel() > matrices[..., 0, 0].numel() > 1
+    return matrices.numel() > matrices.shape[-2] * matrices.shape[-1]
 
 
 def _fits_shared_memory(matrices: Tensor) -> bool:
