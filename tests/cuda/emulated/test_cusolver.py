@@ -11,15 +11,17 @@ import torch
 
 from prunecca.linalg import batched, cusolver
 
-from .build import HERE, compiler
+from .build import HERE
 
 NOTHING, STATUS, UNSOLVED, WRONG_VECTORS, WRONG_VALUES = range(5)
 
 
 def _build(folder, name, *flags):
     target = folder / name
-    source = ["-x", "c", str(HERE / "cusolver.c")]
-    subprocess.run([compiler(), "-O2", "-shared", "-fPIC", *flags, *source, "-o", str(target), "-lm"], check=True)
+    # Not the compiler of the emulation, whose place nvcc takes where kernels are checked on a device.
+    compiler = os.environ.get("CC", "cc")
+    source = str(HERE / "cusolver.c")
+    subprocess.run([compiler, "-O2", "-shared", "-fPIC", *flags, source, "-o", str(target), "-lm"], check=True)
     return ctypes.CDLL(str(target), mode=os.RTLD_LOCAL)
 
 

@@ -19,7 +19,8 @@ def chunks(cuda_host_folder):
 def test_chunks_of_tensors_of_more_elements_than_32_bits_count(chunks, size):
     sizes = [5, size, 0, CHUNK + 1]
     places = [0, 1, 2**19, -(-size // CHUNK), -(-size // CHUNK) + 1, -(-size // CHUNK) + 2]
-    (found,) = run(chunks, [4, *sizes, len(places), *places], [np.zeros((len(places), 5), np.int64)])
+    asked = [np.asarray(places, np.int64), np.zeros((len(places), 5), np.int64)]
+    _, found = run(chunks, [4, *sizes, len(places)], asked)
     begins = [0, 1, 1 + -(-size // CHUNK)]
     for place, (tensor, begin, end, last_four, total) in zip(places, found.tolist(), strict=True):
         held = [0, 1, 3][sum(place >= b for b in begins) - 1]
