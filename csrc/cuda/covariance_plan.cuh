@@ -7,9 +7,12 @@
 
 namespace prunecca::cuda {
 
-constexpr int kThreads = 128;     // four warps, each with a 32 x 32 part of a tile
-constexpr int kMostTiles = 1024;  // per launch: keeps the plan below the 4 KiB that kernel parameters may take
-constexpr int kViewPad = 16;      // views begin at multiples of this: no 16-byte copy spans two views
+constexpr int kThreads = 128;  // four warps, each with a 32 x 32 part of a tile
+#ifndef PRUNECCA_MOST_TILES
+#define PRUNECCA_MOST_TILES 1024  // fewer in a test, to which so many would take minutes
+#endif
+constexpr int kMostTiles = PRUNECCA_MOST_TILES;  // per launch: the plan must fit the 4 KiB of kernel parameters
+constexpr int kViewPad = 16;                     // views begin at multiples of this: no 16-byte copy spans two views
 
 struct Source {  // a view as the kernels see it; strides in bytes
   const char* data;

@@ -62,23 +62,20 @@ __device__ __forceinline__ float round_to_tf32(float x) {
 // d = {(g, 2t), (g, 2t + 1), (g + 8, 2t), ...}.
 __device__ __forceinline__ void multiply_tf32(float (&d)[4], const float (&a)[4], const float (&b)[2]) {
 #if defined(PRUNECCA_CUDA_EMULATION)
-  // Summed in float64, then rounded towards zero as tensor cores do: an emulated result is not better than a real one.
+  // Four rows of B at a time, as an A100 has them: an emulated result is not better than a real one.
   struct Lane {
     float a[4], b[2];
   } mine{{a[0], a[1], a[2], a[3]}, {b[0], b[1]}};
   emu::gather(~0u, mine, [&](auto get, unsigned lane) {
     auto cut = [](float x) { return double(__uint_as_float(__float_as_uint(x) & 0xffffe000u)); };
     const unsigned g = lane / 4, t = lane % 4;
-    double sum[4] = {d[0], d[1], d[2], d[3]};
-    for (unsigned k = 0; k < 4; ++k) {
-      const Lane row = get(4 * g + k), columns[2] = {get(8 * t + k), get(8 * t + 4 + k)};
-      for (unsigned i = 0; i < 4; ++i)
-        sum[i] += cut(row.a[i / 2]) * cut(columns[i % 2].b[0]) + cut(row.a[i / 2 + 2]) * cut(columns[i % 2].b[1]);
-    }
-    for (unsigned i = 0; i < 4; ++i) {
-      d[i] = float(sum[i]);
-      if (std::abs(double(d[i])) > std::abs(sum[i])) d[i] = std::nextafter(d[i], 0.f);
-    }
+    for (unsigned half = 0; half < 2; ++half)
+      for (unsigned i = 0; i < 4; ++i) {
+        double addends[5] = {d[i]};
+        for (unsigned k = 0; k < 4; ++k)
+          addends[1 + k] = cut(get(4 * g + k).a[i / 2 + 2 * half]) * cut(get(8 * t + 4 * (i % 2) + k).b[half]);
+        d[i] = emu::tensor_core_sum(addends);
+      }
     return 0;
   });
 #else

@@ -8,6 +8,7 @@ the same gate for whoever knows what the tensor is called, and copies what only 
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Hashable
 from typing import TYPE_CHECKING, Any
 
@@ -47,9 +48,10 @@ def as_tensor(x: Any, name: str = "array") -> Tensor:
     elif isinstance(x, np.ndarray):
         tensor = _from_numpy(x, name)
     elif hasattr(x, "__dlpack__"):  # CuPy too: DLPack names the device and orders the streams
-        tensor = resolved(torch.utils.dlpack.from_dlpack(x), name)
+        tensor = torch.utils.dlpack.from_dlpack(x)
+        tensor = resolved(_lent(tensor, x) if tensor.is_cuda and tensor.numel() else tensor, name)
     elif hasattr(x, "__cuda_array_interface__"):
-        tensor = _from_cuda(x, name)
+        tensor = resolved(_from_cuda(x, name), name)
     else:
         raise TypeError(
             f"{name} is a {type(x).__name__}; expected a torch tensor, a NumPy array or memory map, or a CuPy or numba array"
@@ -68,20 +70,63 @@ def _from_cuda(x: Any, name: str) -> Tensor:
     index = _native.device_of(address) if address else 0  # an empty array may have no address
     if index < 0:
         raise ValueError(f"{name} has an address of no CUDA device; expected device memory, and a build with CUDA")
-    # With its index: torch would copy an array of another device than the current one.
-    tensor = torch.as_tensor(x, device=f"cuda:{index}")
     producer = interface.get("stream")  # from version 3 on: the stream whose work must be done before the data is read
+    loan = _Loan(interface, x)
+    # With its index: torch would copy an array of another device than the current one.
+    tensor = torch.as_tensor(loan, device=f"cuda:{index}")
     if producer is not None:
         _wait_for(producer, index)
+    if address:
+        loan.give_back_to(producer, index)
     return tensor
+
+
+def _lent(tensor: Tensor, x: Any) -> Tensor:
+    """A tensor that came through DLPack, which has ordered our stream after its producer's, but not the other way."""
+    interface = getattr(x, "__cuda_array_interface__", None) or {}
+    # The interface knows no bfloat16.
+    words = tensor.view(torch.int16) if tensor.dtype == torch.bfloat16 else tensor
+    loan = _Loan(words.__cuda_array_interface__, tensor)
+    lent: Tensor = torch.as_tensor(loan, device=tensor.device)
+    loan.give_back_to(interface.get("stream"), tensor.get_device())
+    return lent.view(tensor.dtype)
+
+
+class _Loan:
+    """The memory of an array of another framework, which torch keeps as long as any tensor is in it.
+
+    Its owner may write to it, or hand it out anew, on the stream that made it: when the last tensor is gone, that stream
+    is made to wait for what was queued on ours.
+    """
+
+    def __init__(self, interface: dict[str, Any], owner: Any) -> None:
+        self.__cuda_array_interface__ = interface
+        self._owner = owner
+
+    def give_back_to(self, producer: int | None, index: int) -> None:
+        """Name the stream that made the data: 1, or None where it is not known, is the default one."""
+        weakref.finalize(self, _let_wait, producer or 1, torch.cuda.current_stream(index), index).atexit = False
+
+
+def _let_wait(producer: int, reader: Any, index: int) -> None:
+    """Order what comes next on ``producer`` after what is queued on ``reader``, a stream of device ``index``."""
+    # Both the default stream, or both one other: in order already. A graph that is captured is ordered by its replay.
+    if producer == (reader.cuda_stream or 1) or torch.cuda.is_current_stream_capturing():
+        return
+    owner = torch.cuda.default_stream(index) if producer == 1 else _external(producer, index)
+    owner.wait_stream(reader)
 
 
 def _wait_for(producer: int, index: int) -> None:
     """Order the current stream of device ``index`` after what is queued on ``producer`` (1: the default stream)."""
     current = torch.cuda.current_stream(index)
-    if producer in (current.cuda_stream, 1 if current.cuda_stream == 0 else None):
+    if producer == (current.cuda_stream or 1):
         return
-    current.wait_stream(torch.cuda.ExternalStream(producer, device=index))  # type: ignore[no-untyped-call]
+    current.wait_stream(_external(producer, index))
+
+
+def _external(stream: int, index: int) -> Any:
+    return torch.cuda.ExternalStream(stream, device=index)  # type: ignore[no-untyped-call]
 
 
 def _from_numpy(x: np.ndarray[Any, Any], name: str) -> Tensor:

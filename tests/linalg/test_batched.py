@@ -49,6 +49,21 @@ def test_the_largest_side_in_shared_memory_is_what_the_device_grants(monkeypatch
     assert [fits(largest), fits(largest + 1)] == [True, False]
 
 
+@pytest.mark.parametrize(
+    ("shape", "batch"),
+    [((2, 200, 200), True), ((1, 200, 200), False), ((200, 200), False), ((0, 9, 9), False), ((3, 0, 0), False)],
+)
+def test_a_batch_on_a_device_is_more_than_one_matrix(shape, batch):
+    def on_device(dtype):
+        matrices = torch.empty(shape, dtype=dtype)
+        return types.SimpleNamespace(
+            is_cuda=True, dtype=dtype, ndim=matrices.ndim, shape=matrices.shape, numel=matrices.numel
+        )
+
+    assert batched._is_batch_on_device(on_device(torch.float64)) == batch
+    assert not batched._is_batch_on_device(on_device(torch.float32))
+
+
 def test_a_batch_on_the_host_is_solved_a_thread_each(monkeypatch):
     matrices = _covariances(4, 50, 200)
     expected = torch.linalg.eigh(matrices)
@@ -98,7 +113,9 @@ def test_eigensystems_on_the_device(n):
     matrices = _covariances(6, n, 2 * n + 1, "cuda").reshape(2, 3, n, n)
     values, vectors = batched.eigh(matrices)
     _check_eigh(matrices, values, vectors)
-    torch.testing.assert_close(batched.eigvalsh(matrices), values, rtol=0, atol=0)
+    # Above 128, values alone are found another way than with vectors.
+    atol = 0 if n <= 128 else 1e-13 * float(values.max())
+    torch.testing.assert_close(batched.eigvalsh(matrices), values, rtol=0, atol=atol)
 
 
 @pytest.mark.cuda

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from ..storage.states import read_tensors, with_checksum, write_tensors
+from . import cuda
 from .accumulate import FEW_ROWS, OutOfRange, begin, check_members, estimate_shift, unshifted
 from .centred import Centred
 from .covariance import Covariance, Precision
@@ -71,6 +72,8 @@ class CovarianceAccumulator:
                     f"{reference.where}{len(candidates)} candidates were given; expected {known} as before"
                 )
             state = self._settled()
+            if reference.tensor.is_cuda:
+                cuda.check_channels(views, [(0, k) for k in range(1, len(views))])
             if not state.members:
                 members = [self._begin(view) for view in views]
                 cross = {(0, k): CrossMoments.zeros(members[0], m, self.norms) for k, m in enumerate(members) if k}
@@ -122,14 +125,16 @@ class CovarianceAccumulator:
                 raise ValueError(f"{where} came before the reference or before {before}")
             state = State(list(self.members), dict(self.cross))
             positions = list(range(first, first + len(views)))
+            together = [*range(len(references)), *positions]
+            given = [*references, *views]
+            if views[0].tensor.is_cuda:
+                cuda.check_channels(given, [(together.index(i), together.index(j)) for i, j in pairs])
             if first == known:
                 state.members += [self._begin(view) for view in views]
                 zeros = {(i, j): CrossMoments.zeros(state.members[i], state.members[j], self.norms) for i, j in pairs}
                 state.cross |= zeros
             elif self._past:
                 self._recentre_beside(state, dict(zip(positions, views, strict=True)))
-            together = [*range(len(references)), *positions]
-            given = [*references, *views]
             own = [(k, k) for k in positions] if self._lender is None else []
 
             def add(state: State) -> None:

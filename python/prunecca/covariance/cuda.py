@@ -6,7 +6,7 @@ for (``Watch.check``).
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from functools import reduce
 
@@ -14,11 +14,12 @@ import torch
 
 from .. import _native
 from .._arrays import native, stream_of
-from .view import Call
+from .view import Call, View
 
 _NOTHING = (1 << 63) - 1
 _CHECK_EVERY = 4096  # calls that are remembered before the device is asked, so that they take no memory
 _MOST_VIEWS = _native.MOST_VIEWS  # of one call
+_PANEL, _MOST_PANELS = 64, 256  # channels that the kernels take together, and how often (covariance_plan.cuh)
 
 
 class Watch:
@@ -70,6 +71,7 @@ def update(call: Call, watch: Watch) -> None:
 
     Raises:
         RuntimeError: the extension was built without CUDA.
+        ValueError: two sides have more channels than the kernels take; nothing is queued then.
     """
     if not hasattr(_native, "covariance_update_cuda"):
         raise RuntimeError(
@@ -77,7 +79,7 @@ def update(call: Call, watch: Watch) -> None:
         )
     dtype = reduce(torch.promote_types, (v.tensor.dtype for v in call.views))
     call = replace(call, views=[v.with_tensor(v.tensor.to(dtype)) for v in call.views])
-    for part in _parts(call):
+    for part in list(_parts(call)):  # all of them first: one may be refused
         arrays = [native(v.tensor) for v in part.views]
         size = _workspace_size(part, arrays)
         if size == 0:
@@ -112,7 +114,8 @@ def _workspace_size(call: Call, arrays: list[_native.Array]) -> int:
 def _parts(call: Call) -> Iterator[Call]:
     """The call in parts of at most ``_MOST_VIEWS`` views; each sum and each pair is in one of them."""
     summed: set[int] = set()
-    for members, chosen in _groups(call.pairs, len(call.views)):
+    check_channels(call.views, call.pairs)
+    for members, chosen in _groups(call.pairs, [_panels(v) for v in call.views]):
         position = {v: k for k, v in enumerate(members)}
         yield Call(
             views=[call.views[v] for v in members],
@@ -126,16 +129,43 @@ def _parts(call: Call) -> Iterator[Call]:
         summed.update(members)
 
 
-def _groups(pairs: list[tuple[int, int]], n_views: int) -> Iterator[tuple[list[int], list[int]]]:
-    """Portions of at most ``_MOST_VIEWS`` views: positions of the views, and of the pairs, of each."""
-    if n_views <= _MOST_VIEWS:
-        yield list(range(n_views)), list(range(len(pairs)))
+def check_channels(views: Sequence[View], pairs: Iterable[tuple[int, int]]) -> None:
+    """Refuse what the kernels of a device cannot take, before any work.
+
+    Raises:
+        ValueError: a view, or the two of a pair, have more than 2^14 channels, each rounded up to 64.
+    """
+    if sum(map(_panels, views)) <= _MOST_PANELS:
+        return
+    for i, j in [*((k, k) for k in range(len(views))), *pairs]:
+        sides = [views[k] for k in dict.fromkeys((i, j))]
+        if sum(map(_panels, sides)) > _MOST_PANELS:
+            raise ValueError(
+                f"{views[-1].where}{' and '.join(v.name for v in sides)} {'has' if len(sides) == 1 else 'have'} "
+                f"{' and '.join(str(v.channels) for v in sides)} channels; expected at most {_PANEL * _MOST_PANELS} "
+                "together on a CUDA device, compare fewer channels or move the activations to the CPU"
+            )
+
+
+def _panels(view: View) -> int:
+    return -(-view.channels // _PANEL)
+
+
+def _groups(pairs: list[tuple[int, int]], panels: list[int]) -> Iterator[tuple[list[int], list[int]]]:
+    """Portions of at most ``_MOST_VIEWS`` views and ``_MOST_PANELS``: positions of the views, and of the pairs, of each."""
+
+    def fit(members: Iterable[int]) -> bool:
+        own = list(members)
+        return len(own) <= _MOST_VIEWS and sum(panels[v] for v in own) <= _MOST_PANELS
+
+    if fit(range(len(panels))):
+        yield list(range(len(panels))), list(range(len(pairs)))
         return
     left = list(range(len(pairs)))
     while left:
         members: set[int] = set()
         for p in left:
             grown = members | set(pairs[p])
-            members = grown if len(grown) <= _MOST_VIEWS else members
+            members = grown if fit(grown) else members
         yield sorted(members), [p for p in left if members.issuperset(pairs[p])]
         left = [p for p in left if not members.issuperset(pairs[p])]

@@ -1,9 +1,10 @@
 """Eigenvalues and singular values of many float64 matrices at once: the C x C stage of every metric.
 
 Drop-in for ``torch.linalg`` on batches, and the one place that chooses where they are computed. On the host each thread
-takes matrices of its own, instead of all threads one matrix after the other. On a CUDA device the vendor's solver takes
-matrices one after the other, each leaving most of the device idle; here all matrices of a batch are solved together, and
-nothing is read back by the host, while sides are at most ``LARGEST_IN_SHARED``; larger ones are left to ``torch.linalg``.
+takes matrices of its own, instead of all threads one matrix after the other. On a CUDA device one matrix leaves most of
+the device idle: all matrices of a batch are solved together, by a kernel of our own and without a word to the host while
+sides are at most ``LARGEST_IN_SHARED``, above that by cuSOLVER's batched solver, and by ``torch.linalg`` where there is
+none, or but one matrix.
 """
 
 from __future__ import annotations
@@ -17,11 +18,13 @@ from torch import Tensor
 
 from .. import _native
 from .._arrays import native, stream_of
+from . import cusolver
 
 # Up to this side, one matrix fits into the shared memory of one multiprocessor (linalg.cuh), where a block is granted
 # the 138 KiB that this takes; an A100, H100 or B200 grants it, consumer cards have 99 KiB.
 LARGEST_IN_SHARED = _native.LARGEST_SIDE
 _SHARED_BYTES = 138 << 10
+_SVD_BYTES = 1 << 31  # of matrices that are made of those whose singular values are wanted
 _SMALLEST = 48  # channels below which a problem is done before a thread has started
 
 Eigensystem = tuple[Tensor, Tensor]
@@ -36,10 +39,13 @@ def eigh(matrices: Tensor) -> Eigensystem:
 
     Returns:
         Eigenvalues (..., n), ascending, and eigenvectors (..., n, n), in columns. A matrix that holds NaN, or that does
-        not converge in 30 sweeps, may have NaN eigenvalues on a CUDA device; on the host torch raises.
+        not converge in 30 sweeps, may have NaN eigenvalues on a CUDA device where its side is at most 128; elsewhere
+        torch raises.
     """
     if _fits_shared_memory(matrices):
         values, vectors = _eigh_in_shared(matrices.reshape(-1, *matrices.shape[-2:]))
+    elif _is_batch_on_device(matrices):
+        values, vectors = _eigh_by_cusolver(matrices.flatten(0, -3))
     elif _is_batch_on_host(matrices):
         values, vectors = map(torch.stack, zip(*_one_per_thread(torch.linalg.eigh, matrices), strict=True))
     else:
@@ -60,23 +66,27 @@ def eigvalsh(matrices: Tensor) -> Tensor:
         return eigh(matrices)[0]
     if _is_batch_on_host(matrices):
         values = torch.stack(_one_per_thread(torch.linalg.eigvalsh, matrices))
-        return values.reshape(matrices.shape[:-1])
-    whole: Tensor = torch.linalg.eigvalsh(matrices)
-    return whole
+    elif _is_batch_on_device(matrices):
+        values = _eigvalsh_by_cusolver(matrices.flatten(0, -3))
+    else:
+        values = torch.linalg.eigvalsh(matrices)
+    return values.reshape(matrices.shape[:-1])
 
 
 def svdvals(matrices: Tensor) -> Tensor:
-    """As ``torch.linalg.svdvals``; exact to 1e-15 of the largest.
+    """As ``torch.linalg.svdvals``; exact to about ``n * 1e-16`` of the largest.
 
     Args:
         matrices: (..., m, n) float64.
 
     Returns:
         Singular values (..., min(m, n)), descending. On a CUDA device a matrix that holds NaN, or that does not
-        converge, may have NaN singular values.
+        converge, may have NaN singular values where its sides are at most 128.
     """
     if _fits_shared_memory(matrices):
         values = _svdvals_in_shared(matrices.reshape(-1, *matrices.shape[-2:]))
+    elif _is_batch_on_device(matrices):
+        values = _svdvals_by_cusolver(matrices.flatten(0, -3))
     elif _is_batch_on_host(matrices):
         values = torch.stack(_one_per_thread(torch.linalg.svdvals, matrices))
     else:
@@ -86,6 +96,12 @@ def svdvals(matrices: Tensor) -> Tensor:
 
 def _is_batch_on_host(matrices: Tensor) -> bool:
     return matrices.device.type == "cpu" and matrices.ndim > 2 and matrices.numel() > 0
+
+
+def _is_batch_on_device(matrices: Tensor) -> bool:
+    if not matrices.is_cuda or matrices.dtype != torch.float64 or matrices.ndim < 3:
+        return False
+    return matrices.numel() > matrices.shape[-2] * matrices.shape[-1]
 
 
 def _fits_shared_memory(matrices: Tensor) -> bool:
@@ -130,3 +146,61 @@ def _svdvals_in_shared(matrices: Tensor) -> Tensor:
     values = matrices.new_empty(matrices.shape[0], min(matrices.shape[1:]))
     _native.singular_values(native(matrices), native(values), _native.MOST_SWEEPS, stream=stream_of(matrices))
     return values
+
+
+def _eigh_by_cusolver(matrices: Tensor) -> Eigensystem:
+    solver = cusolver.solver()
+    found = solver.eigh(matrices, vectors=True) if solver else None
+    if found is None:
+        whole = torch.linalg.eigh(matrices)
+        return whole[0], whole[1]
+    values, vectors, good = found
+    again = _left_over(good)
+    if len(again):  # NaN too: torch says so
+        values[again], vectors[again] = torch.linalg.eigh(matrices[again])
+    return values, vectors
+
+
+def _eigvalsh_by_cusolver(matrices: Tensor) -> Tensor:
+    solver = cusolver.solver()
+    found = solver.eigh(matrices, vectors=False) if solver else None
+    if found is None:
+        whole: Tensor = torch.linalg.eigvalsh(matrices)
+        return whole
+    values, _, good = found
+    again = _left_over(good)
+    if len(again):
+        values[again] = torch.linalg.eigvalsh(matrices[again])
+    return values
+
+
+def _svdvals_by_cusolver(matrices: Tensor) -> Tensor:
+    """From the eigenvalues of ``[[0, A], [A^T, 0]]``, which are plus and minus the singular values, and zeros.
+
+    That is four times the operations of a reduction to bidiagonal form, but all matrices at once, and loses no digits,
+    as ``A^T A`` would.
+    """
+    solver = cusolver.solver()
+    count, rows, columns = matrices.shape
+    values = matrices.new_empty(count, min(rows, columns))
+    step = max(1, _SVD_BYTES // (8 * (rows + columns) ** 2))
+    for start in range(0, count, step):
+        some = matrices[start : start + step]
+        found = None
+        if solver:
+            both = some.new_zeros(len(some), rows + columns, rows + columns)
+            both[:, rows:, :rows] = some.mT  # of which the lower triangle is read
+            found = solver.eigh(both, vectors=False)
+        if found is None:
+            values[start : start + step] = torch.linalg.svdvals(some)
+            continue
+        values[start : start + step] = found[0].flip(-1)[:, : values.shape[1]].clamp_min(0.0)
+        again = _left_over(found[2])
+        if len(again):
+            values[start + again] = torch.linalg.svdvals(some[again])
+    return values
+
+
+def _left_over(good: Tensor) -> Tensor:
+    """Positions of what must be solved another way; waits for the device."""
+    return (~good).nonzero().squeeze(1)

@@ -38,7 +38,6 @@ class MaskedOptimizer(PenalisedOptimizer):
         self.masks: dict[str, Tensor] = {}
         self.pruned = pruned
         self.penalty = Penalty()
-        self._rates: dict[torch.device, Tensor] = {}  # of steps that can be captured; no part of the state
         super().__init__(list(named_parameters), defaults)
         self.set_masks(masks or {})
 
@@ -114,7 +113,7 @@ class MaskedOptimizer(PenalisedOptimizer):
 
     def __getstate__(self) -> dict[str, Any]:
         state: dict[str, Any] = super().__getstate__()
-        return state | {"masks": self.masks, "pruned": self.pruned, "penalty": self.penalty, "_rates": {}}
+        return state | {"masks": self.masks, "pruned": self.pruned, "penalty": self.penalty}
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         super().add_param_group(param_group)
@@ -266,14 +265,14 @@ class MaskedOptimizer(PenalisedOptimizer):
         return torch.zeros_like(parameter, dtype=dtype, memory_format=torch.preserve_format)
 
     def _rate_on_device(self, group: dict[str, Any], parameters: list[Tensor]) -> Tensor:
-        """The learning rate where the kernels read it: float32, kept from one step to the next, filled when it changes."""
+        """The learning rate where the kernels read it, float32; nothing here waits for the device.
+
+        Memory of its own for each step: of several groups, and of steps on several streams, all have theirs.
+        """
         device, rate = parameters[0].device, group["lr"]
-        if isinstance(rate, Tensor) and rate.dtype == torch.float32 and rate.device == device:
-            return rate.detach()
-        held: Tensor | None = self._rates.get(device)
-        if held is None:
-            held = self._rates[device] = torch.zeros((), device=device)
-        return held.fill_(float(rate))
+        if isinstance(rate, Tensor) and (rate.is_cuda or rate.device == device):
+            return rate.detach().to(device, torch.float32)
+        return torch.full((), float(rate), dtype=torch.float32, device=device)
 
     def _moment_of(self, state: dict[str, Any], key: str, parameter: Tensor) -> Tensor:
         """A moment in the memory order of its parameter."""

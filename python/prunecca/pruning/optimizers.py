@@ -34,7 +34,7 @@ class MaskedAdam(MaskedOptimizer):
         decoupled_weight_decay: weight decay apart from the gradient, as ``torch.optim.AdamW``.
         pruned: ``"zero"``, or ``"frozen"`` to leave masked weights at the value they have.
         capturable: the step can be captured in a CUDA graph; the parameters of a group then share one step count, and
-            ``lr`` may be a float32 tensor on the device.
+            ``lr`` may be a tensor on the device, which is read as float32.
 
     Raises:
         TypeError: parameters without names, or masks that are not ``torch.bool``.
@@ -267,7 +267,9 @@ class MaskedSGD(MaskedOptimizer):
             "keep_masked": self.pruned == "frozen",
             "stream": stream_of(parameters[0]),
         }
-        rate = self._rate_on_device(group, parameters) if group["capturable"] else float(group["lr"])
+        # A rate on a device is read there in any case: to ask for it would wait, which a capture does not allow.
+        on_device = group["capturable"] or (isinstance(group["lr"], Tensor) and group["lr"].is_cuda)
+        rate = self._rate_on_device(group, parameters) if on_device and not terms else float(group["lr"])
 
         def take() -> None:
             if isinstance(rate, Tensor):

@@ -81,7 +81,7 @@ def covariance_spectra(cov: Covariance) -> tuple[Spectrum, Spectrum]:
     """The spectra of ``cov.xx`` and ``cov.yy``, which depend on the scale of every channel.
 
     Each is computed once for all metrics and all covariances that share the tensor, and computed anew once the tensor
-    was written to. Matrices of one width on the host are decomposed together, a thread each.
+    was written to. Matrices of one width are decomposed together: on the host a thread each, on a device in one call.
 
     Raises:
         ValueError: a matrix holds NaN or infinity.
@@ -146,7 +146,7 @@ def _correlations(cov: Covariance, side: Side) -> _Side:
 
 def _spectra(x: _Side, y: _Side) -> tuple[Spectrum, Spectrum]:
     xx, yy = x.covariance, y.covariance
-    alike = xx.ndim == 2 and xx.shape == yy.shape[-2:] and xx.dtype == yy.dtype and not xx.is_cuda
+    alike = xx.ndim == 2 and xx.shape == yy.shape[-2:] and xx.dtype == yy.dtype
     if x.memo is y.memo or not alike or x.recall() or y.recall():
         return _spectrum(x), _spectrum(y)
     values, vectors = _decompose(torch.cat([x.matrix().unsqueeze(0), y.matrix().reshape(-1, *xx.shape)]))

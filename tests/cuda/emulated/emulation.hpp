@@ -42,6 +42,26 @@ inline cudaError_t cudaMemsetAsync(void* p, int value, size_t bytes, cudaStream_
   return cudaSuccess;
 }
 
+// ---- Tensor cores -----------------------------------------------------------------------------------------------
+namespace emu {
+// The sum of exact numbers as tensor cores make it: each is cut, towards zero, to the bits that reach down to one below
+// the last of the largest one's float32, and so is their sum to float32. One is what an A100 keeps, and a Hopper more:
+// Fasi, Higham, Mikaitis, Pranesh 2021, "Numerical behavior of NVIDIA tensor cores".
+template <int kCount> float tensor_core_sum(const double (&addends)[kCount]) {
+  double largest = 0, sum = 0;
+  for (double a : addends) {
+    largest = std::max(largest, std::abs(a));
+    sum += a;
+  }
+  if (largest == 0 || !std::isfinite(sum)) return float(sum);
+  const double last = std::ldexp(1.0, std::ilogb(largest) - 24);
+  sum = 0;
+  for (double a : addends) sum += std::trunc(a / last) * last;  // exact: few bits
+  const float rounded = float(sum);
+  return std::abs(double(rounded)) > std::abs(sum) ? std::nextafter(rounded, 0.f) : rounded;
+}
+}  // namespace emu
+
 // ---- Barriers, fences, warp operations ----------------------------------------------------------------------------
 constexpr int warpSize = 32;
 inline void __syncthreads() { emu::sync_block(); }

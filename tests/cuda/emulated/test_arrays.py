@@ -28,7 +28,7 @@ class Exported:
 @pytest.fixture
 def device(monkeypatch):
     """A device 3 whose memory is the host's: records what was asked of torch."""
-    seen = types.SimpleNamespace(devices=[], waited=[], current=0)
+    seen = types.SimpleNamespace(devices=[], waited=[], given_back=[], current=0, capturing=False)
 
     as_tensor_of_numbers = torch.as_tensor
 
@@ -37,7 +37,7 @@ def device(monkeypatch):
             return as_tensor_of_numbers(x)
         seen.devices.append(device)
         interface = x.__cuda_array_interface__
-        host = types.SimpleNamespace(__array_interface__={**interface, "version": 3})
+        host = types.SimpleNamespace(__array_interface__={**interface, "version": 3}, kept=x)
         return torch.from_numpy(np.asarray(host))
 
     def current_stream(index):
@@ -46,7 +46,14 @@ def device(monkeypatch):
 
     monkeypatch.setattr(torch, "as_tensor", as_tensor_on)
     monkeypatch.setattr(torch.cuda, "current_stream", current_stream)
-    monkeypatch.setattr(torch.cuda, "ExternalStream", lambda pointer, device: (pointer, device))
+
+    class External(tuple):
+        def wait_stream(self, reader):
+            seen.given_back.append((self, reader.cuda_stream))
+
+    monkeypatch.setattr(torch.cuda, "ExternalStream", lambda pointer, device: External((pointer, device)))
+    monkeypatch.setattr(torch.cuda, "default_stream", lambda device: External((1, device)))
+    monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: seen.capturing)
     monkeypatch.setattr(_arrays, "_native", types.SimpleNamespace(device_of=lambda address: 3))
     return seen
 
@@ -70,6 +77,60 @@ def test_the_current_stream_waits_for_the_one_that_makes_the_data(device, curren
     device.current = current
     as_tensor(Exported(np.zeros((3, 2), np.float32), stream=producer))
     assert device.waited == waited
+
+
+@pytest.mark.parametrize(
+    ("current", "producer", "given_back"),
+    [
+        (0, None, []),
+        (0, 1, []),
+        (77, 77, []),
+        (77, None, [((1, 3), 77)]),  # of an owner that names no stream, the default one
+        (77, 1, [((1, 3), 77)]),
+        (0, 77, [((77, 3), 0)]),
+        (77, 2, [((2, 3), 77)]),
+    ],
+)
+def test_the_maker_of_the_data_waits_for_us_once_the_last_view_is_gone(device, current, producer, given_back):
+    device.current = current
+    tensor = as_tensor(Exported(np.zeros((3, 2), np.float32), stream=producer))
+    view = tensor.reshape(2, 3)[1:]
+    device.current = 5  # the stream on which the data was asked for counts
+    del tensor
+    assert device.given_back == []
+    del view
+    assert device.given_back == given_back
+
+
+def test_nothing_is_given_back_inside_of_a_capture(device):
+    device.current, device.capturing = 77, True
+    as_tensor(Exported(np.zeros((3, 2), np.float32), stream=2))
+    assert device.given_back == []
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("stream", [None, 2])
+def test_what_comes_through_dlpack_is_given_back_too(device, dtype, stream, monkeypatch):
+    class OnDevice(torch.Tensor):
+        """A tensor of the host that says of itself what one of a device would."""
+
+        @property
+        def __cuda_array_interface__(self):
+            plain = self.as_subclass(torch.Tensor).numpy()
+            return {**plain.__array_interface__, "version": 3, "strides": plain.strides}
+
+        def get_device(self):
+            return 3
+
+    owner = torch.randn(4, 6).to(dtype)[:, ::2]
+    source = types.SimpleNamespace(__cuda_array_interface__={"stream": stream})
+    device.current = 77
+    lent = _arrays._lent(owner.as_subclass(OnDevice), source)
+    assert (lent.data_ptr(), lent.stride(), lent.dtype) == (owner.data_ptr(), owner.stride(), dtype)
+    assert torch.equal(lent, owner)
+    assert device.given_back == []
+    del lent
+    assert device.given_back == [((stream or 1, 3), 77)]
 
 
 def test_metrics_and_accumulators_take_them_in_place(device):

@@ -98,6 +98,40 @@ def test_steps_are_the_plain_ones(calls, make, options):
         assert not models[1][0].weight[~masks["0.weight"]].any()
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.float16])
+@pytest.mark.parametrize("make", [pc.pruning.MaskedAdam, pc.pruning.MaskedSGD])
+def test_a_rate_on_the_device_is_not_asked_for(calls, make, dtype, monkeypatch):
+    models, made, _ = _pair(make)
+    for optimizer, lr in zip(made, (0.125, torch.tensor(0.125, dtype=dtype)), strict=True):
+        optimizer.param_groups[0]["lr"] = lr
+    monkeypatch.setattr(torch.Tensor, "item", lambda _: pytest.fail("the device was waited for"))
+    _step(models, made[:1])
+    monkeypatch.setattr(torch.Tensor, "__float__", lambda _: pytest.fail("the device was waited for"))
+    _step([models[1]], [])
+    for p, q in zip(*(m.parameters() for m in models), strict=True):
+        q.grad = p.grad.clone()
+    made[1].step()
+    for got, expected in zip(models[1].parameters(), models[0].parameters(), strict=True):
+        torch.testing.assert_close(got, expected, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("make", [pc.pruning.MaskedAdam, pc.pruning.MaskedSGD])
+def test_each_group_steps_at_its_own_rate(calls, make):
+    layers = [nn.Linear(4, 4, bias=False) for _ in range(2)]
+    for capturable in (False, True):
+        copies = copy.deepcopy(layers)
+        groups = [
+            {"params": list(layer.named_parameters(prefix=str(k))), "lr": rate}
+            for k, (layer, rate) in enumerate(zip(copies, (0.5, 0.125), strict=True))
+        ]
+        optimizer = make(groups, capturable=capturable)
+        for layer in copies:
+            layer.weight.grad = torch.ones_like(layer.weight)
+        optimizer.step()
+        for layer, before, rate in zip(copies, layers, (0.5, 0.125), strict=True):
+            torch.testing.assert_close(layer.weight, before.weight - rate, rtol=1e-5, atol=1e-6)
+
+
 def test_one_step_count_for_a_group_through_copies_and_checkpoints(calls):
     models, made, masks = _pair(pc.pruning.MaskedAdam)
     _step(models, made)

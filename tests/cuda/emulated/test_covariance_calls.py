@@ -20,7 +20,15 @@ def calls(monkeypatch):
 
     def update(views, axes, pairs, shifts, sums, grams, norms, exact, workspace, note, batch, stream):
         seen.append(
-            types.SimpleNamespace(views=len(views), pairs=pairs, sums=sums, batch=batch, shapes=[v[1] for v in views])
+            types.SimpleNamespace(
+                views=len(views),
+                pairs=pairs,
+                sums=sums,
+                batch=batch,
+                shapes=[v[1] for v in views],
+                stream=stream,
+                workspace=workspace[0],
+            )
         )
         scratch = torch.empty(
             _native.covariance_workspace(views, axes, pairs, bool(norms), exact, 1) // 8 + 1, dtype=torch.float64
@@ -58,6 +66,55 @@ def test_many_views_go_in_several_calls_and_each_sum_and_pair_once(calls):
         torch.testing.assert_close(
             norm[0], (views[i].double().square().sum(1) * views[j].double().square().sum(1)).sum()
         )
+
+
+def test_two_streams_at_once_share_nothing(calls, monkeypatch):
+    kept, current = [], iter([7, 9, 7, 9])
+    make = torch.empty
+    monkeypatch.setattr(cuda, "stream_of", lambda tensor: next(current))
+    # What a stream still uses is not handed out again on another.
+    monkeypatch.setattr(torch, "empty", lambda *a, **o: kept.append(make(*a, **o)) or kept[-1])
+    x, y = torch.randn(50, 3), torch.randn(50, 4)
+    results = [_update([x, y], [(0, 1)]) for _ in range(4)]
+    assert [call.stream for call in calls] == [7, 9, 7, 9]
+    assert len({call.workspace for call in calls}) == 4
+    for _, (gram,), _ in results:
+        torch.testing.assert_close(gram, x.double().T @ y.double())
+
+
+def test_wide_views_go_in_several_calls(calls):
+    views = [torch.randn(2, 4096) for _ in range(6)]
+    pairs = [(0, k) for k in range(1, 6)]
+    seen = []
+    named = [View(view, 1, f"view {v}", "") for v, view in enumerate(views)]
+    zeros = [torch.zeros(4096, dtype=torch.float64) for _ in views]
+    grams = [torch.zeros(1, dtype=torch.float64) for _ in pairs]
+    for part in cuda._parts(Call(named, pairs, zeros, [z.clone() for z in zeros], grams, [], exact=True)):
+        assert sum(v.channels for v in part.views) <= 1 << 14
+        seen += [next(k for k, g in enumerate(grams) if g is product) for product in part.products]
+    assert sorted(seen) == list(range(5))
+
+
+@pytest.mark.parametrize(
+    ("channels", "pairs", "sentence"),
+    [
+        ((16385,), [], "here: x has 16385 channels; expected at most 16384 together on a CUDA device"),
+        ((9000, 8000), [(0, 1)], "here: x and y have 9000 and 8000 channels; expected at most 16384 together"),
+        ((8192, 8192, 8193), [(0, 1), (0, 2)], "here: x and z have 8192 and 8193 channels; expected at most 16384"),
+    ],
+)
+def test_too_many_channels_are_one_sentence_before_any_work(calls, channels, pairs, sentence):
+    views = [View(torch.zeros(2, c), 1, name, "here: ") for c, name in zip(channels, "xyz", strict=False)]
+    shifts = [torch.zeros(c, dtype=torch.float64) for c in channels]
+    grams = [torch.zeros(1, dtype=torch.float64) for _ in pairs]
+    with pytest.raises(ValueError, match=f"^{sentence}"):
+        cuda.update(Call(views, pairs, shifts, list(shifts), grams, [], exact=True), Watch(torch.device("cpu")))
+    assert calls == []
+
+
+def test_as_many_channels_as_fit_are_no_error():
+    views = [View(torch.zeros(1, 8192), 1, name, "") for name in "xyz"]
+    cuda.check_channels(views, [(0, 1), (0, 2)])
 
 
 def test_views_of_two_dtypes_are_brought_to_the_wider(calls):

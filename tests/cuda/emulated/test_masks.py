@@ -64,3 +64,14 @@ def test_count_kept(masks, order):
         arrays = [np.r_[np.ones(offset, bool), mask] for mask in kept]
         counts = run(masks, scalars, [*arrays, np.full(len(SIZES), -1, np.int64)], order)[-1]
         np.testing.assert_array_equal(counts, [mask.sum() for mask in kept])
+
+
+@pytest.mark.parametrize("count", [49, 421])
+def test_more_masks_are_counted_than_one_launch_holds(masks, count):
+    rng = np.random.default_rng(4)
+    kept = [_mask(rng, size, 0.3) for size in rng.integers(0, 40, count)]
+    offsets = rng.integers(0, 4, count)
+    scalars = [1, 1, count, *(n for mask, o in zip(kept, offsets, strict=True) for n in (mask.size, o, False))]
+    arrays = [np.r_[np.ones(o, bool), mask] for mask, o in zip(kept, offsets, strict=True)]
+    counts = run(masks, scalars, [*arrays, np.full(count, -1, np.int64)])[-1]
+    np.testing.assert_array_equal(counts, [mask.sum() for mask in kept])

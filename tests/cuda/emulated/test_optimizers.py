@@ -76,6 +76,35 @@ def test_adam(adam, dtype, order):
                     assert not np.signbit(moved[offset:][~tensor[4]]).any()
 
 
+@pytest.mark.parametrize("count", [49, 421])
+@pytest.mark.parametrize("kind", ["adam", "sgd"])
+def test_more_tensors_than_one_table_holds(adam, kind, count):
+    # Tables hold 48 or 420; each tensor has numbers of its own, and begins at another alignment.
+    rng = np.random.default_rng(count)
+    sizes = rng.integers(0, 9, count)
+    tensors = _tensors(rng, np.float32, sizes, moments=2 if kind == "adam" else 1)
+    offsets = rng.integers(0, 4, count)
+    arrays = [np.r_[np.ones(o, a.dtype), a] for t, o in zip(tensors, offsets, strict=True) for a in t]
+    if kind == "adam":
+        rule = (0.9, 0.99, 1e-8, 5e-4, 0.999)
+        numbers = [
+            (0.001 * (i + 1), 1.0 + i, size, o, True) for i, (size, o) in enumerate(zip(sizes, offsets, strict=True))
+        ]
+        got = run(adam, [0, 0, *rule, False, False, 0, count, *sum(numbers, ())], arrays)
+        expected = [_adam(t, rule, *n[:2], False, True) for t, n in zip(tensors, numbers, strict=True)]
+        places, width = (0, 2, 3), 5
+    else:
+        numbers = [(i % 2, size, o, True, True) for i, (size, o) in enumerate(zip(sizes, offsets, strict=True))]
+        got = run(adam, [1, 0, 0.125, 0.9, 0.1, 5e-4, False, False, False, count, *sum(numbers, ())], arrays)
+        expected = [_sgd(t, 0.125, 0.9, 0.1, 5e-4, False, n[0], False) for t, n in zip(tensors, numbers, strict=True)]
+        places, width = (0, 2), 4
+    for i, references in enumerate(expected):
+        for place, reference in zip(places, references, strict=True):
+            moved = got[width * i + place]
+            assert (moved[: offsets[i]] == 1).all()
+            _assert_close(moved[offsets[i] :], reference, np.float32)
+
+
 @pytest.mark.parametrize("order", ORDERS[:3])
 def test_schedule_on_the_device(adam, order):
     rng = np.random.default_rng(1)
