@@ -3,7 +3,7 @@
     python -m benchmarks.cuda.predict [FILE] [--keep FOLDER]
 
 Compiles the kernels for sm_90a (needs nvcc, c++filt and nvdisasm), reads the compiler's report, and counts the
-instructions of their machine code: of a loop times how often it is run, of other kernels all, once. Registers, shared
+instructions of their machine code: of a loop times how often it is run, of other kernels their usual way. Registers, shared
 memory, occupancy and instructions are facts of the code; the time is that of the busiest of memory, L2, instruction
 issue, tensor cores and shared memory. Nothing here has run on a device.
 """
@@ -52,7 +52,7 @@ class Work:
         bytes: that memory must move.
         operations: by unit of ``RATES``.
         busy: share of the multiprocessors that have a block.
-        warps: that run all of the kernel's instructions; 0 where these are not counted.
+        warps: that take the kernel's usual way; 0 where these are not counted.
         turns: of the loops over products: on the diagonal, and elsewhere.
         cached: bytes that come from L2.
         copied: passes over shared memory of what arrives there.
@@ -71,7 +71,7 @@ class Work:
     def issued(self, code: sass.Kernel) -> tuple[float, float]:
         """Instructions of all warps, and passes over shared memory."""
         if self.turns is None:
-            return self.warps * code.whole.issued, self.warps * code.whole.shared
+            return self.warps * code.usual.issued, self.warps * code.usual.shared
         loops = list(zip(self.turns, code.products(), strict=True))
         return sum(n * c.issued for n, c in loops), sum(n * c.shared for n, c in loops) + self.copied
 
@@ -262,8 +262,8 @@ def report(kernels: Sequence[resources.Kernel], codes: Sequence[sass.Kernel]) ->
         "",
         "Of products, the instructions are those of the loops, by turns of 16 rows (8 of float64 activations) of a warp: of a part",
         "on the diagonal, and of any other. Of sixteen-bit activations they are those where no channel is shifted. Kernels that",
-        "have no such loop are counted as if each warp ran every instruction once, though it takes one of several ways: at most",
-        "that much. Jacobi rotations are counted as operations alone. A launch takes about 3 us, whatever it does. Blocks are",
+        "have no such loop are counted as if each warp went once its usual way, of whole chunks. Jacobi rotations and norms are",
+        "counted as operations alone. A launch takes about 3 us, whatever it does. Blocks are",
         "threads x blocks of a multiprocessor at once; the last column is the share of the time that memory needs.",
         "",
         "| kernel | size | MB | operations | M instructions | registers | shared, KiB | blocks | occupancy | us, at least | bound | of copy |",

@@ -6,7 +6,7 @@ import re
 import shutil
 import subprocess
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -14,9 +14,11 @@ from pathlib import Path
 from tests.cuda.emulated.resources import demangled
 
 TENSOR = ("HMMA", "DMMA")
-_INSTRUCTION = re.compile(r"\s*/\*[0-9a-f]+\*/\s+(?:@!?U?P\w+\s+)?([A-Z][\w.]*)(.*);")
+_INSTRUCTION = re.compile(r"\s*/\*[0-9a-f]+\*/\s+(@!?U?P\w+\s+)?([A-Z][\w.]*)(.*);")
 _LABEL = re.compile(r"\s*(\.L_x_\d+):")
 _TARGET = re.compile(r"`\((\.L_x_\d+)\)")
+_ENDS = ("EXIT", "RET", "BRX")
+_VECTOR = ("LDG.E.128", "STG.E.128", "LDG.E.128.CONSTANT")
 _WIDTH = {"64": 2, "128": 4}  # of a shared-memory access, in passes of 32 words
 
 
@@ -48,11 +50,16 @@ class Code:
 
 @dataclass(frozen=True)
 class Kernel:
-    """A kernel's code, and that of its innermost loops."""
+    """A kernel's code, that of its innermost loops, and that of its usual way from the first instruction to the last.
+
+    The usual way is that of whole chunks: of all ways without a turn back, one with most accesses of 16 bytes, and of
+    these one of fewest instructions.
+    """
 
     name: str
     whole: Code
     loops: tuple[Code, ...]
+    usual: Code
 
     def products(self) -> tuple[Code, Code]:
         """The loops over full rows of tiles on the diagonal and of others; one for both where there is one.
@@ -103,15 +110,44 @@ def parse(text: str) -> list[Kernel]:
 def _kernel(name: str, lines: Sequence[str]) -> Kernel:
     labels: dict[str, int] = {}
     code: list[str] = []
-    ranges: list[tuple[int, int]] = []
+    jumps: dict[int, str] = {}
+    sure: set[int] = set()  # instructions without a condition
     for line in lines:
         if label := _LABEL.match(line):
             labels[label[1]] = len(code)
         elif instruction := _INSTRUCTION.match(line):
-            target = _TARGET.search(instruction[2])
-            if instruction[1].startswith("BRA") and target and target[1] in labels:
-                ranges.append((labels[target[1]], len(code) + 1))
-            code.append(instruction[1])
-    ranges = [r for r in ranges if r[1] - r[0] > 1]  # the last instruction of a kernel jumps to itself
+            target = _TARGET.search(instruction[3])
+            if instruction[2].startswith("BRA") and target:
+                jumps[len(code)] = target[1]
+            if not instruction[1]:
+                sure.add(len(code))
+            code.append(instruction[2])
+    targets = {i: labels[label] for i, label in jumps.items() if label in labels}
+    ranges = [(target, i + 1) for i, target in targets.items() if target < i]
     inner = [r for r in ranges if not any(o != r and r[0] <= o[0] and o[1] <= r[1] for o in ranges)]
-    return Kernel(name, Code(Counter(code)), tuple(Code(Counter(code[a:b])) for a, b in inner))
+    loops = tuple(Code(Counter(code[a:b])) for a, b in inner)
+    return Kernel(name, Code(Counter(code)), loops, Code(Counter(_usual(code, targets, sure))))
+
+
+def _usual(code: Sequence[str], targets: Mapping[int, int], sure: Container[int]) -> list[str]:
+    """The instructions of the usual way; a turn back ends it where no way leads on."""
+    worst = (1, 0)
+    best = [worst] * (len(code) + 1)  # of the way from an instruction on: accesses of 16 bytes, negative; instructions
+    after = [-1] * len(code)
+    for i in range(len(code) - 1, -1, -1):
+        ends = code[i].split(".")[0] in _ENDS and i in sure
+        ways = [] if ends or (i in targets and i in sure) else [i + 1]
+        if targets.get(i, 0) > i:
+            ways.append(targets[i])
+        if not ways and not ends and i not in targets:
+            continue
+        next_ = min((w for w in ways if best[w] != worst), key=lambda w: best[w], default=-1)
+        if next_ < 0 and not ends and not targets.get(i, len(code)) < i:
+            continue
+        vectors, count = best[next_] if next_ >= 0 else (0, 0)
+        best[i], after[i] = (vectors - (code[i] in _VECTOR), count + 1), next_
+    way, at = [], 0
+    while at >= 0:
+        way.append(code[at])
+        at = after[at]
+    return way

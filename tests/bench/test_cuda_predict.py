@@ -14,7 +14,8 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 def _code(name, loops=(), **counts):
-    return sass.Kernel(name, sass.Code(Counter(counts)), tuple(sass.Code(Counter(loop)) for loop in loops))
+    code = sass.Code(Counter(counts))
+    return sass.Kernel(name, code, tuple(sass.Code(Counter(loop)) for loop in loops), code)
 
 
 def test_a_prediction_is_the_time_of_what_is_busiest():
@@ -69,6 +70,24 @@ def test_instructions_are_counted_in_all_and_in_the_innermost_loop():
     assert kernel.products() == (loop, loop)
     with pytest.raises(ValueError, match="'f' has no loop with products of tensor cores"):
         _code("f", FADD=1).products()
+
+
+def test_the_usual_way_has_the_wide_accesses_and_few_instructions():
+    text = """
+    .section .text._Z1gv,"ax",@progbits
+        /*0000*/  ISETP.NE.AND P0, PT, R1, R2, PT ;
+        /*0010*/  @P0 BRA `(.L_x_1) ;
+        /*0020*/  LDG.E R3, [R4] ;
+        /*0030*/  EXIT ;
+.L_x_1:
+        /*0040*/  LDG.E.128 R4, [R4] ;
+        /*0050*/  @!P0 BRA `(.L_x_2) ;
+        /*0060*/  FADD R4, R4, R4 ;
+.L_x_2:
+        /*0070*/  EXIT ;
+"""
+    (kernel,) = sass.parse(text)
+    assert kernel.usual.counts == Counter({"ISETP.NE.AND": 1, "BRA": 2, "LDG.E.128": 1, "EXIT": 1})
 
 
 if hasattr(_native, "covariance_workspace_cuda"):
