@@ -105,7 +105,7 @@ def products(
     # Products of 16 x 8 in a part; on the diagonal of 32 x 32, two of eight are left out.
     own, full = (2, 0) if panel == 16 else (6, 8)
     times = 1 if wide or size == 2 else 3
-    operations = {"float64 tensor" if wide else "TF32": (same * own + other * full) * rows * 16 * 8 * 2 * times}
+    operations = {"float64 tensor" if wide else "TF32": 1.0 * (same * own + other * full) * rows * 16 * 8 * 2 * times}
     partial = float(pieces) * tiles * (panel * panel + 64) * 8
     shape = f"{1 << 16} x {channels}" if side == 1 else f"{IMAGES} x {channels} x {side} x {side}"
     order = "true" if row_major or side == 1 else "false"
