@@ -2,9 +2,10 @@
 
     python -m benchmarks.cuda.predict [FILE] [--keep FOLDER]
 
-Compiles the kernels for sm_90a (needs nvcc and c++filt) and reads the compiler's report. Bytes, operations, registers,
-shared memory and occupancy are facts of the code; the times are the roofline's: no kernel is faster, and a good one is
-not much slower. Nothing here has run on a device.
+Compiles the kernels for sm_90a (needs nvcc, c++filt and nvdisasm), reads the compiler's report, and counts the
+instructions of their machine code: of a loop times how often it is run, of other kernels their usual way. Registers, shared
+memory, occupancy and instructions are facts of the code; the time is that of the busiest of memory, L2, instruction
+issue, tensor cores and shared memory. Nothing here has run on a device.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from pathlib import Path
 
 from tests.cuda.emulated import resources
 
+from . import sass
 from .linalg import CANDIDATES
 from .linalg import LAYERS as STUDY
 
@@ -26,60 +28,100 @@ RESULTS = Path(__file__).resolve().parents[1] / "results"
 ARCHITECTURE = "sm_90a"
 MULTIPROCESSORS = 132
 COPY = 4.3e12  # bytes per second, read and written: measured on an H200 (the data sheet has 4.8e12)
+L2 = 5.5e12  # bytes per second that the SMs read of the L2 cache, as others have measured
+CLOCK = 1.755e9
 RATES = {  # operations per second, a multiply-add being two
-    "TF32": 495e12,  # dense, of wgmma; mma.sync, which these kernels use, is said to reach about 0.6 of it
+    "TF32": 0.62 * 495e12,  # of mma.sync, which is said to reach 0.62 of what wgmma does
     "float64 tensor": 67e12,
-    "float32": 67e12,
     "float64": 34e12,
 }
+ISSUE = 4 * MULTIPROCESSORS * CLOCK  # instructions of a warp per second: one a cycle in each quarter of an SM
+SHARED = MULTIPROCESSORS * CLOCK  # passes of 128 bytes over shared memory per second
+STEP = 16  # rows of a turn of the loops over products; 8 of float64
 SWEEPS = 8  # of Jacobi rotations: 6 to 10 are usual
 IMAGES = 1024
 
 
 @dataclass(frozen=True)
 class Work:
-    """One call at a stated size. kernel: the beginning of its compiled name. operations: by unit of ``RATES``."""
+    """One call at a stated size.
+
+    Attributes:
+        kernel: the beginning of its compiled name.
+        size: in words.
+        bytes: that memory must move.
+        operations: by unit of ``RATES``.
+        busy: share of the multiprocessors that have a block.
+        warps: that take the kernel's usual way; 0 where these are not counted.
+        turns: of the loops over products: on the diagonal, and elsewhere.
+        cached: bytes that come from L2.
+        copied: passes over shared memory of what arrives there.
+    """
 
     kernel: str
     size: str
     bytes: float
     operations: dict[str, float]
-    busy: float = 1.0  # share of the multiprocessors that have a block
+    busy: float = 1.0
+    warps: float = 0.0
+    turns: tuple[float, float] | None = None
+    cached: float = 0.0
+    copied: float = 0.0
 
-    def seconds(self) -> tuple[float, str]:
-        """What the roofline allows, and what bounds it."""
-        times = {"memory": self.bytes / COPY}
+    def issued(self, code: sass.Kernel) -> tuple[float, float]:
+        """Instructions of all warps, and passes over shared memory."""
+        if self.turns is None:
+            return self.warps * code.usual.issued, self.warps * code.usual.shared
+        loops = list(zip(self.turns, code.products(), strict=True))
+        return sum(n * c.issued for n, c in loops), sum(n * c.shared for n, c in loops) + self.copied
+
+    def seconds(self, code: sass.Kernel) -> tuple[float, str]:
+        """The time of what is busiest, and its name."""
+        instructions, passes = self.issued(code)
+        times = {"memory": self.bytes / COPY, "L2": self.cached / L2}
+        times |= {"issue": instructions / ISSUE / self.busy, "shared": passes / SHARED / self.busy}
         times |= {unit: count / RATES[unit] / self.busy for unit, count in self.operations.items()}
         bound = max(times, key=lambda unit: times[unit])
         return times[bound], bound
 
 
-def products(channels: int, side: int, element: str = "float", row_major: bool = False) -> Iterator[Work]:
-    """The two kernels of an update with one view, as csrc/cuda/covariance_plan.cuh lays it out."""
+def products(
+    channels: int, side: int, element: str = "float", row_major: bool = False, wide: bool = False
+) -> Iterator[Work]:
+    """The two kernels of an update with one view, as csrc/cuda/covariance_plan.cuh lays it out. wide: in float64."""
     rows = (1 << 16) if side == 1 else IMAGES * side * side
     size = resources.ELEMENT_BYTES[element]
-    panel = 32 if channels <= 32 else 64
+    wide = wide or element == "double"
+    panel = 16 if channels <= 16 else 32 if channels <= 32 else 64
     panels = -(-channels // panel)
     tiles = panels * (panels + 1) // 2
-    granule = 128 // size * (4 if panel == 32 else 1)
+    granule = 128 // size * (4 if panel <= 32 else 1)
     splits = cut_rows(rows, tiles, granule)
-    pieces = splits * (4 if panel == 32 else 1)
-    # 32 x 32 parts: three of a tile on the diagonal, of which two leave out a quarter; four of any other.
-    parts = 0.75 * panels if panel == 32 else 4 * (tiles - panels) + panels * (2 * 0.75 + 1)
-    part_loads = panels if panel == 32 else 4 * tiles - panels
-    wide = element == "double"
-    unit = "float64 tensor" if wide else "TF32"
-    operations = {unit: parts * rows * 32 * 32 * 2 * (1 if wide else 3)}
-    if not wide:  # 64 numbers a row and part: shift, split, sum (4 instructions); and each product's sum, every 8 rows
-        operations["float32"] = 2 * rows * (64 * 4 * part_loads + 32 * 32 / 8 * parts)
+    pieces = splits * (4 if panel <= 32 else 1)
+    # Parts of a tile: on the diagonal two of their own and one other, of panels up to 32 one; four of any other tile.
+    same, other = (panels, 0) if panel <= 32 else (2 * panels, panels + 4 * (tiles - panels))
+    step = 8 if element == "double" else STEP
+    turns = (rows / step * same, rows / step * other)
+    # Products of 16 x 8 in a part; on the diagonal of 32 x 32, two of eight are left out.
+    own, full = (2, 0) if panel == 16 else (6, 8)
+    times = 1 if wide or size == 2 else 3
+    operations = {"float64 tensor" if wide else "TF32": 1.0 * (same * own + other * full) * rows * 16 * 8 * 2 * times}
     partial = float(pieces) * tiles * (panel * panel + 64) * 8
     shape = f"{1 << 16} x {channels}" if side == 1 else f"{IMAGES} x {channels} x {side} x {side}"
     order = "true" if row_major or side == 1 else "false"
     what = f"{shape} {element.strip('_')}{' channels_last' if row_major and side > 1 else ''}"
     name = f"void products<Shape<{element}, {'double' if wide else 'float'}, {order}, {panel}>"
     blocks = min(1.0, splits * tiles / MULTIPROCESSORS)
-    yield Work(name, what, rows * channels * size + partial, operations, blocks)
-    yield Work("add_pieces", f"of {what}: {pieces} pieces, {tiles} tiles", partial, {"float64": partial / 8})
+    read = float(rows) * panel * size * (panels + 2 * (tiles - panels))  # a tile off the diagonal reads two panels
+    yield Work(
+        name, what, rows * channels * size + partial, operations, blocks, turns=turns, cached=read, copied=read / 128
+    )
+    warps = tiles * -(-(panel * panel + 64) // 32) * 8.0
+    # Its loop takes four pieces a turn, and eight warps share an entry's: each runs about its whole code once for 32.
+    yield Work(
+        "add_pieces", f"of {what}: {pieces} pieces, {tiles} tiles", partial, {"float64": partial / 8},
+        warps=warps * max(1.0, pieces / 32),
+    )  # fmt: skip
 
 
 def cut_rows(rows: int, tiles: int, granule: int) -> int:
@@ -115,20 +157,22 @@ def pruning(count: int) -> Iterator[Work]:
     """Masked steps, selection and masks of ``count`` float32 weights."""
     size = f"{count / 1e6:g} million float"
     table = "Table<{0}, 48>"
-    yield Work(f"void adam_kernel<float, {table.format(5)}", size, count * 29, {"float32": count * 18})
-    yield Work(f"void sgd_kernel<float, {table.format(4)}", size, count * 21, {"float32": count * 8})
-    yield Work(f"void copy_kernel<unsigned int, {table.format(3)}", size, count * 9, {})
-    yield Work(f"void count_kernel<{table.format(1)}", size, count, {})
-    yield Work("void histogram_kernel<float, false>", size + ", each of 3 digits", count * 5, {})
-    yield Work("void ties_kernel<float, false>", size + ", ties everywhere", count * 5, {})
-    yield Work("void cut_kernel<float, false>", size, count * 6, {})
+    warps = count / 4096 * 8  # a block of eight to a chunk
+    yield Work(f"void adam_kernel<float, {table.format(5)}", size, count * 29, {}, warps=warps)
+    yield Work(f"void sgd_kernel<float, {table.format(4)}", size, count * 21, {}, warps=warps)
+    yield Work(f"void copy_kernel<unsigned int, {table.format(3)}", size, count * 9, {}, warps=warps)
+    yield Work(f"void count_kernel<{table.format(1)}", size, count, {}, warps=warps)
+    # Of normal weights, 1 in 40 is open after the first digit: a key and a place, of 6 bytes.
+    listed = count * 6 / 40
+    yield Work("void survey_kernel<float, false>", size, count * 5, {}, warps=warps)
+    yield Work("void divide_kernel<float, false>", size, count * 6 + listed, {}, warps=warps)
+    yield Work("void narrow_kernel<float, false>", size, listed, {}, warps=warps / 4)
+    yield Work("void finish_kernel<float, false>", size, listed, {}, warps=warps / 4)
 
 
 def small() -> Iterator[Work]:
-    """Launches of a block or two, whose time is that of a launch: a few microseconds."""
+    """Launches of a thread, whose time is that of a launch: a few microseconds."""
     yield Work("advance_kernel", "one step count", 44, {})
-    yield Work("survey_kernel", "2 pools", 2 * 2048 * 8, {})
-    yield Work("choose_kernel", "2 pools", 2 * 2048 * 16, {})
 
 
 def decompositions(side: int, count: int) -> Iterator[Work]:
@@ -150,8 +194,10 @@ def everything() -> list[Work]:
         works += products(channels, side)
     for channels, side in ((16, 32), (64, 32), (256, 8), (512, 4)):
         works += list(products(channels, side, row_major=True))[:1]
-    for element in ("__half", "__nv_bfloat16", "double"):
-        works += list(products(256, 8, element))[:1]
+    for channels, side in ((64, 32), (256, 8)):
+        for element in ("__half", "__nv_bfloat16", "double"):
+            works += list(products(channels, side, element))[:1]
+        works += list(products(channels, side, wide=True))[:1]
     works += norms(64, 32)
     works += [*pruning(7_000_000), *pruning(68_000_000), *small()]
     for side in (16, 32, 64, 128):
@@ -159,18 +205,23 @@ def everything() -> list[Work]:
     return works
 
 
-def as_row(work: Work, kernels: Sequence[resources.Kernel]) -> str:
+def as_row(work: Work, kernels: Sequence[resources.Kernel], codes: Sequence[sass.Kernel]) -> str:
     found = [k for k in kernels if k.name.startswith(work.kernel)]
-    if not found:
+    code = [c for c in codes if c.name.startswith(work.kernel)]
+    if not found or not code:
         raise ValueError(f"the compiler reports no kernel that begins with '{work.kernel}'")
     kernel = found[0]
-    seconds, bound = work.seconds()
+    seconds, bound = work.seconds(code[0])
     counted = ", ".join(f"{count / 1e9:.3g} G {unit}" for unit, count in work.operations.items() if count) or "few"
+    instructions = work.issued(code[0])[0]
+    loops = "" if work.turns is None else " + ".join(str(c.issued) for c in code[0].products()) + " a turn"
     short = re.sub(r"^void |\(.*", "", work.kernel).replace("__nv_", "").replace("__", "")
     shared = kernel.static_shared + kernel.dynamic_shared
     return (
-        f"| `{short}` | {work.size} | {work.bytes / 1e6:.3g} | {counted} | {kernel.registers} | {shared / 1024:.1f} "
-        f"| {kernel.threads} x {kernel.blocks_per_sm} | {100 * kernel.occupancy:.0f} % | {1e6 * seconds:.3g} | {bound} |"
+        f"| `{short}` | {work.size} | {work.bytes / 1e6:.3g} | {counted} | {instructions / 1e6:.3g} {loops} "
+        f"| {kernel.registers} | {shared / 1024:.1f} | {kernel.threads} x {kernel.blocks_per_sm} "
+        f"| {100 * kernel.occupancy:.0f} % | {1e6 * seconds:.3g} | {bound} "
+        f"| {100 * work.bytes / COPY / seconds:.0f} % |"
     )
 
 
@@ -192,7 +243,7 @@ def study_floor() -> str:
     )
 
 
-def report(kernels: Sequence[resources.Kernel]) -> str:
+def report(kernels: Sequence[resources.Kernel], codes: Sequence[sass.Kernel]) -> str:
     """The page: what was counted, the table, the registers of every other kernel."""
     works = everything()
     named = {k.name for w in works for k in kernels if k.name.startswith(w.kernel)}
@@ -200,16 +251,24 @@ def report(kernels: Sequence[resources.Kernel]) -> str:
     lines = [
         "# The CUDA kernels on an H200, predicted",
         "",
-        "Made by `benchmarks/cuda/predict.py`. **No kernel has run on a device for this page**: bytes and operations are",
-        f"counted, registers, shared memory and occupancy are the compiler's for {ARCHITECTURE}, and the time is the roofline's,",
-        f"the larger of bytes over {COPY / 1e12:g} TB/s (a copy as measured on an H200; 4.8 by its data sheet) and operations over",
-        "495 (TF32, dense), 67 (float32; float64 on tensor cores) and 34 (float64) TFLOP/s, on the multiprocessors that have",
-        "a block. `mma.sync` reaches about 0.6 of the TF32 rate on this chip, so where TF32 is the bound, expect 1.7 times the",
-        "time; a launch takes about 3 us, whatever it does. Blocks are threads x blocks of a multiprocessor at once.",
+        "Made by `benchmarks/cuda/predict.py`. **No kernel has run on a device for this page.** Bytes and operations are",
+        "counted; registers, shared memory, occupancy and instructions are those of the machine code that the compiler makes",
+        f"for {ARCHITECTURE}. The time is that of the busiest of these, as if nothing ever waited for another:",
         "",
-        "| kernel | size | MB | operations | registers | shared, KiB | blocks | occupancy | us, at least | bound |",
-        "|---|---|---:|---|---:|---:|---:|---:|---:|---|",
-        *(as_row(work, kernels) for work in works),
+        f"- memory, at {COPY / 1e12:g} TB/s (a copy as measured on an H200; 4.8 by its data sheet), and L2, at {L2 / 1e12:g} TB/s;",
+        f"- issue: one instruction of a warp a cycle in each of four quarters of {MULTIPROCESSORS} SMs, at {CLOCK / 1e9:g} GHz;",
+        "- shared memory: 128 bytes a cycle and SM;",
+        f"- tensor cores: {RATES['TF32'] / 1e12:.0f} TFLOP/s of TF32 by `mma.sync` (0.62 of `wgmma`'s 495), 67 of float64; 34 without.",
+        "",
+        "Of products, the instructions are those of the loops, by turns of 16 rows (8 of float64 activations) of a warp: of a part",
+        "on the diagonal, and of any other. Of sixteen-bit activations they are those where no channel is shifted. Kernels that",
+        "have no such loop are counted as if each warp went once its usual way, of whole chunks. Jacobi rotations and norms are",
+        "counted as operations alone. A launch takes about 3 us, whatever it does. Blocks are",
+        "threads x blocks of a multiprocessor at once; the last column is the share of the time that memory needs.",
+        "",
+        "| kernel | size | MB | operations | M instructions | registers | shared, KiB | blocks | occupancy | us, at least | bound | of copy |",
+        "|---|---|---:|---|---:|---:|---:|---:|---:|---:|---|---:|",
+        *(as_row(work, kernels, codes) for work in works),
         "",
         study_floor(),
         "",
@@ -225,13 +284,14 @@ def main(given: Sequence[str] | None = None) -> int:
     parser.add_argument("file", type=Path, nargs="?", default=RESULTS / "gpu-predicted.md")
     parser.add_argument("--keep", type=Path, help="a folder for the compiler's reports, which take minutes to make")
     chosen = parser.parse_args(given)
-    if not resources.has_compiler():
-        print("nvcc was not found; put the CUDA compiler on PATH", file=sys.stderr)
+    if not resources.has_compiler() or not sass.tool():
+        print("nvcc or nvdisasm was not found; put the CUDA toolkit's programs on PATH", file=sys.stderr)
         return 2
     with tempfile.TemporaryDirectory() as scratch:
         folder = chosen.keep or Path(scratch)
         folder.mkdir(parents=True, exist_ok=True)
-        text = report(resources.report(folder, ARCHITECTURE))
+        kernels = resources.report(folder, ARCHITECTURE)
+        text = report(kernels, sass.read(resources.machine_code(folder, ARCHITECTURE)))
     chosen.file.write_text(text)
     print(text)
     return 0

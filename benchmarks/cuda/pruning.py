@@ -100,9 +100,9 @@ def selection(bench: Bench, count: int) -> Row:
     }
     seconds = bench.race(rivals)
     aim = Aim("times faster than torch.topk", ratio(seconds, "torch.topk", OURS), 10.0)
-    # Three digits and the cut read scores and masks; one byte is written.
+    # The survey and the cut read scores and masks; one byte is written.
     what = f"exact-count selection of {count / 1e6:g} million"
-    return Row(what, seconds, count * (4 * 5 + 1.0), 0, bench.copy, 0.0, (aim,))
+    return Row(what, seconds, count * 11.0, 0, bench.copy, 0.0, (aim,))
 
 
 def operator(bench: Bench, count: int, backward: bool) -> Row:

@@ -9,6 +9,26 @@ namespace {
 constexpr int kTileExtra = 64;  // a partial tile ends with the sums of its first panel's channels
 __host__ __device__ constexpr int64_t tile_size(int panel) { return int64_t(panel) * panel + kTileExtra; }
 
+// What a warp computes of a tile: channels a.. of its first panel and b.. of its second, of some rows of each stage.
+struct Part {
+  int a, b, first_row, rows, to;  // to: where the tile keeps it
+  bool same;                      // a part on the diagonal
+};
+
+// A panel of 16 or 32 has one part, whose rows the warps share; a tile of two panels of 64 has four parts. Of a tile on
+// the diagonal, three are needed: the two on it cost about half of the third, whose rows two warps share. The second of
+// these keeps its sums where the part below the diagonal would be, for add_pieces to find.
+template <class S> __device__ __forceinline__ Part part_of(bool one_panel, int role) {
+  if (S::kPanel == S::kPart) return {0, 0, role * S::kWarpRows, S::kWarpRows, 0, true};
+  if (!one_panel) {
+    const int a = role / 2 * 32, b = role % 2 * 32;
+    return {a, b, 0, S::kWarpRows, a * S::kPanel + b, false};
+  }
+  if (role < 2) return {32 * role, 32 * role, 0, S::kWarpRows, 32 * role * (S::kPanel + 1), true};
+  const int half = S::kWarpRows / 2;
+  return {0, 32, (role - 2) * half, half, role == 2 ? 32 : 32 * S::kPanel, false};
+}
+
 // Block (tile, split): the products of two panels over one piece of the rows, to partial[split][warp][tile].
 // Tiles run fastest, so that blocks which read the same rows run together and find them in L2.
 template <class S>
@@ -36,34 +56,33 @@ __global__ void __launch_bounds__(kThreads, 2) products(const __grid_constant__ 
   };
   for (int s = 0; s < S::kStages - 1; ++s) start(s);
 
-  // A panel of 32 has one part, whose rows the warps share; a panel of 64 has four. A tile on the diagonal needs
-  // only three of these, and which warp (so which quarter of the SM) is idle changes from block to block.
-  const int warp = int(threadIdx.x) / 32;
-  const int part = S::kPanel == 32 ? 0 : (warp + int(blockIdx.y)) % 4,
-            first_row = S::kPanel == 32 ? warp * S::kWarpRows : 0;
-  const int ca = part / 2 * 32, cb = part % 2 * 32;
-  const bool idle = one_panel && ca > cb, diagonal = one_panel && ca == cb;
+  // Which warp (so which quarter of the SM) does what changes from block to block. From lane 0, so that the compiler
+  // knows that a warp's branches are the same for all lanes.
+  const int warp = __shfl_sync(~0u, int(threadIdx.x) / 32, 0);
+  const Part part = part_of<S>(one_panel, S::kPanel == S::kPart ? warp : (warp + int(blockIdx.y)) % 4);
   WarpTile<S, typename S::P> tile;
-  tile.begin(info.panel[0].shift + ca, info.panel[one_panel ? 0 : 1].shift + cb, info.sums[warp]);
+  tile.begin(info.panel[0].shift + part.a, info.panel[one_panel ? 0 : 1].shift + part.b, info.sums[warp]);
   for (int s = 0; s < n_stages; ++s) {
     wait_copies<S::kStages - 2>();
     __syncthreads();  // everyone's copies of stage s have landed, and stage s - 1 has been read by all
     start(s + S::kStages - 1);
-    if (idle) continue;
-    const auto* from = stages + s % S::kStages * S::kPanels * S::kPanelSize + first_row * S::kRowStep;
-    const auto *a = from + ca * S::kChannelStep, *b = from + (one_panel ? 0 : S::kPanelSize) + cb * S::kChannelStep;
-    const int valid = int(end - begin) - s * S::kRows - first_row;
-    if (valid >= S::kWarpRows)
-      tile.template stage<false>(a, b, valid, diagonal);
+    const auto* from = stages + s % S::kStages * S::kPanels * S::kPanelSize + part.first_row * S::kRowStep;
+    const auto* a = from + part.a * S::kChannelStep;
+    const auto* b = from + (one_panel ? 0 : S::kPanelSize) + part.b * S::kChannelStep;
+    const int valid = int(end - begin) - s * S::kRows - part.first_row;
+    const bool whole = valid >= part.rows;
+    if (S::kPanel == S::kPart || part.same)
+      whole ? tile.template stage<false, true>(a, b, part.rows, valid)
+            : tile.template stage<true, true>(a, b, part.rows, valid);
     else
-      tile.template stage<true>(a, b, valid, diagonal);
+      whole ? tile.template stage<false, false>(a, b, part.rows, valid)
+            : tile.template stage<true, false>(a, b, part.rows, valid);
     if (s % tile.kFlush == tile.kFlush - 1) tile.flush();
   }
-  if (idle) return;
   tile.flush();
-  const int64_t piece = S::kPanel == 32 ? blockIdx.y * 4 + warp : blockIdx.y;
+  const int64_t piece = S::kPanel == S::kPart ? blockIdx.y * 4 + warp : blockIdx.y;
   double* out = partial + (piece * plan.n_tiles + blockIdx.x) * tile_size(S::kPanel);
-  tile.store(out + ca * S::kPanel + cb, S::kPanel, diagonal ? out + S::kPanel * S::kPanel + ca : nullptr);
+  tile.store(out + part.to, S::kPanel, part.same ? out + S::kPanel * S::kPanel + part.a : nullptr);
 }
 
 struct Targets {  // where sums and grams of the state are
@@ -111,8 +130,14 @@ __global__ void __launch_bounds__(kEntries* kGroups)
   double sum = 0;
   if (to) {
     const double* p = partial + tile * tile_size(panel) + entry;
+    // The part above the diagonal of a panel of 64 lies in two places, each the sums of half the rows.
+    const bool halved = panel == 64 && pa == pb && !is_sum && entry / 64 < 32 && entry % 64 >= 32;
+    const int other = halved ? 32 * 64 - 32 : 0;
 #pragma unroll 4
-    for (int64_t piece = group; piece < pieces; piece += kGroups) sum += p[piece * plan.n_tiles * tile_size(panel)];
+    for (int64_t piece = group; piece < pieces; piece += kGroups) {
+      const double* q = p + piece * plan.n_tiles * tile_size(panel);
+      sum += halved ? q[0] + q[other] : q[0];
+    }
   }
   storage.sum[group][lane] = sum;
   __syncthreads();
@@ -133,6 +158,9 @@ template <class S> cudaError_t start(const Plan& plan, double* partial, cudaStre
                 products<S>, plan, partial);
 }
 template <class T, class P> cudaError_t start(const Layout& layout, double* partial, cudaStream_t stream) {
+  if (layout.panel == 16)
+    return layout.row_major ? start<Shape<T, P, true, 16>>(layout.plan, partial, stream)
+                            : start<Shape<T, P, false, 16>>(layout.plan, partial, stream);
   if (layout.panel == 32)
     return layout.row_major ? start<Shape<T, P, true, 32>>(layout.plan, partial, stream)
                             : start<Shape<T, P, false, 32>>(layout.plan, partial, stream);
@@ -156,9 +184,9 @@ cudaError_t start(const Layout& layout, Dtype dtype, double* partial, cudaStream
 }
 
 int rows_in_stage(const Layout& layout, Dtype dtype) {
-  return int(128 / size_of(dtype)) * (layout.panel == 32 ? 4 : 1);
+  return int(128 / size_of(dtype)) * (layout.panel <= 32 ? 4 : 1);
 }
-int64_t pieces_of(const Layout& layout) { return int64_t(layout.plan.splits) * (layout.panel == 32 ? 4 : 1); }
+int64_t pieces_of(const Layout& layout) { return int64_t(layout.plan.splits) * (layout.panel <= 32 ? 4 : 1); }
 
 // The tiles in which a wanted pair meets, kMostTiles at a time: calls back with the plan of each launch.
 template <class Act> void for_each_launch(const Problem& problem, Layout& layout, Act act) {

@@ -97,7 +97,7 @@ inline Layout lay_out(const Problem& problem) {
     return a.vector == b.vector && a.inner_stride == b.inner_stride && a.middle_stride == b.middle_stride &&
            a.outer_stride == b.outer_stride;
   };
-  out.panel = channels <= 32 ? 32 : 64;
+  out.panel = channels <= 16 ? 16 : channels <= 32 ? 32 : 64;
   for (int v = 0; v < problem.n_views; ++v) {
     Source& s = plan.views[v];
     s.vector =

@@ -14,8 +14,9 @@ template <class T_, class P_, bool kRowMajor_, int kPanel_> struct Shape {
   using P = P_;
   static constexpr bool kRowMajor = kRowMajor_;
   static constexpr int kPanel = kPanel_;
-  // A panel of 32 is one tile by itself: its four warps share the rows. A panel of 64 has a part for each warp.
-  static constexpr int kWarpsPerRows = kPanel == 32 ? 4 : 1;
+  // A panel of 16 or 32 is one tile by itself: its four warps share the rows. A panel of 64 has parts for its warps.
+  static constexpr int kPart = kPanel < 32 ? kPanel : 32;  // channels of a warp's tile
+  static constexpr int kWarpsPerRows = kPanel == kPart ? 4 : 1;
   static constexpr int kWarpRows = 128 / sizeof(T);        // 128 bytes of a channel per warp and stage
   static constexpr int kRows = kWarpRows * kWarpsPerRows;  // rows in a stage
   static constexpr int kPerCopy = 16 / sizeof(T);
@@ -25,7 +26,7 @@ template <class T_, class P_, bool kRowMajor_, int kPanel_> struct Shape {
   static constexpr int kChannelStep = kRowMajor ? 1 : kRows + kPad;
   static constexpr int kRowStep = kRowMajor ? kPanel + kPad : 1;
   static constexpr int kPanelSize = kRowMajor ? kRows * kRowStep : kPanel * kChannelStep;
-  static constexpr int kPanels = kPanel == 32 ? 1 : 2;  // in a stage
+  static constexpr int kPanels = kPanel == kPart ? 1 : 2;  // in a stage
   // Two blocks fit the 164 KiB of an A100's SM (75 KiB each at most), and each keeps 16 KiB or more per panel under
   // way.
   static constexpr int kStages = kPanel == 32 || sizeof(T) == 8 ? 3 : 4;

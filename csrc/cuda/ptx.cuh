@@ -44,17 +44,10 @@ template <int kLeft> __device__ __forceinline__ void wait_copies() {
 #endif
 }
 
-// The TF32 number (11 significant bits) nearest to x, ties away from zero, as a float.
+// The TF32 number (11 significant bits) nearest to x, ties away from zero, as a float: two instructions, where
+// cvt.rna.tf32 is four. Infinity stays itself. A NaN may become any number, so what is left of x must be used as well.
 __device__ __forceinline__ float round_to_tf32(float x) {
-#if defined(PRUNECCA_CUDA_EMULATION)
-  return (__float_as_uint(x) & 0x7f800000u) == 0x7f800000u
-             ? x
-             : __uint_as_float((__float_as_uint(x) + 0x1000u) & 0xffffe000u);
-#else
-  unsigned y;
-  asm("cvt.rna.tf32.f32 %0, %1;" : "=r"(y) : "f"(x));
-  return __uint_as_float(y);
-#endif
+  return __uint_as_float((__float_as_uint(x) + 0x1000u) & 0xffffe000u);
 }
 
 // D (16 x 8, float32) += A (16 x 8, TF32) B (8 x 8, TF32). The low 13 bits of a and b are ignored.
@@ -87,21 +80,49 @@ __device__ __forceinline__ void multiply_tf32(float (&d)[4], const float (&a)[4]
 }
 
 // D (8 x 8, float64) += A (8 x 4) B (4 x 8): a = (g, t), b = (t, g), d = {(g, 2t), (g, 2t + 1)}.
-__device__ __forceinline__ void multiply_f64(double (&d)[2], double a, double b) {
+__device__ __forceinline__ void multiply_f64_small(double& d0, double& d1, double a, double b) {
 #if defined(PRUNECCA_CUDA_EMULATION)
   struct Lane {
     double a, b;
   } mine{a, b};
   emu::gather(~0u, mine, [&](auto get, unsigned lane) {
-    for (unsigned e = 0; e < 2; ++e)
-      for (unsigned k = 0; k < 4; ++k)
-        d[e] = std::fma(get(lane / 4 * 4 + k).a, get((lane % 4 * 2 + e) * 4 + k).b, d[e]);
+    for (unsigned k = 0; k < 4; ++k) {
+      d0 = std::fma(get(lane / 4 * 4 + k).a, get((lane % 4 * 2) * 4 + k).b, d0);
+      d1 = std::fma(get(lane / 4 * 4 + k).a, get((lane % 4 * 2 + 1) * 4 + k).b, d1);
+    }
     return 0;
   });
 #else
   asm("mma.sync.aligned.m8n8k4.row.col.f64.f64.f64.f64 {%0,%1}, {%2}, {%3}, {%0,%1};"
-      : "+d"(d[0]), "+d"(d[1])
+      : "+d"(d0), "+d"(d1)
       : "d"(a), "d"(b));
+#endif
+}
+
+// D (16 x 8, float64) += A (16 x kDepth) B (kDepth x 8) for a depth of 8 or 16: one instruction from Hopper on.
+// a = {(g, t), (g + 8, t), (g, t + 4), ...}, b = {(t, g), (t + 4, g), ...}, d as that of multiply_tf32.
+template <int kDepth>
+__device__ __forceinline__ void multiply_f64(double (&d)[4], const double (&a)[kDepth / 2],
+                                             const double (&b)[kDepth / 4]) {
+  static_assert(kDepth == 8 || kDepth == 16);
+#if !defined(PRUNECCA_CUDA_EMULATION) && __CUDA_ARCH__ >= 900
+  if constexpr (kDepth == 16) {
+    asm("mma.sync.aligned.m16n8k16.row.col.f64.f64.f64.f64 "
+        "{%0,%1,%2,%3}, {%4,%5,%6,%7,%8,%9,%10,%11}, {%12,%13,%14,%15}, {%0,%1,%2,%3};"
+        : "+d"(d[0]), "+d"(d[1]), "+d"(d[2]), "+d"(d[3])
+        : "d"(a[0]), "d"(a[1]), "d"(a[2]), "d"(a[3]), "d"(a[4]), "d"(a[5]), "d"(a[6]), "d"(a[7]), "d"(b[0]), "d"(b[1]),
+          "d"(b[2]), "d"(b[3]));
+  } else {
+    asm("mma.sync.aligned.m16n8k8.row.col.f64.f64.f64.f64 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"
+        : "+d"(d[0]), "+d"(d[1]), "+d"(d[2]), "+d"(d[3])
+        : "d"(a[0]), "d"(a[1]), "d"(a[2]), "d"(a[3]), "d"(b[0]), "d"(b[1]));
+  }
+#else
+#pragma unroll
+  for (int i = 0; i < kDepth / 4; ++i) {
+    multiply_f64_small(d[0], d[1], a[2 * i], b[i]);
+    multiply_f64_small(d[2], d[3], a[2 * i + 1], b[i]);
+  }
 #endif
 }
 

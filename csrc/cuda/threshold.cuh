@@ -2,8 +2,10 @@
 // cpu/threshold.hpp does: bit for bit the same masks. All state is on the device.
 //
 // Radix selection: a score becomes an unsigned key whose order is the order of the scores; the wanted-th lowest key is
-// found digit by digit, each from one histogram of the keys that agree in the digits above. All pools share the
-// launches.
+// found digit by digit, each from one histogram of the keys that agree in the digits above. Its first digit comes with
+// the survey, and decides nearly all entries; these are written at once, and the few others go to a list for each chunk,
+// which is all that later digits read. So the scores are read twice: 11 bytes an entry of float32, in four launches.
+// All pools share the launches.
 #pragma once
 #include <vector>
 

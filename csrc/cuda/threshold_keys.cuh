@@ -30,9 +30,9 @@ template <bool kValue, class Word> __device__ __forceinline__ Word key_of_bits(W
 struct Share {
   int begin, end;
 };
-__device__ __forceinline__ Share share_of_block(const Tensors& tensors) {
+__device__ __forceinline__ Share share_of_block(const Tensors& tensors, int block) {
   const int64_t chunks = tensors.first[tensors.count];
-  return {int(chunks * blockIdx.x / gridDim.x), int(chunks * (blockIdx.x + 1) / gridDim.x)};
+  return {int(chunks * block / gridDim.x), int(chunks * (block + 1) / gridDim.x)};
 }
 
 template <class T> struct Piece {  // one thread's part of a chunk
@@ -53,9 +53,11 @@ __device__ __forceinline__ void load_piece(Piece<T>& piece, const T* score, cons
     }
   }
 }
-template <class T> __device__ __forceinline__ void load_piece(Piece<T>& piece, const Tensors& tensors, const Chunk& c) {
+// alive: null: the survivors so far; otherwise others in their place.
+template <class T> __device__ __forceinline__ void load_piece(Piece<T>& piece, const Tensors& tensors, const Chunk& c,
+                                                              const uint8_t* alive = nullptr) {
   const T* score = tensors.at<const T>(0, c.tensor);
-  const uint8_t* alive = tensors.at<const uint8_t>(1, c.tensor);
+  if (!alive) alive = tensors.at<const uint8_t>(1, c.tensor);
   c.whole() ? load_piece<true>(piece, score, alive, c) : load_piece<false>(piece, score, alive, c);
 }
 

@@ -2,36 +2,92 @@
 
 import math
 import re
+from collections import Counter
 from pathlib import Path
 
 import pytest
-from benchmarks.cuda import predict
+from benchmarks.cuda import predict, sass
 
 from prunecca import _native
 
 ROOT = Path(__file__).resolve().parents[2]
 
 
-def test_a_prediction_is_the_larger_of_bytes_and_operations():
-    work = predict.Work("f", "size", 4.3e6, {"TF32": 495e6, "float64": 0})
-    assert work.seconds()[0] == pytest.approx(1e-6)
-    slow = predict.Work("f", "size", 1.0, {"TF32": 495e6}, busy=0.5)
-    assert slow.seconds() == (pytest.approx(2e-6), "TF32")
+def _code(name, loops=(), **counts):
+    code = sass.Code(Counter(counts))
+    return sass.Kernel(name, code, tuple(sass.Code(Counter(loop)) for loop in loops), code)
+
+
+def test_a_prediction_is_the_time_of_what_is_busiest():
+    work = predict.Work("f", "size", 4.3e6, {"TF32": 0.62 * 495e6, "float64": 0})
+    assert work.seconds(_code("f"))[0] == pytest.approx(1e-6)
+    slow = predict.Work("f", "size", 1.0, {"TF32": 0.62 * 495e6}, busy=0.5)
+    assert slow.seconds(_code("f")) == (pytest.approx(2e-6), "TF32")
+    many = predict.Work("f", "size", 1.0, {}, warps=predict.ISSUE / 100)
+    assert many.seconds(_code("f", FADD=3)) == (pytest.approx(0.03), "issue")
+    loops = predict.Work("f", "size", 1.0, {}, turns=(predict.ISSUE, predict.ISSUE), copied=9 * predict.SHARED)
+    code = _code("f", [{"HMMA": 1, "FADD": 1}, {"HMMA": 2, "LDS": 1}, {"HMMA": 2, "LDS": 2}], HMMA=100)
+    assert loops.seconds(code) == (pytest.approx(13), "shared")
 
 
 def test_every_predicted_kernel_is_one_that_is_reported():
     works = predict.everything()
     kernels = [predict.resources.Kernel(w.kernel + "(int)", "f.cu", "sm_90a", 64, 1024, 0, 0) for w in works]
-    text = predict.report(kernels)
+    codes = [_code(w.kernel + "(int)", [{"HMMA": 2}], HMMA=9) for w in works]
+    text = predict.report(kernels, codes)
     assert text.count("| 64 |") == len(works)
     assert "has run on a device" in text
     with pytest.raises(ValueError, match="reports no kernel that begins with"):
-        predict.as_row(works[0], kernels[1:2])
+        predict.as_row(works[0], kernels[1:2], codes)
     # Every kind of kernel of csrc/cuda has a row.
     sources = "".join(f.read_text() for f in (ROOT / "csrc" / "cuda").glob("*.cu"))
     declared = set(re.findall(r"__global__ void (?:__launch_bounds__\(.*\)\s*)?(\w+)\(", sources))
     assert len(declared) > 15
     assert declared == {re.sub(r"^void |<.*", "", w.kernel) for w in works}
+
+
+SASS = """
+    .section .text._Z1fv,"ax",@progbits
+.L_x_3:
+        /*0000*/  MOV R1, c[0x0][0x28] ;
+.L_x_0:
+        /*0010*/  LDS.64 R2, [R1] ;
+.L_x_1:
+        /*0020*/  @!P0 LDS.128 R4, [R1] ;
+        /*0030*/  HMMA.1688.F32.TF32 R4, R4, R2, RZ ;
+        /*0040*/  @P0 BRA `(.L_x_1) ;
+        /*0050*/  @P1 BRA `(.L_x_0) ;
+.L_x_2:
+        /*0060*/  BRA `(.L_x_2);
+"""
+
+
+def test_instructions_are_counted_in_all_and_in_the_innermost_loop():
+    (kernel,) = sass.parse(SASS)
+    assert (kernel.name, kernel.whole.issued, kernel.whole.shared) == ("f()", 7, 6)
+    (loop,) = kernel.loops
+    assert (loop.issued, loop.tensor, loop.shared) == (3, 1, 4)
+    assert kernel.products() == (loop, loop)
+    with pytest.raises(ValueError, match="'f' has no loop with products of tensor cores"):
+        _code("f", FADD=1).products()
+
+
+def test_the_usual_way_has_the_wide_accesses_and_few_instructions():
+    text = """
+    .section .text._Z1gv,"ax",@progbits
+        /*0000*/  ISETP.NE.AND P0, PT, R1, R2, PT ;
+        /*0010*/  @P0 BRA `(.L_x_1) ;
+        /*0020*/  LDG.E R3, [R4] ;
+        /*0030*/  EXIT ;
+.L_x_1:
+        /*0040*/  LDG.E.128 R4, [R4] ;
+        /*0050*/  @!P0 BRA `(.L_x_2) ;
+        /*0060*/  FADD R4, R4, R4 ;
+.L_x_2:
+        /*0070*/  EXIT ;
+"""
+    (kernel,) = sass.parse(text)
+    assert kernel.usual.counts == Counter({"ISETP.NE.AND": 1, "BRA": 2, "LDG.E.128": 1, "EXIT": 1})
 
 
 if hasattr(_native, "covariance_workspace_cuda"):

@@ -129,7 +129,17 @@ def estimate_shift(view: View, exponent: int = 0) -> tuple[Tensor, bool]:
         constant = odd & (deviation == 0)
         mean = torch.where(constant, x.movedim(axis, -1).reshape(-1, view.channels)[0].double(), mean)
         wide = bool(((again > 0) & ~((again > 1 / _WIDEST) & (again < _WIDEST))).any())
-    return rounded_mean(mean, deviation).float().double(), wide
+    shift = rounded_mean(mean, deviation).float().double()
+    return (without_small(shift, deviation) if x.is_cuda and x.element_size() == 2 else shift), wide
+
+
+def without_small(shift: Tensor, deviation: Tensor) -> Tensor:
+    """Shifts with those of no more than a deviation left out, (C,).
+
+    A CUDA device multiplies sixteen-bit numbers exactly, and three times as fast, where they are not shifted; what a
+    mean adds to the squares then is no more than what they are.
+    """
+    return torch.where(shift.abs() <= deviation, 0.0, shift)
 
 
 def _fitting_exponent(view: View) -> int:

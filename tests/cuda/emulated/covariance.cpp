@@ -41,14 +41,19 @@ static cudaError_t run_update(harness::Request& r) {
   return error;
 }
 
-// Bytes of dynamic shared memory of the product kernels: float, double, half; planes, rows; panels of 32, 64.
+// Bytes of dynamic shared memory of the product kernels: float, double, half; planes, rows; panels of 16, 32, 64.
+template <class T, class P, bool kRowMajor> static void shared_bytes(int64_t*& to) {
+  *to++ = int64_t(Shape<T, P, kRowMajor, 16>::kSharedBytes);
+  *to++ = int64_t(Shape<T, P, kRowMajor, 32>::kSharedBytes);
+  *to++ = int64_t(Shape<T, P, kRowMajor, 64>::kSharedBytes);
+}
 static cudaError_t shared_bytes(harness::Request& r) {
-  r.write({Shape<float, float, false, 32>::kSharedBytes, Shape<float, float, false, 64>::kSharedBytes,
-           Shape<float, float, true, 32>::kSharedBytes, Shape<float, float, true, 64>::kSharedBytes,
-           Shape<double, double, false, 32>::kSharedBytes, Shape<double, double, false, 64>::kSharedBytes,
-           Shape<double, double, true, 32>::kSharedBytes, Shape<double, double, true, 64>::kSharedBytes,
-           Shape<Half, float, false, 32>::kSharedBytes, Shape<Half, float, false, 64>::kSharedBytes,
-           Shape<Half, float, true, 32>::kSharedBytes, Shape<Half, float, true, 64>::kSharedBytes});
+  int64_t n[18], *to = n;
+  shared_bytes<float, float, false>(to), shared_bytes<float, float, true>(to);
+  shared_bytes<double, double, false>(to), shared_bytes<double, double, true>(to);
+  shared_bytes<Half, float, false>(to), shared_bytes<Half, float, true>(to);
+  r.write({n[0], n[1], n[2], n[3], n[4], n[5], n[6], n[7], n[8], n[9], n[10], n[11], n[12], n[13], n[14], n[15], n[16],
+           n[17]});
   return cudaSuccess;
 }
 

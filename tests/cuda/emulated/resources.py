@@ -64,10 +64,10 @@ class Kernel:
 def products_shared(element: str, row_major: bool, panel: int) -> int:
     """Bytes of dynamic shared memory of a product kernel: ``Shape::kSharedBytes`` of csrc/cuda/covariance_stage.cuh."""
     size = ELEMENT_BYTES[element]
-    rows = 128 // size * (4 if panel == 32 else 1)
+    rows = 128 // size * (4 if panel <= 32 else 1)
     pad = 4 if size == 8 else 8 if size == 2 or row_major else 4
     elements = rows * (panel + pad) if row_major else panel * (rows + pad)
-    panels, stages = (1, 3) if panel == 32 else (2, 3 if size == 8 else 4)
+    panels, stages = 1 if panel <= 32 else 2, 3 if panel == 32 or size == 8 else 4
     return size * elements * panels * stages
 
 
@@ -94,33 +94,43 @@ def report(folder: Path, architecture: str) -> list[Kernel]:
     return [k for file, text in zip(files, texts, strict=True) for k in _parse(text, file.name, architecture)]
 
 
-def _compile(folder: Path, source: Path, architecture: str) -> str:
+def machine_code(folder: Path, architecture: str) -> list[Path]:
+    """The compiled files that ``report`` left in ``folder``."""
+    return [_kept(folder, file, architecture).with_suffix(".cubin") for file in sorted(ROOT.glob("csrc/cuda/*.cu"))]
+
+
+def _kept(folder: Path, source: Path, architecture: str) -> Path:
     digest = hashlib.sha256(repr((FLAGS, architecture)).encode())
     for file in [source, *sorted(ROOT.glob("csrc/*.hpp")), *sorted(ROOT.glob("csrc/cuda/*.cuh"))]:
         digest.update(file.read_bytes())
-    kept = folder / f"{source.stem}-{architecture}-{digest.hexdigest()[:16]}.txt"
+    return folder / f"{source.stem}-{architecture}-{digest.hexdigest()[:16]}.txt"
+
+
+def _compile(folder: Path, source: Path, architecture: str) -> str:
+    kept = _kept(folder, source, architecture)
     if not kept.is_file():
         target = kept.with_suffix(".cubin")
         command = ["nvcc", "-cubin", f"-arch={architecture}", *FLAGS, str(source), "-o", str(target)]
         done = subprocess.run(command, capture_output=True, text=True)
-        target.unlink(missing_ok=True)
         if done.returncode:
             raise RuntimeError(f"{source.name} does not compile for {architecture}:\n{done.stderr[-4000:]}")
-        kept.write_text(_demangled(done.stderr))
+        kept.write_text(demangled(done.stderr))
     return kept.read_text()
 
 
-def _demangled(text: str) -> str:
+def demangled(text: str) -> str:
+    """Text with the compiler's names as C++, less the namespaces."""
     tool = shutil.which("c++filt")
     if tool is None:
         raise RuntimeError("c++filt of the binutils was not found; it turns the compiler's names into C++")
-    return subprocess.run([tool], input=text, capture_output=True, text=True, check=True).stdout
+    named = subprocess.run([tool], input=text, capture_output=True, text=True, check=True).stdout
+    return named.replace("prunecca::cuda::", "").replace("(anonymous namespace)::", "")
 
 
 def _parse(text: str, file: str, architecture: str) -> list[Kernel]:
     kernels = []
     for part in text.split("Compiling entry function '")[1:]:
-        name = part[: part.index("' for '")].replace("prunecca::cuda::", "").replace("(anonymous namespace)::", "")
+        name = part[: part.index("' for '")]
         stack, stores, loads = map(int, re.findall(r"(\d+) bytes (?:stack frame|spill stores|spill loads)", part)[:3])
         used = part[part.index("Used ") :].splitlines()[0]
         shared = re.search(r"(\d+) bytes smem", used)

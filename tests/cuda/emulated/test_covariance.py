@@ -179,6 +179,31 @@ def test_views_of_different_layouts_meet(program, layout_x, layout_y, dtype):
     close(views, ALL, shifts, update(program, views, ALL, shifts)[:2], 2e-7)
 
 
+@pytest.mark.parametrize("float64", [False, True], ids=["float32_products", "float64_products"])
+@pytest.mark.parametrize("layout", ["nchw", "channels_last"])
+@pytest.mark.parametrize("channels", [3, 16, 17, 32, 64])
+def test_one_view_of_one_panel(program, channels, layout, float64):
+    # Panels of 16, 32 and 64; of the last, two warps share the rows of the part above the diagonal.
+    rng = np.random.default_rng(13)
+    views = [make(rng, (3, channels, 11, 13), layout, mean=3.0)]
+    shifts = means(views)
+    got = update(program, views, [(0, 0)], shifts, float64=float64, order=2)
+    close(views, [(0, 0)], shifts, got[:2], 1e-14 if float64 else 2e-7)
+
+
+@pytest.mark.parametrize("layout", ["nchw", "channels_last", "sliced"])
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+@pytest.mark.parametrize("channels", [16, 24, 70])
+def test_sixteen_bit_numbers_that_are_not_shifted(program, channels, dtype, layout):
+    # One product of each pair is exact: only the sums are rounded.
+    rng = np.random.default_rng(14)
+    views = [make(rng, (3, channels, 8, 8), layout, dtype, mean=0.5)]
+    shifts = [np.zeros(channels)]
+    close(views, [(0, 0)], shifts, update(program, views, [(0, 0)], shifts)[:2], 2e-7)
+    shifts[0][-1] = 1.0  # the part of one channel is
+    close(views, [(0, 0)], shifts, update(program, views, [(0, 0)], shifts)[:2], 2e-7)
+
+
 def test_transposed_matrix(program):
     rng = np.random.default_rng(4)
     views = [make(rng, (100, 33), "transposed"), make(rng, (100, 10))]

@@ -149,3 +149,16 @@ def test_more_tensors_than_one_launch_holds(threshold):
     rng = np.random.default_rng(5)
     pools = [_pool(rng, rng.integers(0, 60, 200)), _pool(rng, rng.integers(0, 60, 200), scores=lambda n: np.ones(n))]
     _check(threshold, pools, [1500, 1500])
+
+
+@pytest.mark.parametrize("order", ORDERS[:3])
+@pytest.mark.parametrize("in_place", [False, True])
+def test_a_list_that_overflows_and_one_that_does_not(threshold, order, in_place):
+    # The first digit is an eighth of an octave: the first tensor leaves thousands of open entries to a chunk.
+    rng = np.random.default_rng(6)
+    near = rng.uniform(1.0, 1.1, 9000).astype(np.float32)
+    near[rng.random(9000) < 0.5] = np.float32(1.05)
+    wide = np.exp2(rng.uniform(-4, 4, 9000)).astype(np.float32)
+    pool = [(near, rng.random(9000) < 0.8), (wide, rng.random(9000) < 0.8), (near[:5000], np.ones(5000, bool))]
+    for wanted in (3700, 6000, 8000, 9999, 12000):
+        _check(threshold, [pool, pool[1:2]], [wanted, 17], order=order, in_place=in_place)
