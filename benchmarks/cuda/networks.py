@@ -22,15 +22,15 @@ from .clock import Bench, Case
 from .table import OURS, Aim, Row
 
 PROBLEM = "cifar10"
-GOALS = {"cifar10": 0.7, "cifar2": 0.15}  # seconds of an epoch on an H100
+GOALS = {"cifar2": 0.15, "cifar10": 0.7}  # seconds of an epoch on an H100
 MEAN, STD = (0.49, 0.48, 0.45), (0.25, 0.24, 0.26)
 
 
 def cases() -> list[Case]:
     return [
         (_comparison(PROBLEM, 5000, 20), partial(comparison, problem=PROBLEM, images=5000, candidates=20)),
-        (_epoch(PROBLEM, 20000), partial(epoch, problem=PROBLEM, images=20000)),
         *((_replayed(name), partial(replayed, problem=name)) for name in GOALS),
+        (_epoch(PROBLEM, 20000), partial(epoch, problem=PROBLEM, images=20000)),
     ]
 
 

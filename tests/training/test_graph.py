@@ -11,6 +11,7 @@ from tape import Tapes
 from trainings import everything, start, tiny
 
 from prunecca.data import augmentation
+from prunecca.data import splits as splits_module
 from prunecca.errors import CaptureFailed, ConfigurationError
 from prunecca.pruning import MaskedAdam, Snapshot, optimizers
 from prunecca.training import graph
@@ -76,6 +77,19 @@ def test_replayed_steps_give_the_bits_of_steps_that_are_not(make, tapes, changes
     assert not replayed.model.get_parameter(NAME)[~mask()[NAME]].any()
 
 
+def test_images_are_warped_on_the_tape_as_on_a_device(make, tapes, monkeypatch):
+    def by_grid_sample(images, index, maps, mean, std, channels_last):
+        return augmentation._warp_by_grid_sample(images[index], maps, mean, std)
+
+    monkeypatch.setattr(splits_module, "warp", by_grid_sample)
+    ends = []
+    for graphs in (True, False):
+        training = make(graphs=graphs, epochs=2)
+        training.run()
+        ends.append(everything(training))
+    assert ends[0] == ends[1]
+
+
 def test_a_resumed_training_captures_elsewhere_and_draws_the_same(make, tapes, tmp_path):
     whole, first = make(), make()
     whole.run()
@@ -121,11 +135,15 @@ def a_frozen_weight(training):
     training.model.output.weight.requires_grad_(False)
 
 
+def another_dropout(training):
+    training.model.dropout1.p = 0.25
+
+
 def an_older_state(training):
     training.load(training.state())
 
 
-@pytest.mark.parametrize("change", [another_rate, other_masks, a_frozen_weight, an_older_state])
+@pytest.mark.parametrize("change", [another_rate, other_masks, a_frozen_weight, another_dropout, an_older_state])
 def test_what_a_capture_made_constant_is_captured_anew(make, tapes, change):
     ends = []
     for graphs in (True, False):
@@ -167,7 +185,7 @@ def test_other_optimizers_and_few_batches_are_not_captured(make, tapes):
     for changes in ({"factory": plain_adam}, {"batch": 20}):
         training = make(epochs=1, **changes)
         training.run()
-        assert tapes.recorded == 0
+        assert (tapes.recorded, training.captured) == (0, False)
 
 
 class Reading(torch.nn.Module):
@@ -204,6 +222,7 @@ def test_a_capture_that_fails_is_one_sentence_that_names_the_switch(monkeypatch)
 
     for name in ("CUDAGraph", "Stream"):
         monkeypatch.setattr(torch.cuda, name, lambda *a, **o: None)
+    monkeypatch.setattr(torch.cuda, "device", contextlib.nullcontext)
     monkeypatch.setattr(torch.cuda, "graph", Failing)
     with pytest.raises(CaptureFailed) as told:
         graph.CudaGraphs(torch.device("cuda", 77)).record(lambda: None)

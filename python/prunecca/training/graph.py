@@ -31,6 +31,7 @@ from .steps import Learner
 VARIABLE = "PRUNECCA_CUDA_GRAPHS"
 WARM_UPS = 3  # steps before the capture: kernels are loaded, libraries get their memory, the optimizer its state
 
+_NAMES = ("params", "param_names")
 _HOOKS = ("_forward_pre_hooks", "_forward_hooks", "_backward_pre_hooks", "_backward_hooks")
 
 
@@ -66,7 +67,7 @@ class CudaGraphs:
         """Raises ``CaptureFailed`` where the step does what a graph cannot hold, such as waiting for the device."""
         graph = torch.cuda.CUDAGraph()
         try:
-            with torch.cuda.graph(graph, stream=self._stream):
+            with torch.cuda.device(self._device), torch.cuda.graph(graph, stream=self._stream):
                 step()
         except torch.cuda.OutOfMemoryError:
             raise
@@ -164,14 +165,18 @@ class GraphedSteps:
             value for parameter in model.parameters() for value in optimizer.state.get(parameter, {}).values()
         ]
         tensors = [*model.parameters(), *model.buffers(), *masks.values(), *remembered, *epoch.tensors()]
-        numbers = [
-            {key: value for key, value in group.items() if key not in ("params", "param_names")}
+        groups = [
+            {k: v.data_ptr() if isinstance(v, Tensor) else v for k, v in group.items() if k not in _NAMES}
             for group in optimizer.param_groups
         ]
-        return [
-            [(t.data_ptr(), t.shape, t.stride(), t.dtype, t.requires_grad) for t in tensors if isinstance(t, Tensor)],
-            [{k: v.data_ptr() if isinstance(v, Tensor) else v for k, v in each.items()} for each in numbers],
+        modules = [
+            {k: v for k, v in vars(module).items() if isinstance(v, bool | int | float | str | tuple)}
+            for module in model.modules()  # such as the rate of a dropout
         ]
+        places = [
+            (t.data_ptr(), t.shape, t.stride(), t.dtype, t.requires_grad) for t in tensors if isinstance(t, Tensor)
+        ]
+        return [places, groups, modules]
 
 
 class _Epoch:

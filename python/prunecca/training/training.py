@@ -278,6 +278,7 @@ class Training:
                 seen += config.batch
                 if progress is not None:
                     progress(done, len(batches))
+            self.captured = done > 0
             for number, (inputs, labels) in enumerate(batches.after(done), start=done):
                 if len(labels) == 1 < len(batches):
                     continue  # BatchNorm has no variance of one image; a shuffle leaves out another one each time
@@ -285,7 +286,8 @@ class Training:
                 if self.device.type == "cpu" and not math.isfinite(loss.item()):
                     raise _diverged(loss.item(), number_of_epoch, number, len(batches))
                 learner.learn(loss)
-                losses[number] = loss.detach() * len(labels)
+                loss = loss.detach()  # what is left of the pass would tie the next capture to this stream
+                losses[number] = loss * len(labels)
                 hits[number] = right
                 seen += len(labels)
                 if progress is not None:
@@ -297,8 +299,9 @@ class Training:
 
     def _replayed(self, batches: Batches, losses: Tensor, hits: Tensor) -> Iterator[int]:
         """The steps of an epoch that a CUDA graph takes; none where it cannot."""
-        self.captured = self._graph is not None and self.graphs and can_be_captured(self._learner, batches)
-        return self._graph.run(batches, losses, hits) if self._graph is not None and self.captured else iter(())
+        if self._graph is None or not self.graphs or not can_be_captured(self._learner, batches):
+            return iter(())
+        return self._graph.run(batches, losses, hits)
 
     def _load_network(self, tensors: Mapping[str, Tensor]) -> None:
         self.model.load_state_dict(tensors)
