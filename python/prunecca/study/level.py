@@ -226,8 +226,10 @@ class _Level:
         frozen = bool(masks) and self.recipe.frozen
 
         def freezing(model: nn.Module, config: TrainingConfig) -> torch.optim.Optimizer:
-            named, decay = model.named_parameters(), config.weight_decay
-            return pruning.MaskedAdam(named, masks, lr=config.lr, weight_decay=decay, pruned="frozen")
+            named, decay, on_device = model.named_parameters(), config.weight_decay, self.place.device.type == "cuda"
+            return pruning.MaskedAdam(
+                named, masks, config.lr, weight_decay=decay, pruned="frozen", capturable=on_device
+            )
 
         return Training(
             model,
