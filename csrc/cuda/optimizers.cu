@@ -115,7 +115,7 @@ template <int kCapacity> struct AdamScales {
 };
 
 // Bytes per element, float32: 16 read, 12 written, 1 of the mask; 13 where all of a four is masked. An anchor is 4 more.
-template <class T, bool kDrawn, class Tensors, class Scales>
+template <class T, class Tensors, class Scales, bool kDrawn>
 __global__ void __launch_bounds__(kBlock, sizeof(T) == 8 ? 2 : 3)
     adam_kernel(const __grid_constant__ Tensors tensors, const __grid_constant__ Scales scales, AdamRule rule,
                 Penalty penalty) {
@@ -208,7 +208,7 @@ template <int kCapacity> struct SgdFirsts {
 
 // Bytes per element, float32: 12 read, 8 written, 1 of the mask; without momentum 8 read, 4 written. An
 // anchor is 4 more.
-template <class T, bool kDrawn, class Tensors, class Firsts>
+template <class T, class Tensors, class Firsts, bool kDrawn>
 __global__ void __launch_bounds__(kBlock, 4)
     sgd_kernel(const __grid_constant__ Tensors tensors, const __grid_constant__ Firsts firsts, SgdRule rule,
                Penalty penalty) {
@@ -302,7 +302,7 @@ cudaError_t adam_step(const std::vector<AdamTensor>& tensors, Dtype dtype, const
         static_assert(sizeof(table) + sizeof(scales) + sizeof(rule) + sizeof(penalty) <=
                       (Tensors::kCapacity == kSmallTable ? 4096 : 32764));
         return launch({table.chunks(), kBlock, 0, stream},
-                      adam_kernel<T, kDrawn, Tensors, AdamScales<Tensors::kCapacity>>, table, scales, rule, penalty);
+                      adam_kernel<T, Tensors, AdamScales<Tensors::kCapacity>, kDrawn>, table, scales, rule, penalty);
       });
     });
   });
@@ -324,7 +324,7 @@ cudaError_t sgd_step(const std::vector<SgdTensor>& tensors, Dtype dtype, const S
         SgdFirsts<Tensors::kCapacity> firsts;
         for (int t = 0; t < table.count; ++t) firsts.first[t] = alike[size_t(table.index[t])].first;
         return launch({table.chunks(), kBlock, 0, stream},
-                      sgd_kernel<T, kDrawn, Tensors, SgdFirsts<Tensors::kCapacity>>, table, firsts, rule, penalty);
+                      sgd_kernel<T, Tensors, SgdFirsts<Tensors::kCapacity>, kDrawn>, table, firsts, rule, penalty);
       });
     });
   });
