@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import torch
@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from .activations.evaluation_mode import evaluating
 from .activations.inputs import Forward, input_batches
+from .activations.outputs import first_input
 from .activations.wrappers import eager, unwrapped
 from .covariance.covariance import Covariance
 from .covariance.streaming import StreamingCovariance
@@ -55,7 +56,7 @@ def second_moments(
     def add(name: str, features: list[Tensor]) -> None:
         parts = sums.setdefault(name, [StreamingCovariance(precision="float64") for _ in features])
         for part, rows in zip(parts, features, strict=True):
-            part.update(rows, layout="nc" if rows.ndim == 2 else "ncl", where=f"the input of '{name}': ")
+            part.update(rows, layout="nc" if rows.ndim == 2 else "ncl", where=f"the input of '{name}'")
 
     _watch(model, loader, add, max_inputs, forward, device)
     return {name: _together([_uncentred(name, part) for part in parts]) for name, parts in sums.items()}
@@ -112,7 +113,9 @@ def _watch(
     """Pass all inputs through the model; ``add`` takes what each layer's weight is multiplied with."""
     model = unwrapped(model, "the model")
     with evaluating({"the model": model}, device) as target, torch.no_grad(), eager([model]):
-        hooks = [layer.register_forward_pre_hook(_adding(name, add)) for name, layer in _layers(model)]
+        hooks = [
+            layer.register_forward_pre_hook(_adding(name, add), with_kwargs=True) for name, layer in _layers(model)
+        ]
         empty = True
         try:
             for _, batch, _ in input_batches(loader, max_inputs, (0, 1), forward):
@@ -133,8 +136,13 @@ def _layers(model: nn.Module) -> Iterable[tuple[str, nn.Module]]:
             yield names[layer.weight], layer
 
 
-def _adding(name: str, add: Callable[[str, list[Tensor]], None]) -> Callable[[nn.Module, tuple[Any, ...]], None]:
-    return lambda layer, args: add(name, _features(layer, args[0].detach()))
+def _adding(name: str, add: Callable[[str, list[Tensor]], None]) -> Callable[..., None]:
+    def hook(layer: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
+        x = first_input(args, kwargs)
+        if x.numel():
+            add(name, _features(layer, x.detach()))
+
+    return hook
 
 
 def _features(layer: nn.Module, x: Tensor) -> list[Tensor]:

@@ -105,6 +105,42 @@ def test_wanda_keeps_the_highest_of_every_row(scope: str) -> None:
         assert masks["0.weight"][row, first : first + size].nonzero().flatten().tolist() == best.tolist()
 
 
+@pytest.mark.parametrize("given", ["model", "weights"])
+def test_mean_squares_are_taken_as_well_as_whole_moments(given: str) -> None:
+    torch.manual_seed(0)
+    # As many groups as a patch of one channel has entries: (9, 9) is no matrix of second moments here.
+    model = nn.Sequential(nn.Conv2d(9, 9, 3, groups=9), nn.Flatten(), nn.Linear(144, 2))
+    images = torch.randn(5, 9, 6, 6) * torch.arange(1.0, 10.0)[:, None, None]
+    squares = pc.mean_squares(model, images)
+    assert squares["0.weight"].shape == (9, 9)
+    weights: Any = model if given == "model" else dict(model.named_parameters())
+    found = P.wanda_scores(weights, squares)
+    rows = np.stack([(each**2).mean(0) for each in patches(model[0], images)])
+    expected = np.abs(model[0].weight.detach().double().numpy()) * np.sqrt(rows).reshape(9, 1, 3, 3)
+    np.testing.assert_allclose(found["0.weight"].numpy(), expected, rtol=1e-12)
+    whole = P.wanda_scores(weights, pc.second_moments(model, images))
+    for name, scores in found.items():
+        torch.testing.assert_close(scores, whole[name], rtol=1e-9, atol=0)
+
+
+def test_layers_that_are_called_by_name_are_seen() -> None:
+    class ByName(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer = nn.Linear(3, 4)
+
+        def forward(self, x: Tensor) -> Any:
+            return self.layer(input=x)
+
+    torch.manual_seed(0)
+    model, x = ByName(), torch.randn(7, 3)
+    exact = x.double().numpy().T @ x.double().numpy() / 7
+    np.testing.assert_allclose(pc.second_moments(model, x)["layer.weight"].numpy(), exact, rtol=1e-12)
+    np.testing.assert_allclose(pc.mean_squares(model, x)["layer.weight"][0].numpy(), np.diag(exact), rtol=1e-12)
+    heads = pc.compare(model, model, x.repeat(9, 1), layers=["layer"], heads=3, metrics=("linear_cka",))
+    np.testing.assert_allclose(heads.table["value"], 1, rtol=1e-9)
+
+
 def test_what_is_refused_in_one_sentence() -> None:
     model = nn.Sequential(nn.Linear(3, 2))
     with pytest.raises(ValueError, match="the loader gave no inputs; expected at least one batch"):
@@ -118,3 +154,11 @@ def test_what_is_refused_in_one_sentence() -> None:
         P.wanda_scores(model, {"1.weight": torch.eye(3)})
     with pytest.raises(ValueError, match=r"moment '0.weight' has shape \(4, 4\); expected that of the inputs"):
         P.wanda_scores(model, {"0.weight": torch.eye(4)})
+    for moment in (torch.full((3, 3), float("nan")), -torch.eye(3), torch.eye(3) / 0):
+        with pytest.raises(
+            ValueError, match=r"mean squares of the inputs of '0.weight' hold a NaN, infinity or negative"
+        ):
+            P.wanda_scores(model, {"0.weight": moment})
+    for odd in (torch.ones(3), torch.tensor(1.0), torch.ones(2, 3), torch.ones(2, 3, 3)):
+        with pytest.raises(ValueError, match=r"moment '0.weight' has shape .* expected that of the inputs"):
+            P.wanda_scores(model, {"0.weight": odd})

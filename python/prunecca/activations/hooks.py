@@ -12,7 +12,7 @@ from torch.overrides import TorchFunctionMode
 
 from .layers import Layer, nearest_names
 from .layouts import name_of
-from .outputs import Output, picked
+from .outputs import Output, first_input, picked
 from .trace import refuse_scripted
 from .wrappers import named_layers
 
@@ -35,13 +35,14 @@ def capturing(
     wanted = {(layer.module, layer.call): layer for layer in layers if not layer.function}
     calls: Counter[str] = Counter()
 
-    def receiver(name: str) -> Callable[[nn.Module, Any, Any], None]:
-        def receive(_module: nn.Module, args: Any, result: Any) -> None:
+    def receiver(name: str) -> Callable[..., None]:
+        def receive(_module: nn.Module, args: Any, kwargs: Any, result: Any) -> None:
             calls[name] += 1
             layer = wanted.get((name, calls[name]))
             if layer is None:
                 return
-            consume(layer, args[0] if layer.of_input else picked(result, output, layer.name, label))
+            given = first_input(args, kwargs) if layer.of_input else None
+            consume(layer, picked(result, output, layer.name, label) if given is None else given)
 
         return receive
 
@@ -55,7 +56,7 @@ def capturing(
         for name in {layer.module: None for layer in layers if not layer.function}:
             if name not in modules:
                 raise ValueError(f"{label} has no layer {name!r}{nearest_names(name, modules)}")
-            handles.append(modules[name].register_forward_hook(receiver(name)))
+            handles.append(modules[name].register_forward_hook(receiver(name), with_kwargs=True))
         with functions if functions.wanted else nullcontext():
             yield
     finally:

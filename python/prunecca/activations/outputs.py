@@ -43,6 +43,18 @@ def first_tensor(value: Any) -> Tensor | None:
     return next((found for found in map(first_tensor, items) if found is not None), None)
 
 
+def first_input(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Tensor:
+    """The tensor that a layer is called with, also by name.
+
+    Raises:
+        TypeError: there is none.
+    """
+    found = first_tensor((*args, *kwargs.values()))
+    if found is None:
+        raise TypeError("a layer is called without a tensor, which prunecca cannot follow; leave it out")
+    return found
+
+
 def picked(result: Any, output: Output, layer: str, label: str) -> Tensor:
     """The tensor of a layer's result that ``output`` names, or the first; of a dtype that can be compared.
 

@@ -26,21 +26,24 @@ def channel_groups(names: Sequence[str]) -> list[list[str]]:
     return [[name, *followers.get(name, [])] for name in names if name not in biases]
 
 
-def check_channels(model: nn.Module, names: Iterable[str]) -> None:
-    """Refuse weights whose output channels are not along the first dimension.
+def check_outputs_first(model: nn.Module, names: Iterable[str], scope: str) -> None:
+    """Refuse weights whose output channels are not along the first dimension, where the scope goes by dimensions.
 
     Raises:
-        ValueError: a transposed convolution, a ``Conv1D`` of the transformers library, or an embedding.
+        ValueError: a transposed convolution, a ``Conv1D`` of the transformers library, or channels of an embedding.
     """
+    if scope in ("pool", "layer", "global"):
+        return
     pooled = set(names)
+    embeddings = (nn.Embedding, nn.EmbeddingBag) if scope == "channel" else ()
     for layer, module in model.named_modules(remove_duplicate=False):
-        other = isinstance(module, nn.modules.conv._ConvTransposeNd | nn.Embedding | nn.EmbeddingBag)
+        other = isinstance(module, (nn.modules.conv._ConvTransposeNd, *embeddings))
         if not other and all(base.__name__ != "Conv1D" for base in type(module).__mro__):
             continue
         for own, _ in module.named_parameters(layer):
             if own in pooled and _plain(own).rpartition(".")[2] == "weight":
                 raise ValueError(
-                    f"scope 'channel' cannot cut '{own}': the output channels of a {type(module).__name__} are not along the "
+                    f"scope '{scope}' cannot cut '{own}': the output channels of a {type(module).__name__} are not along the "
                     "first dimension; leave it out of the pools"
                 )
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from numbers import Real
 from typing import Any
 
 import torch
@@ -11,6 +12,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from ..seeds import derive
+from ..weights.names import pooled_names
 
 SAMPLING = {
     "bernoulli": "each weight is kept with the probability sigmoid(score), drawn anew in each forward pass",
@@ -43,7 +45,7 @@ class Supermask(nn.Module):
 
     Raises:
         ValueError: a pool names no parameter, a probability is not between 0 and 1, or there is no such sampling.
-        TypeError: the network is no module, or a parameter holds no real numbers.
+        TypeError: the network is no module, pools are no lists of names, or a parameter holds no real numbers.
 
     Example:
         >>> import torch, prunecca as pc
@@ -171,6 +173,7 @@ def _scores_at_first(
     network: nn.Module, pools: Mapping[str, Sequence[str]], probability: float | Mapping[str, float]
 ) -> dict[str, nn.Parameter]:
     """Constant scores of every pooled weight, under its first name."""
+    pooled_names(pools)
     every = dict(network.named_parameters(remove_duplicate=False))
     first = {id(p): name for name, p in network.named_parameters()}
     given = dict(probability) if isinstance(probability, Mapping) else dict.fromkeys(pools, probability)
@@ -180,7 +183,7 @@ def _scores_at_first(
     scores: dict[str, nn.Parameter] = {}
     pool_of: dict[str, str] = {}
     for pool, names in pools.items():
-        if not 0 < given[pool] < 1:
+        if not isinstance(given[pool], Real) or not 0 < given[pool] < 1:
             raise ValueError(f"probability of pool '{pool}' is {given[pool]}; expected a number between 0 and 1")
         start = math.log(given[pool] / (1 - given[pool]))
         for name in names:

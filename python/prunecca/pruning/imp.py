@@ -14,11 +14,11 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
-from ..methods.channels import check_channels, scores_of_channels
+from ..methods.channels import check_outputs_first, scores_of_channels
 from ..methods.penalised import Choose, PenalisedOptimizer
 from ..methods.supermask import Supermask
 from ..methods.wanda import scores_of_pools
-from ..weights.names import Named, copies_of, named_tensors, same_names, under_first_names
+from ..weights.names import Named, copies_of, named_tensors, pooled_names, same_names, under_first_names
 from ..weights.pools import Pools, pools_by_type
 from ..weights.rates import density_of_pools, rates_by_pool
 from .criteria import SCORED
@@ -85,8 +85,8 @@ def imp(
         performance falls, by leaving the loop.
 
     Raises:
-        ValueError: before anything is trained, if no pool names a parameter, a pool has no rate, a layer cannot be cut by
-            channels, as the scope wants, or the recipe needs ``squares`` or ``channel_scores``, which is None.
+        ValueError: before anything is trained, if no pool names a parameter, a pool has no rate, the outputs of a layer are not
+            along its first dimension, as the scope wants, or the recipe needs ``squares`` or ``channel_scores``, which is None.
 
     Example:
         >>> import torch, prunecca as pc
@@ -100,9 +100,8 @@ def imp(
         [1.0, 0.5, 0.25]
     """
     pools = pools_by_type(model) if pools is None else pools
+    check_outputs_first(model, pooled_names(pools), recipe.scope)
     rates_by_pool(recipe.rates, pools)
-    if recipe.scope == "channel":
-        check_channels(model, [name for names in pools.values() for name in names])
     if recipe.criterion == "wanda" and squares is None:
         raise ValueError("criterion='wanda' needs the inputs of the layers; pass their mean squares as squares")
     if recipe.criterion == "fisher" and channel_scores is None:

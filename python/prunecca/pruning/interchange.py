@@ -14,7 +14,7 @@ from .._arrays import resolved
 from ..storage.reparametrised import plain_weights
 from ..storage.state_dicts import Misfit, StateDict
 from ..storage.weights import Checkpoint, read_checkpoint
-from ..weights.names import copies_of, first_names, some, without_wrappers
+from ..weights.names import copies_of, first_names, pooled_names, some, without_wrappers
 from .masks import Masks, apply_masks, fitting_mask
 from .packing import unpack, unpack_stored
 
@@ -99,7 +99,7 @@ def masks_from_zeros(
     tensors = {name: t for name, t in _state(content, network).tensors.items() if isinstance(t, Tensor)}
     first = first_names(tensors)
     if pools is not None:
-        wanted = [name for names in pools.values() for name in names]
+        wanted = pooled_names(pools)
         for name in wanted:
             if name not in first:
                 raise ValueError(f"{content.where} has no weight '{name}', which a pool names; it has {some(first)}")

@@ -16,10 +16,10 @@ from torch import Tensor, nn
 
 from .. import _native
 from .._arrays import native, resolved, same_memory, stream_of
-from ..methods.channels import check_channels, cut_channels
+from ..methods.channels import check_outputs_first, cut_channels
 from ..methods.scopes import SCOPES as SCOPES  # part of this module's face
 from ..methods.scopes import by_rows, cut_rows, groups
-from ..weights.names import Named, first_names, named_tensors, some, under_first_names, without_wrappers
+from ..weights.names import Named, first_names, named_tensors, pooled_names, some, under_first_names, without_wrappers
 from ..weights.rates import rate_as_written, rates_by_pool
 from .criteria import find_criterion, scores
 from .threshold import RankedGroup, count_kept, prune_lowest
@@ -81,8 +81,9 @@ def prune(
 
     Raises:
         ValueError: a rate outside [0, 1], a NaN (naming the parameter), an unknown name, a mask that does not fit, pools
-            that name no parameter at all, or a layer that cannot be cut by channels.
-        TypeError: a rate is no number, or parameters have no names.
+            that name no parameter at all, or a layer whose outputs are not along the first dimension, with a scope that
+            goes by dimensions.
+        TypeError: a rate is no number, parameters have no names, or pools are no lists of names.
 
     Warns:
         LayerCollapseWarning: a layer loses its last weight.
@@ -99,8 +100,8 @@ def prune(
     generator = torch.Generator().manual_seed(seed)
     pools = _check_pools(pools, first)
     pooled = [name for names in pools.values() for name in names]
-    if scope == "channel" and isinstance(parameters, nn.Module):
-        check_channels(parameters, pooled)
+    if isinstance(parameters, nn.Module):
+        check_outputs_first(parameters, pooled, scope)
     final.update((name, resolved(final[name], f"parameter '{name}'")) for name in pooled)
     before = _under_first_names({n: fitting_mask(n, mask, final.get(n)) for n, mask in (previous or {}).items()}, first)
     by_pool = {pool: rate_as_written(rate, pool) for pool, rate in rates_by_pool(rates, pools).items()}
@@ -272,7 +273,7 @@ def _without_gaps(tensor: Tensor) -> Tensor:
 
 def _check_pools(pools: Mapping[str, Sequence[str]], first: Mapping[str, str]) -> dict[str, list[str]]:
     """The pools with every weight in one of them, once, under its first name."""
-    pooled = [name for names in pools.values() for name in names]
+    pooled = pooled_names(pools)
     if not pooled:
         raise ValueError(
             "there is nothing to prune: no pool names a parameter; name those to be pruned, as {'all': ['0.weight']}"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from numbers import Integral, Real
 from typing import Any
 
 from ..methods.penalty import check_penalty
@@ -63,7 +64,7 @@ class Recipe:
 
     Raises:
         ValueError: an option is none of those it may be.
-        TypeError: a rate is no number.
+        TypeError: a rate is no number, or a count no whole number.
 
     Example:
         >>> import prunecca as pc
@@ -109,6 +110,25 @@ class Recipe:
         ):
             if value not in known:
                 raise ValueError(f"{option} is '{value}'; expected one of {', '.join(known)}")
+        for option in (
+            "levels",
+            "epochs",
+            "rewind_epoch",
+            "penalty_epochs",
+            "score_epochs",
+            "seed",
+            "retraining_epochs",
+        ):
+            given = getattr(self, option)
+            if (isinstance(given, bool) or not isinstance(given, Integral)) and (option, given) != (
+                "retraining_epochs",
+                None,
+            ):
+                raise TypeError(f"{option} is {given!r}; expected a whole number")
+        for option in ("alpha", "score_rate"):
+            given = getattr(self, option)
+            if not isinstance(given, Real) or not math.isfinite(given):
+                raise ValueError(f"{option} is {given!r}; expected a finite number")
         check_penalty(self.penalty, self.penalty_strength)
         if self.penalty_epochs < (self.penalty != "none"):
             raise ValueError(

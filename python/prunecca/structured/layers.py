@@ -7,6 +7,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from ..weights.names import pooled_names
 from ..weights.pools import pools_by_type
 
 Layers = dict[str, Any]  # name of the weight -> convolution or linear layer
@@ -19,6 +20,7 @@ def channel_layers(model: nn.Module, pools: Mapping[str, Sequence[str]] | None) 
         ValueError: there is none.
     """
     pools = pools_by_type(model) if pools is None else pools
+    pooled_names(pools)
     known = all_layers(model)
     found = {name: known[name] for names in pools.values() for name in names if name in known}
     if not found:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import copy
 import math
+import warnings
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from fractions import Fraction
 from typing import Any, NamedTuple
@@ -17,6 +19,7 @@ from ..activations.inputs import Batch, tensors
 from ..activations.wrappers import unwrapped
 from ..weights.rates import rate_as_written
 from .layers import Layers, all_layers
+from .likeness import Silenced
 from .operations import operations
 
 _OUT = "leave it out of the scores"
@@ -73,6 +76,10 @@ def narrowed(
         TypeError: a rate is no number.
         ValueError: a rate outside [0, 1), scores that fit no layer or are NaN, a layer that would lose its last channel, or one
             that torch-pruning cannot cut.
+
+    Warns:
+        UserWarning: the narrower network does not give what its parent gives without these channels, normalisations over
+            channels aside: it reads channels by their place, as the heads of an attention do, or sums over them.
 
     Example:
         >>> import torch, prunecca as pc
@@ -149,8 +156,10 @@ class _Cut:
             if layer not in self.graph.module2node:
                 raise ValueError(f"torch-pruning cannot cut '{name}', which the example does not pass through; {_OUT}")
             number = len(scores[name])
-            root = self.graph.get_pruner_of_module(layer).prune_out_channels
-            unit = self._unit(name, self.graph.get_pruning_group(layer, root, list(range(number))), number)
+            with _sentence(name):
+                root = self.graph.get_pruner_of_module(layer).prune_out_channels
+                group = self.graph.get_pruning_group(layer, root, list(range(number)))
+            unit = self._unit(name, group, number)
             taken |= {part for part, _, _ in unit.outputs}
             for part, own, numbers in unit.outputs:
                 given = scores[self.names[part]].tolist() if self.names[part] in self.layers else ()
@@ -174,12 +183,15 @@ class _Cut:
             unit.scores = [score / max(1, saved[number]) for number, score in enumerate(unit.scores)]
 
     def remove(self, units: list[_Unit]) -> None:
-        """Cut the chosen channels out, and see that the network still runs and gives outputs of the same shape."""
+        """Cut the chosen channels out, and see that the network still runs and gives what its parent gives without them."""
+        parent = Silenced(self.model, self.batch)
         for unit in units:
             if unit.gone:
-                self.graph.get_pruning_group(
-                    unit.group[0].dep.target.module, unit.group[0].dep.handler, unit.gone
-                ).prune()
+                self._silence(parent, unit)
+        for unit in units:
+            if unit.gone:
+                with _sentence(self.names[unit.group[0].dep.target.module]):
+                    self._group_without(unit).prune()
         try:
             with torch.no_grad():
                 shapes = self._shapes()
@@ -192,11 +204,42 @@ class _Cut:
             raise ValueError(
                 f"without the channels the network gives {shapes} instead of {self.shapes}; leave its output layer out of the scores"
             )
+        if not parent.is_like(self.model):
+            warnings.warn(
+                f"the narrower {type(self.model).__name__} does not give what its parent gives without these channels: it "
+                "reads channels by their place, as heads of an attention, or sums over them; score fewer layers, or train it on",
+                UserWarning,
+                stacklevel=3,
+            )
         frozen = set(self.frozen)
         for name, parameter in self.model.named_parameters():
             parameter.requires_grad_(name not in frozen)
         for module, training in self.modes.items():
             module.training = training
+
+    def _group_without(self, unit: _Unit) -> Any:
+        return self.graph.get_pruning_group(unit.group[0].dep.target.module, unit.group[0].dep.handler, unit.gone)
+
+    def _silence(self, parent: Silenced, unit: _Unit) -> None:
+        """Take the channels out of the parent as well, where torch-pruning takes those that were chosen and no others."""
+        with _sentence(self.names[unit.group[0].dep.target.module]):
+            group = self._group_without(unit)
+        goes: dict[Any, set[int]] = {layer: set() for layer, _, _ in unit.outputs}
+        for (dependency, own), _ in self._members(group):
+            layer = dependency.target.module
+            outputs = self.graph.is_out_channel_pruning_fn(dependency.handler)
+            if outputs and layer in self.names:
+                goes.setdefault(layer, set()).update(own)
+            if layer in self.modules:
+                with _sentence(self.names[unit.group[0].dep.target.module]):
+                    parent.silence(self.modules[layer], own, outputs)
+        gone = set(unit.gone)
+        for layer, own, numbers in unit.outputs:
+            if goes[layer] != {c for c, number in zip(own, numbers, strict=True) if number in gone}:
+                raise ValueError(
+                    f"torch-pruning cannot cut '{self.names[layer]}': the network takes its channels apart (chunk, split), and some "
+                    f"can only go together; {_OUT}"
+                )
 
     def _unit(self, name: str, group: Any, number: int) -> _Unit:
         outputs = []
@@ -208,6 +251,11 @@ class _Cut:
                 raise ValueError(
                     f"torch-pruning cannot cut '{name}': its channels meet the parameter '{self.graph._param_to_name.get(part)}', "
                     f"which belongs to no layer that it knows; {_OUT}"
+                )
+            if isinstance(part, nn.MultiheadAttention):
+                raise ValueError(
+                    f"torch-pruning cannot cut '{name}': its channels meet '{where}', whose heads take channels by their place; "
+                    f"{_OUT}"
                 )
             if any(owners[id(p)] > 1 for p in part.parameters(recurse=False)):
                 raise ValueError(f"torch-pruning cannot cut '{name}': '{where}' shares its weight; {_OUT}")
@@ -275,6 +323,17 @@ def _lowest(units: list[_Unit], rate: Fraction) -> dict[int, list[int]]:
     for _, place, n in sorted(channels)[: math.floor(rate * len(channels))]:
         chosen[id(units[place])].append(n)
     return chosen
+
+
+@contextmanager
+def _sentence(name: str) -> Iterator[None]:
+    """Whatever torch-pruning brings up where it does not know a layer."""
+    try:
+        yield
+    except Exception as error:
+        raise ValueError(
+            f"torch-pruning cannot cut '{name}', or what reads its channels ({_line(error)}); {_OUT}"
+        ) from error
 
 
 def _line(error: Exception) -> str:

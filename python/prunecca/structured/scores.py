@@ -86,7 +86,8 @@ def fisher_channel_scores(
         through are left out.
 
     Raises:
-        ValueError: an empty loader, batches without labels, or scores that are not finite.
+        ValueError: an empty loader, batches without labels, scores that are not finite, a loss that is no single number, or
+            an activation that has not the rows of one datapoint after the other, such as frames before datapoints.
 
     Example:
         >>> import torch, prunecca as pc
@@ -140,14 +141,18 @@ def _products(
 ) -> dict[str, Tensor]:
     """The sum of activation times gradient, of each datapoint and channel, over positions and calls."""
     products: dict[str, Tensor] = {}
+    folded: dict[str, tuple[Tensor, int]] = {}  # activations that have other rows than the batch, along which dimension
 
     def consume(layer: Layer, activation: Tensor) -> None:
         word = chosen_layout("infer", layer.name, activation.ndim, layer.layout)
+        if activation.shape[word.index("n")] != batch.count and activation.requires_grad:
+            folded[chosen[layer][0]] = activation, word.index("n")
         value = activation.detach().clone() if layer.overwritten else activation.detach()
 
         def multiply(gradient: Tensor) -> None:
             product = (value.double() * gradient.double()).movedim((word.index("n"), word.index("c")), (0, 1))
             product = product.flatten(2).sum(2) if product.ndim > 2 else product
+            product = product.reshape(batch.count, -1, product.shape[1]).sum(1)
             for name in chosen[layer]:
                 products[name] = products[name] + product if name in products else product
 
@@ -156,8 +161,39 @@ def _products(
 
     with capturing(model, list(chosen), consume):
         output = batch.call(model)
-    torch.autograd.grad(loss(output, batch.content), weights, allow_unused=True)
+    _check_order(output, folded, batch)
+    products.clear()  # what the gradients of that left
+    total = loss(output, batch.content)
+    if not isinstance(total, Tensor) or total.numel() != 1 or not total.requires_grad:
+        shown = f"a tensor of shape {tuple(total.shape)}" if isinstance(total, Tensor) else f"a {type(total).__name__}"
+        raise ValueError(
+            f"the loss is {shown}; expected one number with a gradient, the sum of the losses of the datapoints"
+        )
+    torch.autograd.grad(total, weights, allow_unused=True)
     return products
+
+
+def _check_order(output: Any, folded: Mapping[str, tuple[Tensor, int]], batch: Batch) -> None:
+    """Refuse activations whose rows are not those of one datapoint after another, such as frames before datapoints.
+
+    Raises:
+        ValueError: an activation that mixes datapoints, or has other rows.
+    """
+    given = first_tensor(output)
+    if batch.count == 1:
+        return
+    for name, (activation, axis) in folded.items():
+        rows = activation.shape[axis]
+        apart = rows % batch.count == 0
+        if apart and given is not None and given.shape[:1] == (batch.count,):
+            (reached,) = torch.autograd.grad(given[0].sum(), activation, retain_graph=True, allow_unused=True)
+            first = rows // batch.count
+            apart = reached is None or not bool(reached.narrow(axis, first, rows - first).any())
+        if not apart:
+            raise ValueError(
+                f"the activation of '{name}' has {rows} rows for {batch.count} datapoints, which are not those of one after "
+                "the other; give batches of one datapoint, or leave the layer out of the pools"
+            )
 
 
 def _cross_entropy(output: Any, content: Any) -> Tensor:
