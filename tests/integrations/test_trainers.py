@@ -186,6 +186,42 @@ def test_a_training_of_transformers_that_is_resumed_is_refused() -> None:
         PruningCallback(P.Recipe(), POOLS).on_train_begin(None, SimpleNamespace(global_step=7), None)
 
 
+def test_a_training_of_transformers_that_ends_with_its_best_checkpoint_is_refused() -> None:
+    pytest.importorskip("transformers")
+    from prunecca.integrations.transformers import PruningCallback
+
+    arguments, state = SimpleNamespace(load_best_model_at_end=True), SimpleNamespace(global_step=0)
+    with pytest.raises(ValueError, match=r"best checkpoint of all levels is mostly unpruned; expected False, load the"):
+        PruningCallback(P.Recipe(), POOLS).on_train_begin(arguments, state, None)
+
+
+def test_a_training_that_ends_too_early_is_a_warning() -> None:
+    from prunecca.integrations.levels import Levels
+
+    model = Network()
+    optimizer = optimizer_of(model)
+    levels = Levels(RECIPES["weight rewinding"], POOLS, None)
+    levels.begin(model, optimizer, None)
+    for _ in range(4):  # of 7: level 1 has begun
+        levels.begin_epoch(model, optimizer, None)
+    with pytest.warns(
+        UserWarning, match=r"ended in epoch 2 of level 1, and the recipe has 2 levels; the trainer must run 7"
+    ):
+        levels.finish()
+    assert not optimizer._optimizer_step_post_hooks
+
+
+@pytest.mark.parametrize("given", ["fine_tuning", None, {}])
+def test_what_is_no_recipe(given: Any) -> None:
+    from prunecca.integrations.levels import total_epochs
+
+    message = r"recipe is .*; expected a Recipe, as from recipe_named\('fine_tuning'\)"
+    with pytest.raises(TypeError, match=message):
+        total_epochs(given)
+    with pytest.raises(TypeError, match=message):
+        next(P.imp(Network(), given, lambda model, _: optimizer_of(model), lambda *_: None))
+
+
 @pytest.mark.parametrize(
     ("module", "missing", "sentence"),
     [

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 
@@ -10,6 +11,7 @@ from torch.optim import Optimizer
 
 from ..pruning import Masking, Recipe, Snapshot, density, full_masks, masked, next_masks, next_weights, pools_by_type
 from ..pruning.criteria import SCORED
+from ..pruning.recipe import check_recipe
 from ..pruning.rewind import Stateful
 from ..weights.pools import Pools
 from ..weights.rates import rates_by_pool
@@ -18,7 +20,12 @@ Fresh = Callable[[int], Mapping[str, Tensor]]
 
 
 def total_epochs(recipe: Recipe) -> int:
-    """All epochs of a recipe: the first training, and each retraining."""
+    """All epochs of a recipe: the first training, and each retraining.
+
+    Raises:
+        TypeError: it is no recipe.
+    """
+    check_recipe(recipe)
     retraining = recipe.retraining
     return recipe.epochs + recipe.levels * (retraining.last - retraining.first)
 
@@ -72,10 +79,21 @@ class Levels:
         self.snapshots.setdefault("initial", Snapshot.capture(model))
 
     def end(self) -> None:
-        """The training has ended: the optimizer is left as it was, and the network pruned."""
+        """The training is over, or broken off: the optimizer is left as it was, and the network pruned."""
         if self._masking is not None:
             self._masking.remove()
         self._masking = None
+
+    def finish(self) -> None:
+        """The training has ended by itself: all levels should have been trained."""
+        if self.level < self.recipe.levels:
+            warnings.warn(
+                f"the training ended in epoch {self.epoch} of level {self.level}, and the recipe has {self.recipe.levels} levels; "
+                f"the trainer must run {total_epochs(self.recipe)} epochs, callback.total_epochs",
+                UserWarning,
+                stacklevel=2,
+            )
+        self.end()
 
     def begin_epoch(self, model: nn.Module, optimizer: Optimizer, schedule: Stateful | None) -> None:
         """Before an epoch is trained, when all that belongs to the one before is done."""

@@ -48,7 +48,11 @@ class PruningCallback(_Callback):
         masks: those of now, once the training has begun.
 
     Raises:
+        TypeError: the recipe is none.
         ValueError: the recipe needs what a callback cannot give.
+
+    Warns:
+        UserWarning: the training ended before all levels were trained.
 
     Example:
         >>> import prunecca as pc
@@ -73,7 +77,7 @@ class PruningCallback(_Callback):
         pl_module.log("density", self._levels.density)
 
     def on_train_end(self, trainer: Any, pl_module: Any) -> None:
-        self._levels.end()
+        self._levels.finish()
 
     def on_exception(self, trainer: Any, pl_module: Any, exception: BaseException) -> None:
         self._levels.end()

@@ -38,7 +38,12 @@ class PruningCallback(TrainerCallback):
         masks: those of now, once the training has begun.
 
     Raises:
-        ValueError: the recipe needs what a callback cannot give; later, that a training is resumed.
+        TypeError: the recipe is none.
+        ValueError: the recipe needs what a callback cannot give; later, that a training is resumed, or is to end with its
+            best checkpoint (``load_best_model_at_end``), which is that of another level.
+
+    Warns:
+        UserWarning: the training ended before all levels were trained.
 
     Example:
         >>> import prunecca as pc
@@ -61,13 +66,18 @@ class PruningCallback(TrainerCallback):
                 f"the training is resumed at step {state.global_step}, but checkpoints of transformers hold no state to rewind "
                 "to; begin it anew, or prune with imp"
             )
+        if args.load_best_model_at_end:
+            raise ValueError(
+                "load_best_model_at_end is True, and the best checkpoint of all levels is mostly unpruned; expected False, load "
+                "the checkpoint of the level that you want"
+            )
         self._levels.begin(given["model"], *_trained_by(given))
 
     def on_epoch_begin(self, args: Any, state: Any, control: Any, **given: Any) -> None:
         self._levels.begin_epoch(given["model"], *_trained_by(given))
 
     def on_train_end(self, args: Any, state: Any, control: Any, **given: Any) -> None:
-        self._levels.end()
+        self._levels.finish()
 
     def on_log(self, args: Any, state: Any, control: Any, **given: Any) -> None:
         density = self._levels.density

@@ -23,7 +23,7 @@ from ..weights.pools import Pools, pools_by_type
 from ..weights.rates import density_of_pools, rates_by_pool
 from .criteria import SCORED
 from .masks import Masks, apply_masks, density, full_masks, prune
-from .recipe import Recipe
+from .recipe import Recipe, check_recipe
 from .rewind import Snapshot
 
 Train = Callable[[nn.Module, torch.optim.Optimizer, int, int], object]
@@ -99,6 +99,7 @@ def imp(
         >>> [level.density for level in pc.pruning.imp(model, recipe, adam, train, pools={"all": ["0.weight"]})]
         [1.0, 0.5, 0.25]
     """
+    check_recipe(recipe)
     pools = pools_by_type(model) if pools is None else pools
     check_outputs_first(model, pooled_names(pools), recipe.scope)
     rates_by_pool(recipe.rates, pools)

@@ -227,6 +227,16 @@ RECIPES: dict[str, dict[str, Any]] = {
 }
 
 
+def check_recipe(recipe: object) -> None:
+    """Refuse what is no recipe, such as the name of one.
+
+    Raises:
+        TypeError: it is something else.
+    """
+    if not isinstance(recipe, Recipe):
+        raise TypeError(f"recipe is {recipe!r}; expected a Recipe, as from recipe_named('fine_tuning')")
+
+
 def find_recipe(name: str, **options: Any) -> Recipe:
     """A recipe of the literature by name.
 
