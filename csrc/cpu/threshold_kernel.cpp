@@ -91,7 +91,8 @@ template <class T, Order order> struct Threshold {
     if constexpr (sizeof(Word) == 4) {
       Flagger<order == Order::value> flagger(low, high);
       for (; start + kFlagged <= n; start += kFlagged) {
-        uint32_t flags = flagger.flag(static_cast<const T*>(data) + start, alive ? alive + start : nullptr, mask + start);
+        const uint8_t* live = alive ? alive + start : nullptr;
+        uint32_t flags = flagger.flag(static_cast<const T*>(data) + start, live, mask + start);
         for (; flags; flags &= flags - 1) visit(start + __builtin_ctz(flags));
       }
       survivors = flagger.survivors, kept = flagger.kept, largest = flagger.largest();
