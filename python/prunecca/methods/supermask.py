@@ -11,8 +11,8 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
+from ..methods.pooled import pooled_names
 from ..seeds import derive
-from ..weights.names import pooled_names
 
 SAMPLING = {
     "bernoulli": "each weight is kept with the probability sigmoid(score), drawn anew in each forward pass",
