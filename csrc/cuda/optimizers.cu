@@ -116,7 +116,7 @@ template <int kCapacity> struct AdamScales {
 
 // Bytes per element, float32: 16 read, 12 written, 1 of the mask; 13 where all of a four is masked. An anchor is 4 more.
 template <class T, class Tensors, class Scales, bool kDrawn>
-__global__ void __launch_bounds__(kBlock, sizeof(T) == 8 ? 2 : 3)
+__global__ void __launch_bounds__(kBlock, sizeof(T) == 8 || kDrawn ? 2 : 3)
     adam_kernel(const __grid_constant__ Tensors tensors, const __grid_constant__ Scales scales, AdamRule rule,
                 Penalty penalty) {
   using Real = RealOf<T>;
@@ -209,7 +209,7 @@ template <int kCapacity> struct SgdFirsts {
 // Bytes per element, float32: 12 read, 8 written, 1 of the mask; without momentum 8 read, 4 written. An
 // anchor is 4 more.
 template <class T, class Tensors, class Firsts, bool kDrawn>
-__global__ void __launch_bounds__(kBlock, 4)
+__global__ void __launch_bounds__(kBlock, kDrawn ? 3 : 4)
     sgd_kernel(const __grid_constant__ Tensors tensors, const __grid_constant__ Firsts firsts, SgdRule rule,
                Penalty penalty) {
   using Real = RealOf<T>;

@@ -15,7 +15,8 @@ BUDGETS = {
     r"^void norms_by_": (40, 0, 6),
     r"^void weigh_by_": (80, 2048, 3),
     r"^(inner_products|add_in_order)": (40, 256, 6),
-    r"^void adam_kernel<double": (128, 0, 2),
+    r"^void adam_kernel<(double|.*Table<6)": (128, 0, 2),  # six addresses: with a penalty, whose anchor takes registers
+    r"^void sgd_kernel<.*Table<5": (84, 0, 3),
     r"^void adam_kernel": (84, 0, 3),
     r"^void (copy|sgd)_kernel": (64, 0, 4),
     r"^void (survey|divide|narrow|finish)_kernel": (84, 8704, 3),  # a histogram of 2048 digits
