@@ -49,7 +49,7 @@ def _ssyrk_of(library: ctypes.CDLL, x: Tensor) -> Tensor:
     out = torch.empty(channels, channels)
     library.MKL_Set_Num_Threads(torch.get_num_threads())
     one, zero = ctypes.c_float(1.0), ctypes.c_float(0.0)
-    given, result = ctypes.c_void_p(x.data_ptr()), ctypes.c_void_p(out.data_ptr())
+    given, result = (array.ctypes.data_as(ctypes.c_void_p) for array in (x.numpy(), out.numpy()))
     order = (_ROW_MAJOR, _UPPER, _TRANSPOSED)
     library.cblas_ssyrk(*order, channels, rows, one, given, channels, zero, result, channels)
     return out
