@@ -39,6 +39,8 @@ inline float widen(Half x) {
 }
 inline float widen(Bfloat x) { return bits_float(widened_bits(x)); }
 
+inline void narrow(float x, float& out) { out = x; }
+inline void narrow(double x, double& out) { out = x; }
 inline void narrow(float x, Half& out) {
   const uint32_t bits = float_bits(x), sign = bits & 0x80000000u, rest = bits ^ sign;
   // Adding 0.5 aligns the last bit of a float16 subnormal with the last bit of the float32 sum.

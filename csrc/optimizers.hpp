@@ -13,7 +13,8 @@ struct Penalty {
   const void* anchor = nullptr;  // of a moment's dtype; null: there is no pull
   double pull = 0;               // pull * (weight - anchor) is added to the gradient
   double l1 = 0;                 // l1 * sign(weight) is added to the gradient
-  double threshold = 0;          // what the step leaves is shrunk by this, and is +0 where it was no larger
+  double threshold = 0;          // what the step leaves is shrunk by this, and is +0 where it was no larger; where the
+                                 // learning rate lies on a CUDA device, by this times that rate
   bool any() const { return anchor || l1 != 0 || threshold != 0; }
 };
 
@@ -27,13 +28,13 @@ struct AdamTensor {
   Dtype dtype;
   double step_size;   // learning rate / (1 - beta1^step)
   double root_scale;  // 1 / sqrt(1 - beta2^step)
-  Penalty penalty{};  // on the host alone
+  Penalty penalty{};
   std::array<const void*, 5> addresses() const { return {weight, gradient, mean, square, mask}; }
 };
 
 // What changes from step to step, in device memory, so that a captured CUDA graph can be replayed.
 struct Schedule {
-  double step_size, root_scale, shrink;
+  double step_size, root_scale, shrink, rate;
 };
 
 struct AdamRule {
@@ -52,8 +53,8 @@ struct SgdTensor {
   const uint8_t* mask;
   int64_t size;
   Dtype dtype;
-  bool first;         // the momentum holds nothing yet: it becomes the gradient
-  Penalty penalty{};  // on the host alone
+  bool first;  // the momentum holds nothing yet: it becomes the gradient
+  Penalty penalty{};
   std::array<const void*, 4> addresses() const { return {weight, gradient, momentum, mask}; }
 };
 

@@ -22,7 +22,7 @@ from prunecca.machine.info import describe_machine
 from prunecca.machine.peaks import measure_peaks
 
 HERE = Path(__file__).parent
-NOUNS = ("covariance", "masks", "training", "compare")
+NOUNS = ("covariance", "masks", "training", "compare", "pairs")
 BEGIN, END = "<!-- measured: begin -->", "<!-- measured: end -->"
 
 

@@ -63,10 +63,13 @@ def optimizers() -> None:
     """Adam and SGD, with numbers of the host and with numbers of the device."""
     shapes = [(4096,), (65, 64), (3,)]
     for make in (pc.pruning.MaskedAdam, lambda *a, **o: pc.pruning.MaskedSGD(*a, momentum=0.9, **o)):
-        for capturable in (False, True):
+        for capturable, penalty in ((False, "none"), (True, "none"), (False, "l1"), (True, "l1"), (True, "admm")):
             weights = {str(k): torch.nn.Parameter(torch.randn(s, device="cuda")) for k, s in enumerate(shapes)}
             kept = {name: torch.rand(w.shape, device="cuda") < 0.5 for name, w in weights.items()}
             optimizer = make(weights.items(), kept, lr=0.1, capturable=capturable)
+            optimizer.set_penalty(penalty, float(penalty != "none"))
+            if penalty == "admm":
+                optimizer.update_duals(lambda values: pc.pruning.prune(values, {"all": list(values)}, 0.5))
             for _ in range(2):
                 for weight in weights.values():
                     weight.grad = torch.randn_like(weight)

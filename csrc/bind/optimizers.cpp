@@ -54,9 +54,6 @@ void set_penalties(std::vector<Tensor>& tensors, const Arrays& weights, const Pe
     if (anchor) check_moment(*anchor, weights[i]);
     PRUNECCA_CHECK(pull >= 0 && l1 >= 0 && threshold >= 0, "given a penalty below 0; expected 0 or more");
     tensors[i].penalty = {anchor ? anchor->data : nullptr, pull, l1, threshold};
-    PRUNECCA_CHECK(weights[i].device < 0 || !tensors[i].penalty.any(),
-                   "given a penalty for a weight on a CUDA device; expected it on the host, "
-                   "or the penalty in the gradient");
   }
 }
 
@@ -131,12 +128,13 @@ void check_numbers(const Array& numbers, Dtype dtype, int64_t size, int device, 
                  dtype == Dtype::float64 ? " float64" : " float32", " on device ", device);
 }
 
-// The numbers of the next step, on the device: *step grows by one, and schedule = (step size, root scale, shrink).
+// The numbers of the next step, on the device: *step grows by one, and schedule = (step size, root scale, shrink,
+// rate).
 void adam_advance(const Array& step, const Array& rate, double beta1, double beta2, double decay, const Array& schedule,
                   uintptr_t stream) {
   check_numbers(step, Dtype::float32, 1, schedule.device, "a step");
   check_numbers(rate, Dtype::float32, 1, schedule.device, "a learning rate");
-  check_numbers(schedule, Dtype::float64, 3, schedule.device, "a schedule");
+  check_numbers(schedule, Dtype::float64, 4, schedule.device, "a schedule");
 #ifdef PRUNECCA_HAVE_CUDA
   const cuda::DeviceGuard guard(schedule.device);
   cuda::check(cuda::advance(step.as<float>(), rate.as<float>(), beta1, beta2, decay, schedule.as<Schedule>(),
@@ -148,13 +146,15 @@ void adam_advance(const Array& step, const Array& rate, double beta1, double bet
 #endif
 }
 
-// A step whose numbers the device has: nothing of it changes from one replay of a CUDA graph to the next.
+// A step whose numbers the device has: nothing of it changes from one replay of a CUDA graph to the next. The threshold
+// of a penalty is times the learning rate there.
 void adam_step_scheduled(const Arrays& weights, const Arrays& gradients, const Arrays& means, const Arrays& squares,
                          const Masks& masks, const Array& schedule, double beta1, double beta2, double epsilon,
-                         double l2, bool keep_masked, uintptr_t stream) {
-  const std::vector<AdamTensor> tensors = adam_tensors(weights, gradients, means, squares, masks);
+                         double l2, bool keep_masked, uintptr_t stream, const Penalties& penalties) {
+  std::vector<AdamTensor> tensors = adam_tensors(weights, gradients, means, squares, masks);
+  set_penalties(tensors, weights, penalties);
   const int device = common_device(weights);
-  check_numbers(schedule, Dtype::float64, 3, device, "a schedule");
+  check_numbers(schedule, Dtype::float64, 4, device, "a schedule");
 #ifdef PRUNECCA_HAVE_CUDA
   const AdamRule rule{beta1, beta2, epsilon, l2, 1, keep_masked, schedule.as<Schedule>()};
   step_on(
@@ -212,9 +212,9 @@ void sgd_step(const Arrays& weights, const Arrays& gradients, const Arrays& mome
 
 void sgd_step_scheduled(const Arrays& weights, const Arrays& gradients, const Arrays& momenta, const Masks& masks,
                         const std::vector<bool>& first, const Array& rate, double momentum, double dampening, double l2,
-                        bool nesterov, bool keep_masked, uintptr_t stream) {
+                        bool nesterov, bool keep_masked, uintptr_t stream, const Penalties& penalties) {
   sgd_step_with(weights, gradients, momenta, masks, first, &rate, 0, momentum, dampening, l2, nesterov, keep_masked, 1,
-                stream, {});
+                stream, penalties);
 }
 
 }  // namespace
@@ -231,10 +231,11 @@ void register_optimizers(py::module_& m) {
         py::arg("decay"), py::arg("schedule"), py::arg("stream"));
   m.def("adam_step_scheduled", &adam_step_scheduled, py::arg("weights"), py::arg("gradients"), py::arg("means"),
         py::arg("squares"), py::arg("masks"), py::arg("schedule"), py::arg("beta1"), py::arg("beta2"),
-        py::arg("epsilon"), py::arg("l2"), py::arg("keep_masked"), py::arg("stream"));
+        py::arg("epsilon"), py::arg("l2"), py::arg("keep_masked"), py::arg("stream"),
+        py::arg("penalties") = py::list());
   m.def("sgd_step_scheduled", &sgd_step_scheduled, py::arg("weights"), py::arg("gradients"), py::arg("momenta"),
         py::arg("masks"), py::arg("first"), py::arg("rate"), py::arg("momentum"), py::arg("dampening"), py::arg("l2"),
-        py::arg("nesterov"), py::arg("keep_masked"), py::arg("stream"));
+        py::arg("nesterov"), py::arg("keep_masked"), py::arg("stream"), py::arg("penalties") = py::list());
 }
 
 }  // namespace prunecca

@@ -36,10 +36,14 @@ std::vector<int64_t> count_kept(const std::vector<Counted>& masks, int threads) 
     for_part(masks, part, parts, [&](const Counted& mask, int64_t begin, int64_t end, int64_t) {
       int64_t kept = 0;
       while (begin < end) {  // short runs, so that the inner sum may stay in narrow lanes
-        const int64_t stop = std::min<int64_t>(end, begin + 255);
+        constexpr int64_t kRun = 240;  // the most whole vectors whose count a byte can hold
         uint8_t run = 0;
-        for (; begin < stop; ++begin) run += mask.mask[begin] != 0;
+        if (end - begin >= kRun)
+          for (int64_t i = 0; i < kRun; ++i) run += mask.mask[begin + i] != 0;
+        else
+          for (int64_t i = begin; i < end; ++i) run += mask.mask[i] != 0;
         kept += run;
+        begin += kRun;
       }
       int64_t& count = counts[&mask - masks.data()];
 #pragma omp atomic

@@ -47,12 +47,13 @@ template <class Real> struct Drawn {
   }
 };
 
+// Half-precision weights are widened as they are read, stepped with float32 moments, and rounded as they are written.
 struct Adam {
   using Tensor = AdamTensor;
   using Rule = AdamRule;
 
-  template <class Real, bool kMask, bool kKeep, Extra kExtra>
-  static void run(Real* __restrict weight, const Real* __restrict gradient, Real* __restrict mean,
+  template <class Real, bool kMask, bool kKeep, Extra kExtra, class Stored>
+  static void run(Stored* __restrict weight, const Stored* __restrict gradient, Real* __restrict mean,
                   Real* __restrict square, const uint8_t* __restrict mask, int64_t n, const Tensor& t, const Rule& rule,
                   const Drawn<Real> drawn) {
     const Real l2 = Real(rule.l2), shrink = Real(rule.shrink), epsilon = Real(rule.epsilon);
@@ -61,8 +62,8 @@ struct Adam {
     const Real step_size = Real(t.step_size), root_scale = Real(t.root_scale);
 #pragma omp simd
     for (int64_t i = 0; i < n; ++i) {
-      const Real w = weight[i] * shrink,
-                 g = drawn.template gradient<kExtra>(gradient[i] + l2 * weight[i], weight[i], i);
+      const Real before = Real(widen(weight[i])), w = before * shrink,
+                 g = drawn.template gradient<kExtra>(Real(widen(gradient[i])) + l2 * before, before, i);
       // From the nearer end: with a small beta1 the old mean, which may be much larger, must not cancel.
       const Real difference = g - mean[i];
       Real m = beta1 < Real(0.5) ? g - beta1 * difference : mean[i] + gain1 * difference;
@@ -72,18 +73,19 @@ struct Adam {
         m = kept(m, mask[i]);
         v = kept(v, mask[i]);
         next = kept(next, mask[i]);
-        if constexpr (kKeep) next = mask[i] ? next : weight[i];
+        if constexpr (kKeep) next = mask[i] ? next : before;
       }
       mean[i] = m;
       square[i] = v;
-      weight[i] = next;
+      narrow(next, weight[i]);
     }
   }
 
   template <class Real> static Real* state(void* p, int64_t i) { return static_cast<Real*>(p) + i; }
 
-  template <class Real, bool kMask, bool kKeep, Extra kExtra>
-  static void piece(Real* weight, const Real* gradient, int64_t begin, int64_t n, const Tensor& t, const Rule& rule) {
+  template <class Real, bool kMask, bool kKeep, Extra kExtra, class Stored>
+  static void piece(Stored* weight, const Stored* gradient, int64_t begin, int64_t n, const Tensor& t,
+                    const Rule& rule) {
     run<Real, kMask, kKeep, kExtra>(weight, gradient, state<Real>(t.mean, begin), state<Real>(t.square, begin),
                                     kMask ? t.mask + begin : nullptr, n, t, rule, Drawn<Real>(t.penalty, begin));
   }
@@ -93,8 +95,8 @@ struct Sgd {
   using Tensor = SgdTensor;
   using Rule = SgdRule;
 
-  template <class Real, bool kMask, bool kKeep, Extra kExtra, bool kMomentum>
-  static void run(Real* __restrict weight, const Real* __restrict gradient, Real* __restrict momentum,
+  template <class Real, bool kMask, bool kKeep, Extra kExtra, bool kMomentum, class Stored>
+  static void run(Stored* __restrict weight, const Stored* __restrict gradient, Real* __restrict momentum,
                   const uint8_t* __restrict mask, int64_t n, const Tensor& t, const Rule& rule,
                   const Drawn<Real> drawn) {
     const Real rate = Real(rule.rate), l2 = Real(rule.l2);
@@ -103,7 +105,8 @@ struct Sgd {
     const Real ahead = rule.nesterov ? Real(rule.momentum) : Real(1), own = rule.nesterov ? Real(1) : Real(0);
 #pragma omp simd
     for (int64_t i = 0; i < n; ++i) {
-      const Real g = drawn.template gradient<kExtra>(gradient[i] + l2 * weight[i], weight[i], i);
+      const Real before = Real(widen(weight[i]));
+      const Real g = drawn.template gradient<kExtra>(Real(widen(gradient[i])) + l2 * before, before, i);
       Real direction = g;
       if constexpr (kMomentum) {
         Real buffer = decay * momentum[i] + gain * g;
@@ -111,17 +114,18 @@ struct Sgd {
         if constexpr (kMask) buffer = kept(buffer, mask[i]);
         momentum[i] = buffer;
       }
-      Real next = drawn.template shrunk<kExtra>(weight[i] - rate * direction);
+      Real next = drawn.template shrunk<kExtra>(before - rate * direction);
       if constexpr (kMask) {
         next = kept(next, mask[i]);
-        if constexpr (kKeep) next = mask[i] ? next : weight[i];
+        if constexpr (kKeep) next = mask[i] ? next : before;
       }
-      weight[i] = next;
+      narrow(next, weight[i]);
     }
   }
 
-  template <class Real, bool kMask, bool kKeep, Extra kExtra>
-  static void piece(Real* weight, const Real* gradient, int64_t begin, int64_t n, const Tensor& t, const Rule& rule) {
+  template <class Real, bool kMask, bool kKeep, Extra kExtra, class Stored>
+  static void piece(Stored* weight, const Stored* gradient, int64_t begin, int64_t n, const Tensor& t,
+                    const Rule& rule) {
     const uint8_t* mask = kMask ? t.mask + begin : nullptr;
     const Drawn<Real> drawn(t.penalty, begin);
     Real* momentum = t.momentum ? static_cast<Real*>(t.momentum) + begin : nullptr;
@@ -132,26 +136,27 @@ struct Sgd {
   }
 };
 
-template <class Method, Extra kExtra, class Real>
-void drawn_piece(Real* weight, const Real* gradient, int64_t begin, int64_t n, const typename Method::Tensor& t,
+template <class Method, Extra kExtra, class Real, class Stored>
+void drawn_piece(Stored* weight, const Stored* gradient, int64_t begin, int64_t n, const typename Method::Tensor& t,
                  const typename Method::Rule& rule) {
   if (!t.mask) return Method::template piece<Real, false, false, kExtra>(weight, gradient, begin, n, t, rule);
   if (rule.keep_masked) return Method::template piece<Real, true, true, kExtra>(weight, gradient, begin, n, t, rule);
   Method::template piece<Real, true, false, kExtra>(weight, gradient, begin, n, t, rule);
 }
 
-template <class Method, class Real>
-void masked_piece(Real* weight, const Real* gradient, int64_t begin, int64_t n, const typename Method::Tensor& t,
+template <class Method, class Real, class Stored>
+void masked_piece(Stored* weight, const Stored* gradient, int64_t begin, int64_t n, const typename Method::Tensor& t,
                   const typename Method::Rule& rule) {
-  if (t.penalty.anchor) return drawn_piece<Method, Extra::pull>(weight, gradient, begin, n, t, rule);
-  if (t.penalty.any()) return drawn_piece<Method, Extra::l1>(weight, gradient, begin, n, t, rule);
-  drawn_piece<Method, Extra::none>(weight, gradient, begin, n, t, rule);
+  if (t.penalty.anchor) return drawn_piece<Method, Extra::pull, Real>(weight, gradient, begin, n, t, rule);
+  if (t.penalty.any()) return drawn_piece<Method, Extra::l1, Real>(weight, gradient, begin, n, t, rule);
+  drawn_piece<Method, Extra::none, Real>(weight, gradient, begin, n, t, rule);
 }
 
-// Half-precision weights are widened, stepped with float32 moments, and rounded back, a cached block at a time.
+// Where the loops above would not be vectorised around the conversion (float16), weights are widened and rounded back a
+// block at a time: a short one, so that all streams of the step come from memory side by side.
 template <class Method, class Narrow>
 void widened(int64_t begin, int64_t end, const typename Method::Tensor& t, const typename Method::Rule& rule) {
-  constexpr int64_t kBlock = 1024;
+  constexpr int64_t kBlock = 128;
   alignas(64) float weight[kBlock], gradient[kBlock];
   Narrow* stored = static_cast<Narrow*>(t.weight);
   const Narrow* given = static_cast<const Narrow*>(t.gradient);
@@ -166,16 +171,16 @@ void widened(int64_t begin, int64_t end, const typename Method::Tensor& t, const
 
 template <class Method>
 void step_piece(const typename Method::Tensor& t, int64_t begin, int64_t end, const typename Method::Rule& rule) {
-  const auto same = [&](auto zero) {
-    using Real = decltype(zero);
-    masked_piece<Method, Real>(static_cast<Real*>(t.weight) + begin, static_cast<const Real*>(t.gradient) + begin,
-                               begin, end - begin, t, rule);
+  const auto plain = [&](auto real, auto stored) {
+    using Stored = decltype(stored);
+    masked_piece<Method, decltype(real)>(static_cast<Stored*>(t.weight) + begin,
+                                         static_cast<const Stored*>(t.gradient) + begin, begin, end - begin, t, rule);
   };
   switch (t.dtype) {
-    case Dtype::float64: return same(0.0);
+    case Dtype::float64: return plain(0.0, 0.0);
     case Dtype::float16: return widened<Method, Half>(begin, end, t, rule);
-    case Dtype::bfloat16: return widened<Method, Bfloat>(begin, end, t, rule);
-    default: return same(0.0f);
+    case Dtype::bfloat16: return plain(0.0f, Bfloat{});
+    default: return plain(0.0f, 0.0f);
   }
 }
 

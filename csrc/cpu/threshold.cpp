@@ -185,25 +185,30 @@ class Selection {
     }
   }
 
-  // Evenly spaced scores: as many as balance their cost against that of the list. The bracket is four standard
-  // deviations of their ranks wide on either side: one guess in some ten thousand is wrong.
+  // Evenly spaced scores: as many as balance their cost against that of the list. The bracket is 3.3 standard
+  // deviations of their ranks wide on either side: one guess in a thousand is wrong.
   std::optional<Bracket> sample(int64_t count) const {
     const int64_t total = total_size(pool_);
     if (total < kFewestSampled) return {};
     for (const Scores& s : pool_)
       if (s.mask == s.alive) return {};  // after a bad guess the survivors would not be known any more
-    const int64_t step = std::max<int64_t>(1, int64_t(std::cbrt(double(total)) / 1.2)), size = total / step;
+    const int64_t step = std::max<int64_t>(1, int64_t(std::cbrt(double(total)) / 0.5)), size = total / step;
     std::vector<std::vector<uint64_t>> taken(parts_);
     each_part([&](int part, const Scores& s, int64_t begin, int64_t end, int64_t offset) {
-      for (int64_t i = begin + (step - (offset + begin) % step) % step; i < end; i += step)
+      for (int64_t i = begin + (step - (offset + begin) % step) % step; i < end; i += step) {
+        if (const int64_t ahead = i + 16 * step; ahead < end) {  // each lies in lines of its own
+          __builtin_prefetch(at(s, ahead));
+          if (s.alive) __builtin_prefetch(s.alive + ahead);
+        }
         if (!s.alive || s.alive[i]) taken[part].push_back(kernel_.key(s.data, i));
+      }
     });
     std::vector<uint64_t> keys;
     for (const auto& part : taken) keys.insert(keys.end(), part.begin(), part.end());
     const double drawn = double(keys.size()), alive = std::min(1.0, drawn / double(size));
     const double rank = double(count) / (alive * double(total)) * drawn;
     if (drawn < kFewest || rank > drawn) return {};
-    const double spread = 4 * (std::sqrt(rank * (1 - rank / drawn)) + rank * std::sqrt((1 - alive) / drawn)) + 5;
+    const double spread = 3.3 * (std::sqrt(rank * (1 - rank / drawn)) + rank * std::sqrt((1 - alive) / drawn)) + 5;
     const auto key_at = [&](double place) {
       const auto it = keys.begin() + int64_t(place);
       std::nth_element(keys.begin(), it, keys.end());

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 
+#include "cpu/threshold_flags.hpp"
 #include "half.hpp"
 
 namespace prunecca::cpu {
@@ -85,7 +86,19 @@ template <class T, Order order> struct Threshold {
     alignas(64) uint8_t inside[kBlock] = {};
     int64_t survivors = 0, kept = 0;  // in registers: `found` may be what visit() writes to
     Word largest = 0;
-    for (int64_t start = 0; start < n; start += kBlock) {
+    int64_t start = 0;
+#if defined(__AVX2__)
+    if constexpr (sizeof(Word) == 4) {
+      Flagger<order == Order::value> flagger(low, high);
+      for (; start + kFlagged <= n; start += kFlagged) {
+        const uint8_t* live = alive ? alive + start : nullptr;
+        uint32_t flags = flagger.flag(static_cast<const T*>(data) + start, live, mask + start);
+        for (; flags; flags &= flags - 1) visit(start + __builtin_ctz(flags));
+      }
+      survivors = flagger.survivors, kept = flagger.kept, largest = flagger.largest();
+    }
+#endif
+    for (; start < n; start += kBlock) {
       const int64_t length = n - start < kBlock ? n - start : kBlock;
       const uint8_t* live = alive ? alive + start : nullptr;
       if (length == kBlock) {
@@ -161,13 +174,15 @@ template <class T, Order order> struct Threshold {
 
   static void gather(const void* data, const uint8_t* alive, uint8_t* mask, int64_t n, uint64_t low, uint64_t high,
                      Found& found) {
+    Found here = found;  // not through memory: a list might be where `found` is
     cut_visiting(data, alive, mask, n, Word(low), Word(high), found, [&](int64_t i) {
-      if (found.listed < found.room) {
-        found.keys[found.listed] = key(data, i);
-        found.positions[found.listed] = found.offset + i;
+      if (here.listed < here.room) {
+        here.keys[here.listed] = key(data, i);
+        here.positions[here.listed] = here.offset + i;
       }
-      ++found.listed;
+      ++here.listed;
     });
+    found.listed = here.listed;
   }
 
   static ThresholdKernel table() { return {histogram, cut, cut_ties, key_at, gather}; }

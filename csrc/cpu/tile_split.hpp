@@ -12,6 +12,15 @@ namespace {  // each translation unit has its own copy, compiled for its own ins
 typedef uint32_t Line __attribute__((vector_size(64)));
 typedef float FloatLine __attribute__((vector_size(64)));
 
+// Elements of two lines by their numbers, those of b from 16 on. GCC has the builtin of Clang from version 12 on only.
+template <uint32_t... I> Line shuffled(const Line& a, const Line& b) {
+#ifdef __clang__
+  return __builtin_shufflevector(a, b, I...);
+#else
+  return __builtin_shuffle(a, b, Line{I...});
+#endif
+}
+
 // Line i of the result holds element i of each line. Four times, the lines of the upper half are dealt among those of
 // the lower.
 inline void transpose_lines(Line* lines) {
@@ -20,8 +29,8 @@ inline void transpose_lines(Line* lines) {
 #pragma GCC unroll 8
     for (int i = 0; i < kTileSide / 2; ++i) {
       const Line a = lines[i], b = lines[i + kTileSide / 2];
-      dealt[2 * i] = __builtin_shufflevector(a, b, 0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23);
-      dealt[2 * i + 1] = __builtin_shufflevector(a, b, 8, 24, 9, 25, 10, 26, 11, 27, 12, 28, 13, 29, 14, 30, 15, 31);
+      dealt[2 * i] = shuffled<0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23>(a, b);
+      dealt[2 * i + 1] = shuffled<8, 24, 9, 25, 10, 26, 11, 27, 12, 28, 13, 29, 14, 30, 15, 31>(a, b);
     }
 #pragma GCC unroll 16
     for (int i = 0; i < kTileSide; ++i) lines[i] = dealt[i];
@@ -37,9 +46,9 @@ inline void take_part(FloatLine& rest, Line& part) {
 
 inline bool is_zero(const Line& values) {
   Line line = values & 0x7fff7fffu;  // of either sign
-  line |= __builtin_shufflevector(line, line, 8, 9, 10, 11, 12, 13, 14, 15, 0, 1, 2, 3, 4, 5, 6, 7);
-  line |= __builtin_shufflevector(line, line, 4, 5, 6, 7, 0, 1, 2, 3, 12, 13, 14, 15, 8, 9, 10, 11);
-  line |= __builtin_shufflevector(line, line, 2, 3, 0, 1, 6, 7, 4, 5, 10, 11, 8, 9, 14, 15, 12, 13);
+  line |= shuffled<8, 9, 10, 11, 12, 13, 14, 15, 0, 1, 2, 3, 4, 5, 6, 7>(line, line);
+  line |= shuffled<4, 5, 6, 7, 0, 1, 2, 3, 12, 13, 14, 15, 8, 9, 10, 11>(line, line);
+  line |= shuffled<2, 3, 0, 1, 6, 7, 4, 5, 10, 11, 8, 9, 14, 15, 12, 13>(line, line);
   return !(line[0] | line[1]);
 }
 

@@ -1,4 +1,5 @@
-// cpu/optimizers.hpp on a CUDA device: each step is one launch for all tensors (one per 420 of them).
+// cpu/optimizers.hpp on a CUDA device: each step is one launch for all tensors (one per 420 of them), and one
+// for those that a penalty draws (one per 384).
 #pragma once
 #include <vector>
 

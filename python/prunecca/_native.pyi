@@ -93,6 +93,7 @@ def adam_step_scheduled(
     l2: float,
     keep_masked: bool,
     stream: int,
+    penalties: list[tuple[Array | None, float, float, float]] = ...,  # their thresholds times the learning rate there
 ) -> None: ...
 def sgd_step_scheduled(
     weights: list[Array],
@@ -107,6 +108,7 @@ def sgd_step_scheduled(
     nesterov: bool,
     keep_masked: bool,
     stream: int,
+    penalties: list[tuple[Array | None, float, float, float]] = ...,
 ) -> None: ...
 
 # covariance

@@ -51,6 +51,10 @@ class WorkerFailed(RuntimeError):
     """A worker process stopped with an error, or all of them were killed."""
 
 
+class CaptureFailed(RuntimeError):
+    """A training step does what a CUDA graph cannot hold; the training stands where it stood before the epoch."""
+
+
 class Diverged(ArithmeticError):
     """The loss is not a finite number; the training stands where it stood before the epoch.
 

@@ -63,3 +63,19 @@ def test_whole_jobs(bench):
     assert networks.comparison(bench, "cifar2", 40, 2).error <= 1e-6
     row = networks.epoch(bench, "cifar2", 60)
     assert set(row.seconds) == {"prunecca", "contiguous", "bfloat16", "torch Adam, no masks"}
+
+
+@pytest.mark.parametrize(("problem", "goal"), [("cifar2", 0.15), ("cifar10", 0.7)])
+def test_epochs_in_a_graph_have_the_goals_and_rivals(problem, goal, bench, monkeypatch):
+    build = models.build
+    monkeypatch.setattr(models, "build", lambda name, seed: build("digits2", 10, seed=seed))
+    monkeypatch.setattr(networks, "step_seconds", lambda *of_a_step: {"float32": 0.1, "bfloat16": 0.2})
+    row = networks.replayed(bench, problem, 40)
+    assert set(row.seconds) == {"prunecca", "float32 without", "torch's loop"}
+    assert [aim.name for aim in row.aims] == [f"times faster than {goal} s", "times faster than torch's loop"]
+    assert [aim.least for aim in row.aims] == [1.0, 5.0]
+    assert row.aims[0].value == pytest.approx(goal / row.ours)
+    monkeypatch.setattr(networks.Training, "_replayed", lambda *of_an_epoch: iter(()))
+    monkeypatch.setattr(networks.torch, "equal", lambda a, b: False)
+    with pytest.raises(AssertionError, match="'float32 in a graph' and 'float32 without' differ in their weights"):
+        networks.replayed(bench, problem, 40)

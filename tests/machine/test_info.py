@@ -1,8 +1,10 @@
 """What the build says of itself."""
 
 import pytest
+import torch
 
 import prunecca as pc
+from prunecca.machine.info import choose_device
 
 
 def test_build_info_names_what_was_built():
@@ -33,3 +35,16 @@ def test_the_stand_in_is_chosen_by_name_alone():
         assert pc.build_info()["cpu_level_best"] != "amx_emulated"
     finally:
         pc.set_cpu_level(before)
+
+
+@pytest.mark.parametrize("name", ["auto", "cuda"])
+def test_workers_go_round_the_gpus(name, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 3)
+    monkeypatch.delenv("LOCAL_RANK", raising=False)
+    assert choose_device(name) == "cuda:0"
+    assert [choose_device(name, worker) for worker in range(5)] == ["cuda:0", "cuda:1", "cuda:2", "cuda:0", "cuda:1"]
+    assert choose_device("cuda:1", 2) == "cuda:1"
+    assert choose_device("cpu", 2) == "cpu"
+    monkeypatch.setenv("LOCAL_RANK", "2")
+    assert choose_device(name) == "cuda:2"

@@ -15,7 +15,6 @@ from torch import Tensor, nn
 import prunecca as pc
 from prunecca import _native
 from prunecca._arrays import native
-from prunecca.pruning import masked_optimizer
 
 P = pc.pruning
 SHAPES = {"a.weight": (7, 37), "a.bias": (7,), "b.weight": (1100, 3)}
@@ -86,13 +85,9 @@ class ByHand:
         self.w = new * self.mask
 
 
-@pytest.mark.parametrize("in_torch", [False, True])
 @pytest.mark.parametrize("kind", STRENGTH)
 @pytest.mark.parametrize("method", MAKE)
-def test_thirty_steps_equal_numpy(
-    level: str, method: str, kind: str, in_torch: bool, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(masked_optimizer, "in_torch", lambda parameters: in_torch)
+def test_thirty_steps_equal_numpy(level: str, method: str, kind: str) -> None:
     mine, masks = weights(), some_masks()
     hand = {
         n: ByHand(kind, method, w.detach().numpy().copy(), masks[n].numpy() if n in masks else np.ones(SHAPES[n]))

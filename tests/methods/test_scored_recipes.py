@@ -149,7 +149,7 @@ def test_what_is_refused_in_one_sentence() -> None:
         P.Recipe(criterion="supermask")
     with pytest.raises(ValueError, match="criterion 'wanda' is given with the penalty 'l1'; expected one of the two"):
         P.recipe_named("l1", criterion="wanda")
-    with pytest.raises(ValueError, match=r"score_rate is nan; expected a learning rate above 0"):
+    with pytest.raises(ValueError, match=r"score_rate is nan; expected a finite number"):
         P.Recipe(score_rate=math.nan)
     with pytest.raises(ValueError, match=r"criterion 'best' is unknown; expected one of large_final, .*, supermask"):
         P.Recipe(criterion="best")

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import pickle
 import signal
 from pathlib import Path
 from typing import Any
 
 import pytest
 import studies
+import torch
 
 from prunecca.errors import ConfigurationError, WorkerFailed
-from prunecca.study import ray_executor, study
+from prunecca.study import executors, ray_executor, study
 from prunecca.study.options import Size
+from prunecca.study.plan import Network
 from prunecca.study.reporter import Reporter
 from prunecca.study.run_directory import RunDirectory
 
@@ -93,6 +96,42 @@ def test_an_error_in_a_worker_is_one_sentence(tmp_path: Path) -> None:
     with pytest.raises(WorkerFailed, match="the loss is nan in epoch 1"):
         study.execute(run, study.Workers(count=2, threads=1))
     assert multiprocessing.active_children() == []
+
+
+def test_workers_know_their_numbers_and_give_back_what_they_do_not_use(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[Any] = []
+
+    class Pipe:
+        def __init__(self) -> None:
+            self.tasks = [pickle.dumps("a network")]
+
+        def recv_bytes(self) -> bytes:
+            if not self.tasks:
+                raise EOFError
+            return self.tasks.pop()
+
+        def send_bytes(self, message: bytes) -> None:
+            asked.append(pickle.loads(message))
+
+    class Fake:
+        def make(self, task: Any, reporter: Any, worker: int) -> str:
+            return f"{task} of worker {worker}"
+
+    with pytest.raises(SystemExit):
+        executors._work(Fake(), 3, Pipe())  # type: ignore[arg-type]
+    assert asked == [("finished", ("a network of worker 3",))]
+
+    def choose(name: str, worker: int | None) -> str:
+        asked.append((name, worker))
+        return "cuda:1"
+
+    monkeypatch.setattr(executors, "choose_device", choose)
+    monkeypatch.setattr(executors, "give_back", asked.append)
+    monkeypatch.setattr(executors, "make_network", lambda plan, network, parents, place: place.device)
+    job = executors.Job(None, None, "cuda", 1, Path("nowhere"), "")  # type: ignore[arg-type]
+    device = torch.device("cuda:1")
+    assert job.make(executors.Task(Network("digits2"), {}), Reporter(), 5) == device
+    assert asked[1:] == [("cuda", 5), device]
 
 
 def dying(once: Path) -> Any:

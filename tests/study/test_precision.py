@@ -1,8 +1,11 @@
 """The precision of a study: chosen once for a run directory, and what a smaller test split changes."""
 
+import time
+
 import pytest
 import studies
 import torch
+from tape import Tapes
 
 from prunecca.data import load
 from prunecca.errors import ConfigurationError
@@ -10,6 +13,7 @@ from prunecca.storage import states
 from prunecca.study import resolve, study
 from prunecca.study.options import Options, Size
 from prunecca.study.plan import Network
+from prunecca.training import precision as precision_module
 from prunecca.training.precision import step_seconds
 
 BASE = {"epochs": 2, "rewind_epoch": 1, "train_images": 64, "images": 16, "metrics": ("nbs",), "dimension_images": 0}
@@ -75,6 +79,47 @@ def test_a_step_in_each_precision_leaves_the_network_as_it_is():
     assert min(seconds.values()) > 0
     assert states.digest(model.state_dict()) == before
     assert all(p.grad is None for p in model.parameters())
+
+
+class SlowAtFirst(torch.nn.Linear):
+    """Takes long for the first pass in bfloat16, as kernels do that are loaded or made then."""
+
+    def forward(self, x):
+        if torch.is_autocast_enabled("cpu") and not hasattr(self, "loaded"):
+            self.loaded = True
+            time.sleep(0.5)
+        return super().forward(x)
+
+
+def test_a_first_step_does_not_count():
+    model = torch.nn.Sequential(torch.nn.Flatten(), SlowAtFirst(12, 3))
+    seconds = step_seconds(model, torch.randn(4, 3, 2, 2), torch.tensor([0, 1, 2, 0]))
+    assert max(seconds.values()) < 0.5
+
+
+def test_on_a_device_the_step_is_timed_as_it_is_replayed(monkeypatch):
+    tapes = Tapes()
+    monkeypatch.setattr(precision_module, "recorder_for", lambda device: tapes)
+    model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(12, 3))
+    seconds = step_seconds(model, torch.randn(4, 3, 2, 2), torch.tensor([0, 1, 2, 0]))
+    assert set(seconds) == {"float32", "bfloat16"}
+    assert tapes.recorded == 2
+    assert 3 <= tapes.replayed <= 4
+
+
+def test_a_gpu_times_the_batch_that_it_trains_on(monkeypatch):
+    sizes = {}
+
+    def measured(model, inputs, labels):
+        sizes[inputs.device.type] = len(labels)
+        return {"float32": 0.1, "bfloat16": 0.2}
+
+    monkeypatch.setattr(resolve, "step_seconds", measured)
+    options = Options(batch_size=100)
+    problem = resolve.resolve("digits2", options)
+    for place in ("cpu", "meta"):  # the latter for a device that is no CPU
+        resolve.with_faster_precision(problem, options, None, place, lambda text: None)
+    assert sizes == {"cpu": 64, "meta": 100}
 
 
 def test_fewer_test_images_are_always_the_same_and_change_no_weight(tmp_path):

@@ -111,7 +111,7 @@ def warp(
         return _warp_by_grid_sample(images[index], maps, mean, std).contiguous(memory_format=memory)
     shape = (len(index), *images.shape[1:])
     output = torch.empty(shape, dtype=torch.float32, memory_format=memory)
-    scale, offset = _scale_and_offset(tuple(mean), tuple(std))
+    scale, offset = scale_and_offset(tuple(mean), tuple(std))
     threads = torch.get_num_threads()
     workspace = torch.empty(threads * _native.warp_workspace(images.shape[2], images.shape[3]))
     _native.warp(
@@ -139,15 +139,20 @@ def normalise(images: Tensor, mean: Sequence[float], std: Sequence[float], *, ch
         (N, C, H, W) float32.
     """
     memory = torch.channels_last if channels_last else torch.contiguous_format
-    scale, offset = (v[:, None, None] for v in _scale_and_offset(tuple(mean), tuple(std), images.device))
+    scale, offset = (v[:, None, None] for v in scale_and_offset(tuple(mean), tuple(std), images.device))
     return images.to(torch.float32, memory_format=memory).mul_(scale).add_(offset)
 
 
 @functools.lru_cache(maxsize=16)
-def _scale_and_offset(
+def scale_and_offset(
     mean: tuple[float, ...], std: tuple[float, ...], device: torch.device = _HOST
 ) -> tuple[Tensor, Tensor]:
-    """Normalisation as one multiplication and addition, (C,) each; kept, so that a GPU gets them once."""
+    """Normalisation as one multiplication and addition, (C,) each; kept, so that a GPU gets them once.
+
+    Args:
+        mean, std: per channel, of values scaled to [0, 1].
+        device: where the two are.
+    """
     scale = torch.tensor([1 / (255 * s) for s in std], dtype=torch.float32, device=device)
     offset = torch.tensor([-m / s for m, s in zip(mean, std, strict=True)], dtype=torch.float32, device=device)
     return scale, offset
@@ -165,5 +170,5 @@ def _warp_by_grid_sample(images: Tensor, maps: Tensor, mean: Sequence[float], st
     theta = torch.stack([to_x / (width / 2), to_y / (height / 2)], dim=1)
     grid = torch.nn.functional.affine_grid(theta, list(images.shape), align_corners=False)
     values = torch.nn.functional.grid_sample(images.float(), grid, padding_mode="zeros", align_corners=False)
-    scale, offset = (v[:, None, None] for v in _scale_and_offset(tuple(mean), tuple(std), images.device))
+    scale, offset = (v[:, None, None] for v in scale_and_offset(tuple(mean), tuple(std), images.device))
     return values.mul_(scale).add_(offset)

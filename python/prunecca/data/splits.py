@@ -228,6 +228,11 @@ class Batches:
         return -(-len(self.split) // self.batch)
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+        return self.after(0)
+
+    @functools.cached_property
+    def drawn(self) -> tuple[Tensor, Tensor | None]:
+        """Where the images are of all batches, (N,) int64, and their maps, (N, 2, 3); on the device of the labels."""
         split, count, device = self.split, len(self.split), self.split.labels.device
         order = torch.arange(count)
         if self.seed is not None:
@@ -237,15 +242,32 @@ class Batches:
             side = split.image_size
             maps = self.augmentation.draw(count, side, side, seeds.generator(self.seed, "augmentation", self.epoch))
             maps = maps.to(device)
-        order = order.to(device)
-        chunks = torch.split(order, self.batch)
-        for number, (chunk, (images, index)) in enumerate(zip(chunks, self._located(chunks), strict=True)):
-            if maps is None:
-                inputs = normalise(images[index], split.mean, split.std, channels_last=self.channels_last)
-            else:
-                drawn = maps[number * self.batch : number * self.batch + len(chunk)]
-                inputs = warp(images, index, drawn, split.mean, split.std, channels_last=self.channels_last)
-            yield inputs, split.labels[chunk]
+        return order.to(device), maps
+
+    def after(self, done: int) -> Iterator[tuple[Tensor, Tensor]]:
+        """The batches that remain when ``done`` of them were taken elsewhere."""
+        order, maps = self.drawn
+        chunks = torch.split(order, self.batch)[done:]
+        for number, (chunk, (images, index)) in enumerate(zip(chunks, self._located(chunks), strict=True), start=done):
+            first = number * self.batch
+            own = None if maps is None else maps[first : first + len(chunk)]
+            yield self._inputs(images, index, own), self.split.labels[chunk]
+
+    def at(self, chunk: Tensor, maps: Tensor | None) -> tuple[Tensor, Tensor]:
+        """One batch of images in memory.
+
+        Args:
+            chunk: (B,) int64, a part of what ``drawn`` gives.
+            maps: (B, 2, 3), the same part of its maps; None where it has none.
+        """
+        (located,) = self._located([chunk])
+        return self._inputs(*located, maps), self.split.labels[chunk]
+
+    def _inputs(self, images: Tensor, index: Tensor, maps: Tensor | None) -> Tensor:
+        split, last = self.split, self.channels_last
+        if maps is None:
+            return normalise(images[index], split.mean, split.std, channels_last=last)
+        return warp(images, index, maps, split.mean, split.std, channels_last=last)
 
     def _located(self, chunks: Sequence[Tensor]) -> Iterator[tuple[Tensor, Tensor]]:
         """For each chunk of indices: images in memory, and where among them those of the chunk are."""

@@ -67,8 +67,13 @@ def _processor() -> str:
     return names[0] if names else platform.processor() or platform.machine()
 
 
-def choose_device(name: str) -> str:
-    """The torch device of that name; ``auto`` is a GPU where there is one, under torchrun that of the local rank.
+def choose_device(name: str, worker: int | None = None) -> str:
+    """The torch device of that name; ``auto`` is a GPU where there is one.
+
+    Args:
+        name: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
+        worker: the number of a worker: where no GPU is named, workers go round the GPUs of the machine. None: under
+            torchrun that of the local rank, otherwise the first.
 
     Raises:
         ConfigurationError: there is no such device.
@@ -81,7 +86,7 @@ def choose_device(name: str) -> str:
     count = torch.cuda.device_count()
     if kind != "cuda" or not (index.isdecimal() or not index) or int(index or 0) >= count:
         raise ConfigurationError(f"device is {name!r}; expected auto, cpu or cuda:N, and {count} GPUs are seen here")
-    return f"cuda:{int(index or os.environ.get('LOCAL_RANK', '0')) % count}"
+    return f"cuda:{int(index or (os.environ.get('LOCAL_RANK', '0') if worker is None else worker)) % count}"
 
 
 def cpu_level() -> str:

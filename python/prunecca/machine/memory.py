@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import gc
 import platform
 from collections.abc import Iterator
 
@@ -40,6 +41,18 @@ def keeping_freed_memory(device: torch.device) -> Iterator[None]:
         libc.mallopt(_M_MMAP_THRESHOLD, _ADJUSTED_MMAP)
         libc.mallopt(_M_TRIM_THRESHOLD, _ADJUSTED_TRIM)
         libc.malloc_trim(0)
+
+
+def give_back(device: torch.device) -> None:
+    """Memory of a GPU that torch keeps for this process and does not use goes back to all that share the GPU.
+
+    Args:
+        device: nothing happens unless it is a GPU.
+    """
+    if device.type == "cuda":
+        gc.collect()
+        with torch.cuda.device(device):
+            torch.cuda.empty_cache()
 
 
 def _glibc() -> ctypes.CDLL | None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from fractions import Fraction
 
@@ -85,6 +85,54 @@ def cut_channels(
         channels = kept.to(mask.device).reshape(-1, *[1] * (mask.dim() - 1)) if mask.dim() else kept.reshape(())
         mask.copy_(before & channels)
     return -1 + int(any(math.isnan(sums[c]) for c in ranked))
+
+
+def scores_of_channels(
+    parameters: nn.Module | Mapping[str, Tensor],
+    pools: Mapping[str, Sequence[str]],
+    found: Mapping[str, Tensor],
+    previous: Mapping[str, Tensor] | None = None,
+) -> dict[str, Tensor]:
+    """Scores of all that is pruned, whose sums in each channel are the scores of the channels, to the bit.
+
+    Args:
+        parameters: a model, or names with tensors.
+        pools: what is pruned. What a bias has does not count: it goes with its channel.
+        found: name of a weight -> a score of each of its channels, as from ``fisher_channel_scores``.
+        previous: the masks so far. A channel's score stands at the first of its entries that live, with zeros after it, so
+            that its sum is the same however many of them do.
+
+    Returns:
+        Name -> float64 scores of its shape, for everything in the pools.
+
+    Raises:
+        ValueError: a weight has no scores, or not one for each channel.
+    """
+    if isinstance(parameters, nn.Module):
+        parameters = dict(parameters.named_parameters(remove_duplicate=False))
+    scores = {}
+    for names in pools.values():
+        for weight, *followers in channel_groups(names):
+            tensor = parameters[weight]
+            if weight not in found:
+                raise ValueError(
+                    f"'{weight}' has no scores of channels; expected weights of linear layers and of convolutions that the "
+                    "data passes through, so leave it out of the pools or take another criterion"
+                )
+            shape, expected = tuple(found[weight].shape), tuple(tensor.shape[:1])
+            if shape != expected:
+                raise ValueError(
+                    f"'{weight}' of shape {tuple(tensor.shape)} has scores of shape {shape}; expected {expected}, one for each channel"
+                )
+            own = found[weight].to(tensor.device, torch.float64)
+            alive = None if previous is None else previous.get(weight)
+            living = _channels(torch.ones_like(tensor, dtype=torch.bool) if alive is None else alive.to(tensor.device))
+            lines = torch.zeros(living.shape, dtype=torch.float64, device=tensor.device)
+            if lines.numel():
+                lines.scatter_(1, living.to(torch.uint8).argmax(1, keepdim=True), own[:, None])
+            scores[weight] = lines.view(tensor.shape)
+            scores |= {name: torch.zeros_like(parameters[name], dtype=torch.float64) for name in followers}
+    return scores
 
 
 def channel_sums(scores: Tensor, alive: Tensor | None = None) -> list[float]:

@@ -20,7 +20,7 @@ class PenalisedOptimizer(torch.optim.Optimizer):
     masks: dict[str, Tensor]
 
     def set_penalty(self, kind: str, strength: float = 0.0, names: Collection[str] | None = None) -> None:
-        """Draw weights towards few of them from the next step on; on the host inside the step, without a further pass.
+        """Draw weights towards few of them from the next step on; inside the step, without a further pass over memory.
 
         Args:
             kind: ``"l1"`` (each step is followed by the soft threshold of learning rate times strength), ``"l1_loss"`` (the
@@ -75,10 +75,15 @@ class PenalisedOptimizer(torch.optim.Optimizer):
         return {}
 
     def _renew_anchors(self) -> None:
-        """Z - U, which the step reads, from Z and U."""
+        """Z - U, which the step reads, from Z and U; in the memory that it had, which a captured CUDA graph reads."""
         if self.penalty.kind == "admm":
             states = {name: self.state.get(p, {}) for name, p in self._named().items() if name in self.penalty.names}
-            self.penalty.anchors = {name: s[TARGET] - s[DUAL] for name, s in states.items() if TARGET in s}
+            held = self.penalty.anchors
+            new = {name: s[TARGET] - s[DUAL] for name, s in states.items() if TARGET in s}
+            self.penalty.anchors = {
+                name: held[name].copy_(anchor) if name in held and _alike(held[name], anchor) else anchor
+                for name, anchor in new.items()
+            }
 
     def _named(self) -> dict[str, Tensor]:
         raise NotImplementedError
@@ -88,3 +93,7 @@ class PenalisedOptimizer(torch.optim.Optimizer):
 
     def _zero_pruned(self) -> None:
         raise NotImplementedError
+
+
+def _alike(one: Tensor, other: Tensor) -> bool:
+    return (one.shape, one.dtype, one.device) == (other.shape, other.dtype, other.device)

@@ -7,7 +7,6 @@ from collections.abc import Collection
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-import torch
 from torch import Tensor
 
 PENALTIES = {
@@ -26,7 +25,7 @@ class Term(NamedTuple):
     anchor: Tensor | None = None  # Z - U
     pull: float = 0.0
     l1: float = 0.0
-    threshold: float | Tensor = 0.0
+    threshold: float = 0.0
 
 
 @dataclass
@@ -51,7 +50,7 @@ class Penalty:
     def __post_init__(self) -> None:
         check_penalty(self.kind, self.strength)
 
-    def term(self, name: str, rate: float | Tensor) -> Term:
+    def term(self, name: str, rate: float) -> Term:
         """What it does to a parameter in a step of that learning rate.
 
         Raises:
@@ -80,20 +79,3 @@ def check_penalty(kind: str, strength: float) -> None:
         raise ValueError(f"penalty is '{kind}'; expected one of {', '.join(PENALTIES)}")
     if kind != "none" and not 0 < strength < math.inf:
         raise ValueError(f"the strength of the penalty '{kind}' is {strength}; expected a number above 0")
-
-
-def penalised_gradient(term: Term, weight: Tensor, gradient: Tensor) -> Tensor:
-    """The gradient with what the term adds to it, as the host's step adds it; a new tensor."""
-    weight = weight.detach()
-    if term.l1:
-        gradient = gradient + term.l1 * weight.sign()
-    if term.anchor is not None:
-        gradient = gradient + (term.pull * (weight - term.anchor)).to(gradient.dtype)
-    return gradient
-
-
-def shrink(term: Term, weight: Tensor, kept: Tensor | None) -> None:
-    """The soft threshold of a weight, in place; only where it is kept."""
-    threshold = torch.as_tensor(term.threshold, dtype=weight.dtype, device=weight.device)
-    moved = weight.detach() - weight.detach().clamp(-threshold, threshold)
-    weight.detach().copy_(moved if kept is None else torch.where(kept, moved, weight.detach()))

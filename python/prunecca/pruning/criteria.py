@@ -45,6 +45,7 @@ CRITERIA: dict[str, Criterion] = {
 # Criteria of a recipe whose scores are no function of the weights alone: somebody makes them, and ``score`` ranks them.
 SCORED = {
     "wanda": "magnitude times the root mean square of the input (Sun et al. 2023)",
+    "fisher": "what the loss would rise by without the channel (Theis et al. 2018; Crowley et al. 2018)",
     "supermask": "a learned score; the weights are those of the initialisation (Zhou et al. 2019)",
 }
 

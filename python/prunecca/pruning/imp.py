@@ -10,16 +10,15 @@ import copy
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from ..methods.channels import check_outputs_first
+from ..methods.channels import check_outputs_first, scores_of_channels
 from ..methods.penalised import Choose, PenalisedOptimizer
 from ..methods.supermask import Supermask
 from ..methods.wanda import scores_of_pools
-from ..weights.names import Named, copies_of, first_names, named_tensors, pooled_names, under_first_names
+from ..weights.names import Named, copies_of, named_tensors, pooled_names, same_names, under_first_names
 from ..weights.pools import Pools, pools_by_type
 from ..weights.rates import density_of_pools, rates_by_pool
 from .criteria import SCORED
@@ -60,6 +59,7 @@ def imp(
     pools: Pools | None = None,
     fresh: Callable[[int], Mapping[str, Tensor]] | None = None,
     squares: Callable[[nn.Module], Mapping[str, Tensor]] | None = None,
+    channel_scores: Callable[[nn.Module], Mapping[str, Tensor]] | None = None,
 ) -> Iterator[Level]:
     """Train, prune, rewind, train again: Algorithm 1 of Ansuini et al. 2020.
 
@@ -77,6 +77,8 @@ def imp(
         fresh: ``fresh(level)``, the state of a new random network, for ``survivors="reinitialize"``.
         squares: ``squares(model)``, the mean squares of the inputs of its layers, for the criterion ``"wanda"``, such as
             ``lambda model: prunecca.mean_squares(model, loader)``.
+        channel_scores: ``channel_scores(model)``, a score of each channel of every pooled weight, for the criterion
+            ``"fisher"``, such as ``lambda model: fisher_channel_scores(model, loader, for_each=True)``.
 
     Yields:
         A ``Level`` after each training, with ``model`` as trained at that level. Stop at a target density, or when
@@ -84,7 +86,7 @@ def imp(
 
     Raises:
         ValueError: before anything is trained, if no pool names a parameter, a pool has no rate, the outputs of a layer are not
-            along its first dimension, as the scope wants, or the recipe needs ``squares``, which is None.
+            along its first dimension, as the scope wants, or the recipe needs ``squares`` or ``channel_scores``, which is None.
 
     Example:
         >>> import torch, prunecca as pc
@@ -103,6 +105,10 @@ def imp(
     rates_by_pool(recipe.rates, pools)
     if recipe.criterion == "wanda" and squares is None:
         raise ValueError("criterion='wanda' needs the inputs of the layers; pass their mean squares as squares")
+    if recipe.criterion == "fisher" and channel_scores is None:
+        raise ValueError(
+            "criterion='fisher' needs scores of the channels; pass a function that gives them as channel_scores"
+        )
     masks = full_masks(model, pools)  # line 2
     initial = Snapshot.capture(model)  # line 1
     optimizer = make_optimizer(model, masks)
@@ -128,6 +134,9 @@ def imp(
         if squares is not None and recipe.criterion == "wanda":
             model.load_state_dict(trained.model)
             ranked = scores_of_pools(model, [name for names in pools.values() for name in names], squares(model))
+        elif channel_scores is not None and recipe.criterion == "fisher":
+            model.load_state_dict(trained.model)
+            ranked = scores_of_channels(model, pools, channel_scores(model), None if recipe.one_shot else masks)
         elif recipe.criterion == "supermask":
             network = copy.deepcopy(model)
             network.load_state_dict(initial.model)
@@ -280,7 +289,7 @@ def next_weights(
     if recipe.survivors == "reinitialize" and fresh is None:
         raise ValueError("survivors='reinitialize' needs the state of a new random network; pass it as fresh")
     base = {"keep": final, "reinitialize": fresh}.get(recipe.survivors) or rewind
-    first = _same_names(initial, rewind, final, base)
+    first = same_names(initial, rewind, final, base)
     initial, final = (under_first_names(state, first) for state in (initial, final))
     previous = under_first_names(previous or {}, first)
     weights = copies_of(base)
@@ -326,18 +335,3 @@ def _kept(
     recipe: Recipe, pools: Pools, previous: Masks, level: int, initial: Named, values: Mapping[str, Tensor]
 ) -> Masks:
     return next_masks(recipe, pools, values, previous, level, initial)
-
-
-def _same_names(*states: Mapping[str, Any]) -> dict[str, str]:
-    """Every name with the first name of its weight; names that are one weight in any of the states are in all."""
-    root: dict[str, str] = {}
-
-    def find(name: str) -> str:
-        while root.setdefault(name, name) != name:
-            name = root[name]
-        return name
-
-    for state in states:
-        for name, earlier in first_names(state).items():
-            root[find(name)] = find(earlier)
-    return {name: find(name) for name in list(root)}

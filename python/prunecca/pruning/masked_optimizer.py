@@ -11,14 +11,13 @@ from torch import Tensor
 from .. import _native
 from .._arrays import native, resolved
 from ..methods.penalised import PenalisedOptimizer
-from ..methods.penalty import DUALS, Penalty, Term, penalised_gradient, shrink
+from ..methods.penalty import DUALS, Penalty
 from .masks import fitting_mask, in_memory_order, zero_pruned
 
 PRUNED = ("zero", "frozen")
 Step = Callable[[], None]
-NativeTerms: TypeAlias = (
-    "list[tuple[_native.Array | None, float, float, float]]"  # anchor, pull, l1, threshold of each weight
-)
+NativeTerm: TypeAlias = "tuple[_native.Array | None, float, float, float]"  # anchor, pull, l1, threshold of a weight
+NativeTerms: TypeAlias = list[NativeTerm]
 
 _DTYPES = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
 
@@ -133,45 +132,26 @@ class MaskedOptimizer(PenalisedOptimizer):
         if among_others:  # a single native call checks all of this by itself, before it writes
             self._check(stepped)
         try:
-            terms = [] if self.penalty.kind == "none" else [self._term(name, p, group["lr"]) for name, p in stepped]
-            if terms and in_torch(parameters):
-                return parameters, *self._prepared_in_torch(group, stepped, gradients, masks, terms)
-            native_terms = [
-                (None if t.anchor is None else native(t.anchor), t.pull, t.l1, float(t.threshold)) for t in terms
-            ]
-            return parameters, gradients, self._prepare(group, parameters, gradients, masks, native_terms)
+            terms: NativeTerms = []
+            if self.penalty.kind != "none":
+                rate = 1.0 if self._reads_rate_on_device(group) else float(group["lr"])
+                terms = [self._term(name, p, rate) for name, p in stepped]
+            return parameters, gradients, self._prepare(group, parameters, gradients, masks, terms)
         except (TypeError, ValueError):
             _name_the_one_refused(stepped)  # here, where it costs nothing as long as all is well
             raise
 
-    def _prepared_in_torch(
-        self,
-        group: dict[str, Any],
-        stepped: list[tuple[str, Tensor]],
-        gradients: list[Tensor],
-        masks: list[_native.Array | None],
-        terms: list[Term],
-    ) -> tuple[list[Tensor], Step]:
-        """On a device the penalty is added to the gradient before the step, and the threshold comes after it."""
-        parameters = [p for _, p in stepped]
-        drawn = [penalised_gradient(t, p, g) for t, p, g in zip(terms, parameters, gradients, strict=True)]
-        step = self._prepare(group, parameters, drawn, masks, [])
-
-        def take() -> None:
-            step()
-            if self.penalty.kind == "l1":
-                for (name, parameter), term in zip(stepped, terms, strict=True):
-                    if name in self.penalty.names:
-                        shrink(term, parameter, self.masks.get(name))
-
-        return drawn, take
-
-    def _term(self, name: str, parameter: Tensor, rate: float | Tensor) -> Term:
+    def _term(self, name: str, parameter: Tensor, rate: float) -> NativeTerm:
+        """The penalty of one weight; a rate that the device reads is 1 here, and multiplies the threshold there."""
         term = self.penalty.term(name, rate)
         if term.anchor is None:
-            return term
-        self.penalty.anchors[name] = in_memory_order(term.anchor, parameter)
-        return term._replace(anchor=self.penalty.anchors[name])
+            return None, term.pull, term.l1, term.threshold
+        anchor = self.penalty.anchors[name] = in_memory_order(term.anchor, parameter)
+        return native(anchor), term.pull, term.l1, term.threshold
+
+    def _reads_rate_on_device(self, group: dict[str, Any]) -> bool:
+        """Whether the kernels read the learning rate on their device, and the host does not know it."""
+        return bool(group["capturable"])
 
     def _check(self, stepped: list[tuple[str, Tensor]]) -> None:
         """Refuse what the native step of one group would refuse after that of another was taken."""
@@ -301,11 +281,6 @@ def _name_the_one_refused(stepped: Iterable[tuple[str, Tensor]]) -> None:
     for name, parameter in stepped:
         native(parameter, f"parameter '{name}'")
         resolved(cast(Tensor, parameter.grad), f"gradient of '{name}'")
-
-
-def in_torch(parameters: list[Tensor]) -> bool:
-    """Whether a penalty is computed by torch around the step: the steps on a device have none inside."""
-    return parameters[0].is_cuda
 
 
 def capturing(parameters: list[Tensor]) -> bool:

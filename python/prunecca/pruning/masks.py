@@ -314,8 +314,8 @@ def _cut(group: RankedGroup, signed: bool, scope: str, named: tuple[list[str], F
 
 
 def _warn_of_collapse(names: list[str], before: list[Tensor], after: list[Tensor]) -> None:
-    for name, had, has in zip(names, count_kept(before), count_kept(after), strict=True):
-        if had and not has and "bias" not in name.rpartition(".")[2]:  # bias, in_proj_bias, bias_hh_l0
+    for name, mask, has in zip(names, before, count_kept(after), strict=True):
+        if not has and "bias" not in name.rpartition(".")[2] and mask.any():  # bias, in_proj_bias, bias_hh_l0
             warnings.warn(
                 f"parameter '{name}' has lost its last weight; prune it less, or leave it out of the pools",
                 LayerCollapseWarning,

@@ -109,6 +109,7 @@ class MaskedAdam(MaskedOptimizer):
             "l2": 0.0 if decoupled else decay,
             "keep_masked": self.pruned == "frozen",
             "stream": stream_of(parameters[0]),
+            "penalties": terms,
         }
         moments = [
             [self._moment_of(s, key, p) for s, p in zip(states, parameters, strict=True)] for key in self._moments
@@ -126,7 +127,6 @@ class MaskedAdam(MaskedOptimizer):
                 lr=lr,
                 shrink=1 - lr * decay if decoupled else 1.0,
                 threads=torch.get_num_threads(),
-                penalties=terms,
             )
             self.state.update(new)
             for state in states:
@@ -138,7 +138,7 @@ class MaskedAdam(MaskedOptimizer):
         self, group: dict[str, Any], parameters: list[Tensor], states: list[dict[str, Any]], given: dict[str, Any]
     ) -> Step:
         step = self._shared_step(parameters, states)
-        schedule = torch.empty(3, dtype=torch.float64, device=parameters[0].device)
+        schedule = torch.empty(4, dtype=torch.float64, device=parameters[0].device)
         rate = self._rate_on_device(group, parameters)
 
         def take() -> None:
@@ -266,21 +266,25 @@ class MaskedSGD(MaskedOptimizer):
             "nesterov": group["nesterov"],
             "keep_masked": self.pruned == "frozen",
             "stream": stream_of(parameters[0]),
+            "penalties": terms,
         }
-        # A rate on a device is read there in any case: to ask for it would wait, which a capture does not allow.
-        on_device = group["capturable"] or (isinstance(group["lr"], Tensor) and group["lr"].is_cuda)
-        rate = self._rate_on_device(group, parameters) if on_device and not terms else float(group["lr"])
+        on_device = self._reads_rate_on_device(group)
+        rate = self._rate_on_device(group, parameters) if on_device else float(group["lr"])
 
         def take() -> None:
             if isinstance(rate, Tensor):
                 _native.sgd_step_scheduled(**given, rate=native(rate))
             else:
-                _native.sgd_step(**given, lr=rate, threads=torch.get_num_threads(), penalties=terms)
+                _native.sgd_step(**given, lr=rate, threads=torch.get_num_threads())
             for parameter, momentum, new in zip(parameters, momenta, first, strict=False):
                 if new:
                     self.state[parameter]["momentum_buffer"] = momentum
 
         return take
+
+    def _reads_rate_on_device(self, group: dict[str, Any]) -> bool:
+        # A rate on a device is read there in any case: to ask for it would wait, which a capture does not allow.
+        return super()._reads_rate_on_device(group) or (isinstance(group["lr"], Tensor) and group["lr"].is_cuda)
 
     def _needed(self) -> set[str]:
         return set()

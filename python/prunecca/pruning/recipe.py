@@ -44,8 +44,9 @@ class Recipe:
         epochs: T, of the first training.
         rewind_epoch: k; retraining runs the remaining T - k epochs, or ``retraining_epochs``.
         retraining_epochs: None for T - k.
-        criterion: as in ``prune``; or ``"wanda"``, ``|W|`` times the root mean square of the input, or ``"supermask"``,
-            scores that are trained while the weights stay at their initialisation.
+        criterion: as in ``prune``; or ``"wanda"``, ``|W|`` times the root mean square of the input; ``"fisher"``, whole
+            channels by ``fisher_channel_scores``, with ``scope="channel"``; or ``"supermask"``, scores that are trained
+            while the weights stay at their initialisation.
         alpha, scope, seed: as in ``prune``.
         survivors, pruned: see ``SURVIVORS`` and ``PRUNED``.
         rewind_optimizer: ``"restore"`` the optimizer state that belongs to the survivors' values, take that of the
@@ -153,6 +154,10 @@ class Recipe:
             )
         if not 0 < self.score_rate < math.inf:
             raise ValueError(f"score_rate is {self.score_rate}; expected a learning rate above 0")
+        if self.criterion == "fisher" and self.scope != "channel":
+            raise ValueError(
+                f"the criterion 'fisher' is given with the scope '{self.scope}'; expected 'channel', as it scores whole channels"
+            )
         if self.criterion in SCORED and self.penalty != "none":
             raise ValueError(
                 f"the criterion '{self.criterion}' is given with the penalty '{self.penalty}'; expected one of the two"
@@ -198,6 +203,8 @@ RECIPES: dict[str, dict[str, Any]] = {
     "one_shot": {"one_shot": True},
     # Li et al. 2017: whole channels of lowest L1 norm, here with rewinding.
     "structured": {"scope": "channel"},
+    # Crowley et al. 2018: whole channels that the loss misses least, by the Fisher information, here with rewinding.
+    "fisher": {"criterion": "fisher", "scope": "channel"},
     # Weights are drawn to zero before they are pruned: by L1 (Han et al. 2015, here as a proximal step, or in the loss), and
     # by the alternating direction method of multipliers (Zhang et al. 2018). Then the rest is trained as it stands.
     "l1": {**_DRAWN, "penalty": "l1", "penalty_strength": 0.1},

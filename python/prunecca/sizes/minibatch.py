@@ -216,7 +216,9 @@ def centred_grams(arrays: Sequence[Any], name: str, where: str) -> Tensor:
             raise ValueError(f"{called} has shape {shape}; expected (n, ...) with a batch of at least 4 datapoints")
         if grams and shape[0] != grams[0].shape[0]:
             raise ValueError(f"{called} has {shape[0]} datapoints; expected {grams[0].shape[0]}, as the one before")
-        features = tensor.flatten(1)
+        # In the order in which they lie in memory, which no product depends on: channels_last takes no copy.
+        order = sorted(range(1, tensor.ndim), key=tensor.stride, reverse=True)
+        features = tensor.permute(0, *order).flatten(1)
         features = features if features.dtype == torch.float64 else features.float()
         centred = features - features.mean(0)
         grams.append((centred @ centred.mT).double())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -61,13 +62,14 @@ def fisher_channel_scores(
     loss: Loss | None = None,
     max_inputs: int | None = None,
     device: torch.device | str | None = None,
+    for_each: bool = False,
 ) -> dict[str, Tensor]:
     """What the loss would rise by without each channel, to second order, by the Fisher information, in one pass.
 
     ``1 / (2 N) sum_n (sum a dL_n/da)^2``, the inner sum over all positions of the channel's activation ``a`` (Theis et al.
     2018; Crowley et al. 2018). ``a`` is the output of the activation function after the layer, through normalisations and
-    residual sums, as in ``find_layers``; the layer's own output where no activation follows. Layers whose outputs are
-    summed before it share it: it stands under the first. The state is one float64 for each channel.
+    residual sums, as in ``find_layers``; the layer's own output where no activation follows. The state is one float64 for
+    each channel.
 
     Args:
         model, device: as in ``compare``; the model runs in eval mode, and no gradient is left behind.
@@ -76,6 +78,8 @@ def fisher_channel_scores(
         loss: ``loss(output, batch)``, the sum of the losses of the datapoints; None: the cross-entropy with the second
             element of the batch.
         max_inputs: that are used; None for all.
+        for_each: layers whose outputs are summed before their activation share it. True: each has its scores, as pruning in
+            place takes them; False: the first alone, as ``narrowed``, which sums what can only go together.
 
     Returns:
         Name of the weight -> float64 score of each of its output channels, on the CPU. Layers that the data did not pass
@@ -96,12 +100,12 @@ def fisher_channel_scores(
     wanted = channel_layers(model, pools)
     sums: dict[str, Tensor] = {}
     count = 0
-    chosen: dict[Layer, str] | None = None
+    chosen: dict[Layer, tuple[str, ...]] | None = None
     with evaluating({"the model": model}, device) as target, torch.enable_grad(), eager([model]), _trained(model):
         for number, given, _ in input_batches(loader, max_inputs, (0, 1)):
             batch = given.private(target)
-            chosen = _activations(model, wanted, batch) if chosen is None else chosen
-            weights = [wanted[name].weight for name in dict.fromkeys(chosen.values())]
+            chosen = _activations(model, wanted, batch, for_each) if chosen is None else chosen
+            weights = [wanted[name].weight for name in dict.fromkeys(itertools.chain(*chosen.values()))]
             for name, products in _products(model, batch, chosen, weights, loss or _cross_entropy).items():
                 if not products.isfinite().all():
                     raise ValueError(
@@ -114,8 +118,10 @@ def fisher_channel_scores(
     return {name: (total / (2 * count)).cpu() for name, total in sums.items()}
 
 
-def _activations(model: nn.Module, wanted: Mapping[str, nn.Module], batch: Batch) -> dict[Layer, str]:
-    """The activation of each layer, with the name of the layer's weight."""
+def _activations(
+    model: nn.Module, wanted: Mapping[str, nn.Module], batch: Batch, for_each: bool
+) -> dict[Layer, tuple[str, ...]]:
+    """The activations, each with the names of the weights whose scores it makes."""
     names = {module: name for name, module in wanted.items()}
     modules = dict(model.named_modules(remove_duplicate=False))
     events = trace(model, batch.few())
@@ -123,7 +129,7 @@ def _activations(model: nn.Module, wanted: Mapping[str, nn.Module], batch: Batch
     for event in events:
         own = [names[modules[layer]] for layer in event.ends if modules.get(layer) in names]
         if own:
-            of_event[event.name, event.call] = own[0]
+            of_event[event.name, event.call] = tuple(dict.fromkeys(own)) if for_each else (own[0],)
     calls = [f"{event.name}#{event.call}" for event in events if (event.name, event.call) in of_event]
     if not calls:
         raise ValueError(f"the data pass through none of {', '.join(map(repr, wanted))}; expected one layer at least")
@@ -131,24 +137,24 @@ def _activations(model: nn.Module, wanted: Mapping[str, nn.Module], batch: Batch
 
 
 def _products(
-    model: nn.Module, batch: Batch, chosen: Mapping[Layer, str], weights: list[Any], loss: Loss
+    model: nn.Module, batch: Batch, chosen: Mapping[Layer, tuple[str, ...]], weights: list[Any], loss: Loss
 ) -> dict[str, Tensor]:
     """The sum of activation times gradient, of each datapoint and channel, over positions and calls."""
     products: dict[str, Tensor] = {}
     folded: dict[str, tuple[Tensor, int]] = {}  # activations that have other rows than the batch, along which dimension
 
     def consume(layer: Layer, activation: Tensor) -> None:
-        name = chosen[layer]
         word = chosen_layout("infer", layer.name, activation.ndim, layer.layout)
         if activation.shape[word.index("n")] != batch.count and activation.requires_grad:
-            folded[name] = activation, word.index("n")
+            folded[chosen[layer][0]] = activation, word.index("n")
         value = activation.detach().clone() if layer.overwritten else activation.detach()
 
         def multiply(gradient: Tensor) -> None:
             product = (value.double() * gradient.double()).movedim((word.index("n"), word.index("c")), (0, 1))
             product = product.flatten(2).sum(2) if product.ndim > 2 else product
             product = product.reshape(batch.count, -1, product.shape[1]).sum(1)
-            products[name] = products[name] + product if name in products else product
+            for name in chosen[layer]:
+                products[name] = products[name] + product if name in products else product
 
         if activation.requires_grad:
             activation.register_hook(multiply)  # type: ignore[no-untyped-call]

@@ -24,6 +24,7 @@ import torch
 
 from ..errors import CorruptFile, WorkerFailed, sentence
 from ..machine.info import choose_device
+from ..machine.memory import give_back
 from ..storage.regular_files import LARGEST_RECORD, read_regular
 from .checkpoint import Checkpoint, Workplace
 from .level import make_network
@@ -53,17 +54,24 @@ class Job:
     root: Path
     owner: str
 
-    def make(self, task: Task, reporter: Reporter) -> NetworkResult:
-        """Make a network in this process."""
-        before = torch.get_num_threads()
+    def make(self, task: Task, reporter: Reporter, worker: int | None = None) -> NetworkResult:
+        """Make a network in this process.
+
+        Args:
+            task: the network.
+            reporter: told what happens.
+            worker: the number of this process among those that share the GPUs of the machine; None: it has one for itself.
+        """
+        device, before = torch.device(choose_device(self.device, worker)), torch.get_num_threads()
         torch.set_num_threads(self.threads)
         try:
             folder = self.root / task.network.folder if self._shares_folder() else None
             checkpoint = Checkpoint(folder, self.root)
-            place = Workplace(torch.device(choose_device(self.device)), self.data, checkpoint, reporter)
+            place = Workplace(device, self.data, checkpoint, reporter)
             return make_network(self.plan, task.network, task.parents, place)
         finally:
             torch.set_num_threads(before)
+            give_back(device)  # the comparison's share is the largest, and other workers are at theirs
 
     def _shares_folder(self) -> bool:
         try:
@@ -204,10 +212,10 @@ class Processes:
         # Ctrl-C reaches the whole group; the parent answers it and ends its workers, which inherit the blocked signal.
         before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
         try:
-            for _ in range(workers):
+            for number in range(workers):
                 # A pipe each: a worker that dies holding the lock of a common queue would silence all others.
                 here, there = context.Pipe()
-                process = context.Process(target=_work, args=(job, there))
+                process = context.Process(target=_work, args=(job, number, there))
                 process.start()
                 there.close()
                 self._workers[here] = process
@@ -215,7 +223,7 @@ class Processes:
             signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
-def _work(job: Job, pipe: Any) -> None:
+def _work(job: Job, number: int, pipe: Any) -> None:
     """A worker process: makes what it is given until the owner is gone."""
     threading.Thread(target=_end_with_owner, daemon=True).start()
     lock = threading.Lock()
@@ -227,7 +235,7 @@ def _work(job: Job, pipe: Any) -> None:
     try:
         while True:
             task = pickle.loads(pipe.recv_bytes())  # of the process that started this one
-            send(("finished", (job.make(task, Events(send)),)))
+            send(("finished", (job.make(task, Events(send), number),)))
     except (BrokenPipeError, ConnectionResetError, EOFError):
         sys.exit(1)
     except Exception as error:

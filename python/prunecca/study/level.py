@@ -21,6 +21,7 @@ from ..data.splits import Batches, Splits
 from ..dimension import intrinsic_dimensions
 from ..errors import FewRows
 from ..input_moments import mean_squares
+from ..methods.channels import scores_of_channels
 from ..methods.wanda import scores_of_pools
 from ..pruning.criteria import SCORED
 from ..pruning.imp import begun_supermask, drawn
@@ -151,6 +152,11 @@ class _Level:
             model.load_state_dict(self.trained)
             names = [name for names in self._pools(model).values() for name in names]
             self.ranked = scores_of_pools(self.trained, names, mean_squares(model, self._images()))
+        elif self.recipe.criterion == "fisher":
+            model.load_state_dict(self.trained)
+            pools, previous = self._pools(model), None if self.recipe.one_shot else self._previous(model)
+            found = pruning.fisher_channel_scores(model, self._images(), pools=pools, for_each=True)
+            self.ranked = scores_of_channels(self.trained, pools, found, previous)
         elif self.recipe.criterion == "supermask":
             self._learn_scores()
         if self.recipe.criterion in SCORED:
@@ -226,8 +232,10 @@ class _Level:
         frozen = bool(masks) and self.recipe.frozen
 
         def freezing(model: nn.Module, config: TrainingConfig) -> torch.optim.Optimizer:
-            named, decay = model.named_parameters(), config.weight_decay
-            return pruning.MaskedAdam(named, masks, lr=config.lr, weight_decay=decay, pruned="frozen")
+            named, decay, on_device = model.named_parameters(), config.weight_decay, self.place.device.type == "cuda"
+            return pruning.MaskedAdam(
+                named, masks, config.lr, weight_decay=decay, pruned="frozen", capturable=on_device
+            )
 
         return Training(
             model,
@@ -309,7 +317,7 @@ class _Level:
         return content
 
     def _images(self) -> Batches:
-        """The fixed images on which layers are compared, and whose inputs count for Wanda."""
+        """The fixed images on which layers are compared, and which count for Wanda and Fisher scores."""
         train = self.problem.splits(self.place.data).train.to(self.place.device)
         return representation_subset(train, self.options.images, self.options.seed)
 

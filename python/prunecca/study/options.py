@@ -160,6 +160,8 @@ class Options:
         _one_of("rewind-optimizer", pruning["rewind_optimizer"], ("restore", "fresh"))
         _one_of("criterion", pruning["criterion"], CRITERIA | SCORED)
         _check_scope(pruning["scope"])
+        if pruning["criterion"] == "fisher":
+            _check(pruning["scope"] == "channel", "scope", pruning["scope"], "channel, as in --recipe fisher")
         _one_of("retrain", pruning["retrain"], RETRAIN)
         _one_of("pruned-value", pruning["pruned_value"], PRUNED)
         fields = {name: pruning[name] for name in ("rewind_epoch", "criterion", "scope", "one_shot")}

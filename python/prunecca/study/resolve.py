@@ -17,6 +17,7 @@ from ..activations.layers import find_layers
 from ..data.loading import load
 from ..data.splits import Split, Splits, same_data
 from ..errors import ConfigurationError
+from ..machine.memory import give_back
 from ..models import build
 from ..problems import Problem, find_problem
 from ..pruning.recipe import Recipe
@@ -159,9 +160,11 @@ def with_faster_precision(
 ) -> ResolvedProblem:
     """The problem with the precision in which a training step on ``device`` takes less time; ``message`` is told why."""
     train = problem.splits(data).train
-    inputs, labels = next(iter(train.batches(min(problem.problem.batch, _TIMED_IMAGES), channels_last=True)))
-    place = torch.device(device)
+    place, batch = torch.device(device), problem.problem.batch
+    few = min(batch, _TIMED_IMAGES) if place.type == "cpu" else batch  # a GPU has room for all of them at once
+    inputs, labels = next(iter(train.batches(few, channels_last=True)))
     seconds = step_seconds(problem.build(options).to(place), inputs.to(place), labels.to(place))
+    give_back(place)
     chosen = min(seconds, key=lambda name: seconds[name])
     times = " and ".join(f"{1e3 * value:.3g} ms in {name}" for name, value in seconds.items())
     message(f"{problem.problem.name}: a training step of {len(labels)} images takes {times}; {chosen} is chosen")

@@ -15,14 +15,14 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, replace
 from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
-from ..data.splits import Split, Splits
+from ..data.splits import Batches, Split, Splits
 from ..errors import Diverged
 from ..machine.memory import keeping_freed_memory
 from ..pruning.masked_optimizer import MaskedOptimizer
@@ -31,7 +31,9 @@ from ..pruning.optimizers import MaskedAdam
 from ..pruning.rewind import Snapshot, copied
 from ..seeds import derive, seeded
 from .config import TrainingConfig
-from .evaluation import autocast, evaluate
+from .evaluation import evaluate
+from .graph import GraphedSteps, can_be_captured, graphs_are_on, recorder_for
+from .steps import Learner, lay_out, repeatable
 
 Record = dict[str, float]
 Progress = Callable[[int, int], None]
@@ -55,6 +57,9 @@ class Training:
         epoch: epochs finished.
         history: a record of each epoch run here.
         best: the record of lowest validation loss, or None.
+        graphs: whether the steps are replayed from a CUDA graph where they can be (see ``training.graph``); the bits are
+            the same without. False where the variable PRUNECCA_CUDA_GRAPHS is ``off``.
+        captured: whether they were in the latest epoch.
 
     Raises:
         ValueError: patience without a validation split, or masks beside an optimizer factory.
@@ -94,7 +99,12 @@ class Training:
         self.config = config
         self.seed = seed
         masks = {name: mask.to(self.device) for name, mask in (masks or {}).items()}
+        lay_out(model, self.device, config.channels_last)
         self.optimizer = optimizer_factory(model, config) if optimizer_factory else _adam(model, config, masks)
+        self._learner = Learner(model, self.optimizer, config.precision)
+        recorder = recorder_for(self.device)
+        self._graph = None if recorder is None else GraphedSteps(self._learner, recorder)
+        self.graphs, self.captured = graphs_are_on(), False
         self.epoch = 0
         self.start = 0
         self.history: list[Record] = []
@@ -129,7 +139,7 @@ class Training:
         before = Snapshot.capture(self.model, self.optimizer)
         standing = self.epoch, list(self.history), self.best, self._best_model
         try:
-            with keeping_freed_memory(self.device):
+            with keeping_freed_memory(self.device), repeatable(self.device):
                 return self._run_epoch(progress)
         except BaseException:
             self.epoch, self.history, self.best, self._best_model = standing
@@ -250,7 +260,7 @@ class Training:
         record[f"{name}_loss"], record[f"{name}_accuracy"] = loss, accuracy
 
     def _train(self, progress: Progress | None) -> tuple[float, float]:
-        config, number_of_epoch = self.config, self.epoch + 1
+        config, number_of_epoch, learner = self.config, self.epoch + 1, self._learner
         batches = self.splits.train.batches(
             config.batch,
             seed=self.seed,
@@ -261,22 +271,24 @@ class Training:
         # On a GPU nothing is read back before the epoch ends: each reading would wait for the device.
         losses = torch.zeros(len(batches), device=self.device)
         hits = torch.zeros(len(batches), dtype=torch.int64, device=self.device)
-        seen = 0
+        done = seen = 0
         self.model.train()
         with seeded(derive(self.seed, "dropout", self.epoch), self.device):
-            for number, (inputs, labels) in enumerate(batches):
+            for done in self._replayed(batches, losses, hits):
+                seen += config.batch
+                if progress is not None:
+                    progress(done, len(batches))
+            self.captured = done > 0
+            for number, (inputs, labels) in enumerate(batches.after(done), start=done):
                 if len(labels) == 1 < len(batches):
                     continue  # BatchNorm has no variance of one image; a shuffle leaves out another one each time
-                with autocast(self.device, config.precision):
-                    logits = self.model(inputs)
-                    loss = nn.functional.cross_entropy(logits.float(), labels)
+                loss, right = learner.forward(inputs, labels)
                 if self.device.type == "cpu" and not math.isfinite(loss.item()):
                     raise _diverged(loss.item(), number_of_epoch, number, len(batches))
-                self.optimizer.zero_grad(set_to_none=True)
-                loss.backward()  # type: ignore[no-untyped-call]
-                self.optimizer.step()
-                losses[number] = loss.detach() * len(labels)
-                hits[number] = (logits.detach().argmax(1) == labels).sum()
+                learner.learn(loss)
+                loss = loss.detach()  # what is left of the pass would tie the next capture to this stream
+                losses[number] = loss * len(labels)
+                hits[number] = right
                 seen += len(labels)
                 if progress is not None:
                     progress(number + 1, len(batches))
@@ -284,6 +296,12 @@ class Training:
         if wrong:
             raise _diverged(losses[wrong[0]].item(), number_of_epoch, wrong[0], len(batches))
         return losses.double().sum().item() / seen, hits.sum().item() / seen
+
+    def _replayed(self, batches: Batches, losses: Tensor, hits: Tensor) -> Iterator[int]:
+        """The steps of an epoch that a CUDA graph takes; none where it cannot."""
+        if self._graph is None or not self.graphs or not can_be_captured(self._learner, batches):
+            return iter(())
+        return self._graph.run(batches, losses, hits)
 
     def _load_network(self, tensors: Mapping[str, Tensor]) -> None:
         self.model.load_state_dict(tensors)
@@ -309,7 +327,10 @@ def _on_cpu(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def _adam(model: nn.Module, config: TrainingConfig, masks: Mapping[str, Tensor]) -> torch.optim.Optimizer:
-    return MaskedAdam(model.named_parameters(), masks, lr=config.lr, weight_decay=config.weight_decay)
+    # On a GPU its step count lies there, with graphs and without, so that both give the same bits.
+    on_device = next(model.parameters()).is_cuda
+    decay = config.weight_decay
+    return MaskedAdam(model.named_parameters(), masks, lr=config.lr, weight_decay=decay, capturable=on_device)
 
 
 _ADVICE = "lower the learning rate or look at the images and labels"

@@ -65,6 +65,21 @@ def under_first_names(values: Mapping[str, Value], first: Mapping[str, str]) -> 
     return found | {name: value for name, value in values.items() if first.get(name, name) == name}
 
 
+def same_names(*states: Mapping[str, Any]) -> dict[str, str]:
+    """Every name with the first name of its weight; names that are one weight in any of the states are in all."""
+    root: dict[str, str] = {}
+
+    def find(name: str) -> str:
+        while root.setdefault(name, name) != name:
+            name = root[name]
+        return name
+
+    for state in states:
+        for name, earlier in first_names(state).items():
+            root[find(name)] = find(earlier)
+    return {name: find(name) for name in list(root)}
+
+
 def copies_of(tensors: Mapping[str, Any]) -> dict[str, Any]:
     """Copies of tensors, and of whatever else a state may hold; a tensor that has two names has one copy."""
     first = first_names(tensors)

@@ -31,11 +31,15 @@ def calls(monkeypatch):
         count, numbers = _numbers(step, ctypes.c_float), _numbers(schedule, ctypes.c_double)
         count[0] += 1
         rate = _numbers(rate, ctypes.c_float)[0]
-        numbers[:] = [rate / (1 - beta1 ** count[0]), 1 / math.sqrt(1 - beta2 ** count[0]), 1 - rate * decay]
+        numbers[:] = [rate / (1 - beta1 ** count[0]), 1 / math.sqrt(1 - beta2 ** count[0]), 1 - rate * decay, rate]
         seen.append(("advance", int(count[0])))
 
-    def adam_step_scheduled(schedule, beta1, beta2, stream, **given):
-        step_size, root_scale, shrink = _numbers(schedule, ctypes.c_double)
+    def times(penalties, rate):
+        return [(anchor, pull, l1, threshold * rate) for anchor, pull, l1, threshold in penalties]
+
+    def adam_step_scheduled(schedule, beta1, beta2, stream, penalties, **given):
+        step_size, root_scale, shrink, rate = _numbers(schedule, ctypes.c_double)
+        given["penalties"] = times(penalties, rate)
         step = round(math.log(1 - root_scale**-2) / math.log(beta2))
         lr = step_size * (1 - beta1**step)
         steps = [step] * len(given["weights"])
@@ -43,8 +47,9 @@ def calls(monkeypatch):
             **given, steps=steps, lr=lr, beta1=beta1, beta2=beta2, shrink=shrink, threads=1, stream=stream
         )
 
-    def sgd_step_scheduled(rate, **given):
-        _native.sgd_step(**given, lr=_numbers(rate, ctypes.c_float)[0], threads=1)
+    def sgd_step_scheduled(rate, penalties, **given):
+        rate = _numbers(rate, ctypes.c_float)[0]
+        _native.sgd_step(**given, lr=rate, threads=1, penalties=times(penalties, rate))
         seen.append(("sgd", list(given["first"])))
 
     fake = types.SimpleNamespace(
@@ -96,6 +101,31 @@ def test_steps_are_the_plain_ones(calls, make, options):
         torch.testing.assert_close(got, expected, rtol=1e-5, atol=1e-6)
     if options.get("pruned") != "frozen":
         assert not models[1][0].weight[~masks["0.weight"]].any()
+
+
+@pytest.mark.parametrize("kind", ["l1", "l1_loss", "admm"])
+@pytest.mark.parametrize(("make", "options"), MAKERS)
+def test_steps_with_a_penalty_are_the_plain_ones(calls, make, options, kind, monkeypatch):
+    models, made, _ = _pair(make, **options)
+    for optimizer in made:
+        optimizer.set_penalty(kind, 0.2, ["0.weight"])
+    addresses = set()
+    for number in range(4):
+        if number == 2:  # a schedule changes the rate
+            made[0].param_groups[0]["lr"] = 0.05
+            made[1].param_groups[0]["lr"] = torch.tensor(0.05)
+        if kind == "admm":
+            for optimizer in made:
+                optimizer.update_duals(lambda values: pc.pruning.prune(values, {"all": ["0.weight"]}, 0.5))
+            addresses.add(made[1].penalty.anchors["0.weight"].data_ptr())
+        with monkeypatch.context() as patch:
+            patch.setattr(torch.Tensor, "item", lambda _: pytest.fail("the device was waited for"))
+            _step(models, made)
+    for got, expected in zip(models[1].parameters(), models[0].parameters(), strict=True):
+        torch.testing.assert_close(got, expected, rtol=1e-5, atol=1e-6)
+    if kind == "l1":
+        assert (models[1][0].weight == 0).sum() == (models[0][0].weight == 0).sum()
+    assert len(addresses) == (kind == "admm")  # where a graph that was captured reads it
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.float16])
@@ -164,7 +194,7 @@ def test_parameters_that_took_different_numbers_of_steps_need_groups_of_their_ow
 if hasattr(_native, "adam_advance"):
 
     def test_the_binding_wants_a_device():
-        step, schedule = torch.zeros(()), torch.zeros(3, dtype=torch.float64)
+        step, schedule = torch.zeros(()), torch.zeros(4, dtype=torch.float64)
         with pytest.raises(ValueError, match="expected weights on a CUDA device"):
             _native.adam_advance(native(step), native(step), 0.9, 0.99, 0.0, native(schedule), 0)
         w = torch.zeros(3)

@@ -80,7 +80,7 @@ def test_masked_copy_selects(dtype):
         assert not got[~mask].any()
 
 
-def _train(optimizer_class, device, dtype, steps=5, **options):
+def _train(optimizer_class, device, dtype, steps=5, penalty=None, **options):
     torch.manual_seed(0)
     model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Flatten(), nn.Linear(8 * 36, 10)).to(device, dtype)
     pools = pc.pruning.pools_by_type(model, include_output=True)
@@ -89,6 +89,10 @@ def _train(optimizer_class, device, dtype, steps=5, **options):
             p.copy_(torch.randn(p.shape).to(p) * 0.1)
     masks = pc.pruning.prune(model, pools, 0.5)
     optimizer = optimizer_class(model.named_parameters(), masks, lr=1e-2, **options)
+    if penalty:
+        optimizer.set_penalty(penalty, 0.2, ["0.weight", "3.weight"])
+    if penalty == "admm":
+        optimizer.update_duals(lambda values: pc.pruning.prune(values, {"all": list(values)}, 0.7))
     generator = torch.Generator().manual_seed(1)
     for _ in range(steps):
         for p in model.parameters():
@@ -97,6 +101,7 @@ def _train(optimizer_class, device, dtype, steps=5, **options):
     return model, masks, optimizer
 
 
+@pytest.mark.parametrize("penalty", [None, "l1", "l1_loss", "admm"])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
 @pytest.mark.parametrize(
     ("optimizer", "options"),
@@ -107,9 +112,9 @@ def _train(optimizer_class, device, dtype, steps=5, **options):
         (pc.pruning.MaskedSGD, {}),
     ],
 )
-def test_steps_are_those_of_the_host(optimizer, options, dtype):
-    here, masks, _ = _train(optimizer, "cpu", dtype, **options)
-    there, same_masks, stepped = _train(optimizer, "cuda", dtype, **options)
+def test_steps_are_those_of_the_host(optimizer, options, dtype, penalty):
+    here, masks, _ = _train(optimizer, "cpu", dtype, penalty=penalty, **options)
+    there, same_masks, stepped = _train(optimizer, "cuda", dtype, penalty=penalty, **options)
     tolerance = {torch.float32: 1e-5, torch.float64: 1e-12, torch.bfloat16: 1e-2}[dtype]
     for name, expected in here.named_parameters():
         got = there.get_parameter(name)
@@ -166,11 +171,21 @@ def _small():
     ],
 )
 @pytest.mark.parametrize("rate_on_device", [False, True])
-def test_a_step_in_a_graph_is_a_step(make, options, rate_on_device):
+@pytest.mark.parametrize("penalty", [None, "l1", "admm"])
+def test_a_step_in_a_graph_is_a_step(make, options, rate_on_device, penalty):
+    def draw(optimizer, begin=False):
+        if penalty and begin:
+            optimizer.set_penalty(penalty, 0.2)
+        if penalty == "admm":
+            optimizer.update_duals(lambda values: pc.pruning.prune(values, {"all": list(values)}, 0.5))
+
     rates = [0.01, 0.01, 0.02, 0.005] if rate_on_device else [0.01] * 4
     plain, masks = _small()
     stepwise = make(plain.named_parameters(), masks, lr=rates[0], **options)
+    draw(stepwise, begin=True)
     for number, rate in enumerate(rates):
+        if number == 2:
+            draw(stepwise)
         stepwise.param_groups[0]["lr"] = rate
         _gradients(plain, number)
         stepwise.step()
@@ -178,12 +193,15 @@ def test_a_step_in_a_graph_is_a_step(make, options, rate_on_device):
     model, masks = _small()
     lr = torch.tensor(rates[0], device="cuda") if rate_on_device else rates[0]
     optimizer = make(model.named_parameters(), masks, lr=lr, capturable=True, **options)
+    draw(optimizer, begin=True)
     _gradients(model, 0)
     optimizer.step()
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph):
         optimizer.step()
     for number, rate in enumerate(rates[1:], 1):
+        if number == 2:
+            draw(optimizer)  # which the graph reads where it was
         if rate_on_device:
             lr.fill_(rate)
         _gradients(model, number)
