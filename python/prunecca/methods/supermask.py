@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from ..seeds import derive
-from ..weights.names import pooled_names
+from .pooled import pooled_names
 
 SAMPLING = {
     "bernoulli": "each weight is kept with the probability sigmoid(score), drawn anew in each forward pass",

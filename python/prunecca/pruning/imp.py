@@ -16,9 +16,10 @@ from torch import Tensor, nn
 
 from ..methods.channels import check_outputs_first, scores_of_channels
 from ..methods.penalised import Choose, PenalisedOptimizer
+from ..methods.pooled import pooled_names
 from ..methods.supermask import Supermask
 from ..methods.wanda import scores_of_pools
-from ..weights.names import Named, copies_of, named_tensors, pooled_names, same_names, under_first_names
+from ..weights.names import Named, copies_of, named_tensors, same_names, under_first_names
 from ..weights.pools import Pools, pools_by_type
 from ..weights.rates import density_of_pools, rates_by_pool
 from .criteria import SCORED

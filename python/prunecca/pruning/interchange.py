@@ -11,10 +11,11 @@ from torch import Tensor, nn
 from torch.nn.utils import prune as torch_prune
 
 from .._arrays import resolved
+from ..methods.pooled import pooled_names
 from ..storage.reparametrised import plain_weights
 from ..storage.state_dicts import Misfit, StateDict
 from ..storage.weights import Checkpoint, read_checkpoint
-from ..weights.names import copies_of, first_names, pooled_names, some, without_wrappers
+from ..weights.names import copies_of, first_names, some, without_wrappers
 from .masks import Masks, apply_masks, fitting_mask
 from .packing import unpack, unpack_stored
 

@@ -17,9 +17,10 @@ from torch import Tensor, nn
 from .. import _native
 from .._arrays import native, resolved, same_memory, stream_of
 from ..methods.channels import check_outputs_first, cut_channels
+from ..methods.pooled import pooled_names
 from ..methods.scopes import SCOPES as SCOPES  # part of this module's face
 from ..methods.scopes import by_rows, cut_rows, groups
-from ..weights.names import Named, first_names, named_tensors, pooled_names, some, under_first_names, without_wrappers
+from ..weights.names import Named, first_names, named_tensors, some, under_first_names, without_wrappers
 from ..weights.rates import rate_as_written, rates_by_pool
 from .criteria import find_criterion, scores
 from .threshold import RankedGroup, count_kept, prune_lowest

@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from ..weights.names import pooled_names
+from ..methods.pooled import pooled_names
 from ..weights.pools import pools_by_type
 
 Layers = dict[str, Any]  # name of the weight -> convolution or linear layer

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Hashable, Iterable, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Mapping
 from typing import Any, TypeVar
 
 from torch import Tensor, nn
@@ -33,24 +33,6 @@ def named_tensors(parameters: Named) -> dict[str, Tensor]:
                 f"parameters hold {kind}; expected a model, or names with tensors as model.named_parameters()"
             )
     return dict(pairs)
-
-
-def pooled_names(pools: Mapping[str, Sequence[str]]) -> list[str]:
-    """The names in all pools.
-
-    Raises:
-        TypeError: the pools are no lists of names, by the name of the pool.
-    """
-    if not isinstance(pools, Mapping):
-        raise TypeError(
-            f"pools are a {type(pools).__name__}; expected lists of names by pool, as {{'all': ['0.weight']}}"
-        )
-    for pool, names in pools.items():
-        if isinstance(names, str) or not isinstance(names, Collection) or not all(isinstance(n, str) for n in names):
-            raise TypeError(
-                f"pool '{pool}' is {names!r}; expected a list of names of parameters, as {{'{pool}': ['0.weight']}}"
-            )
-    return [name for names in pools.values() for name in names]
 
 
 def first_names(tensors: Mapping[str, Any]) -> dict[str, str]:
