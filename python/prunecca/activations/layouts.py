@@ -229,6 +229,23 @@ def chosen_layout(layout: str | Mapping[str, str], name: str, ndim: int, inferre
     )
 
 
+def check_layout(layout: object) -> None:
+    """Refuse what is no layout, also where no output has as many dimensions.
+
+    Raises:
+        ValueError: a word without its letter for the channels, with one twice, or with what is no letter.
+    """
+    for word in layout.values() if isinstance(layout, Mapping) else (layout,):
+        if word in ("infer", "auto"):
+            continue
+        letters = isinstance(word, str) and word.isalpha() and len(set(word)) == len(word)
+        if not letters or "c" not in str(word):
+            raise ValueError(
+                f"layout is {word!r}; expected 'infer', a letter for each dimension with c for the channels, such as 'nlc' or "
+                "'nchw', or these by names or globs of layers"
+            )
+
+
 def layout_word(ndim: int, axis: int) -> str:
     """The word for a tensor with its channels in one axis, such as ``"nhwc"``."""
     if (ndim, axis) in _TENSOR_WORDS:

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from ..activations.hooks import capturing
 from ..activations.inputs import Batch
 from ..activations.layers import Layer
-from ..activations.layouts import chosen_layout
+from ..activations.layouts import check_layout, chosen_layout
 from ..activations.outputs import Output
 from ..covariance.covariance import Layout
 from ..covariance.view import View, channel_axis
@@ -66,6 +66,7 @@ class Reading:
                 "points='flatten' takes all numbers of a datapoint for channels, which rows= and resize= would change; "
                 "expected neither"
             )
+        check_layout(layout)
         self._layout, self._rows, self._points = layout, rows, points
         self._warned = False
         self._batch: Batch | None = None
