@@ -185,6 +185,17 @@ def native(tensor: Tensor, name: str = "a tensor") -> Array:
     return array
 
 
+def address_of(tensor: Tensor) -> int:
+    """Where a tensor lies, for a library that is not ours; the caller made the tensor, and keeps it alive.
+
+    Raises:
+        TypeError: it has no plain memory of its own.
+    """
+    if type(tensor) is not Tensor or _why_not(tensor):
+        raise _refusal(tensor, "a tensor")
+    return tensor.data_ptr()
+
+
 def resolved(tensor: Any, name: str) -> Tensor:
     """``tensor`` where it owns plain memory, or a copy that does.
 

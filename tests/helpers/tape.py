@@ -115,10 +115,11 @@ def _advance(step: Any, rate: Any, beta1: float, beta2: float, decay: float, sch
     count, numbers = _numbers(step, ctypes.c_float), _numbers(schedule, ctypes.c_double)
     count[0] += 1
     # The plain step takes the count and the rate: they go where the device would find what it makes of them.
-    numbers[:] = [_numbers(rate, ctypes.c_float)[0], count[0], 1.0]
+    lr = _numbers(rate, ctypes.c_float)[0]
+    numbers[:] = [lr, count[0], 1.0, lr]
 
 
 def _scheduled(schedule: Any, beta1: float, beta2: float, stream: int, **given: Any) -> None:
-    lr, count, shrink = _numbers(schedule, ctypes.c_double)
+    lr, count, shrink, _ = _numbers(schedule, ctypes.c_double)
     steps, how = [int(count)] * len(given["weights"]), {"beta1": beta1, "beta2": beta2, "shrink": shrink}
-    _native.adam_step(**given, **how, steps=steps, lr=lr, threads=1, stream=stream, penalties=[])
+    _native.adam_step(**given, **how, steps=steps, lr=lr, threads=1, stream=stream)

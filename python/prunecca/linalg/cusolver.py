@@ -20,7 +20,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from .._arrays import stream_of
+from .._arrays import address_of, stream_of
 
 # The interface version of the library for each version of CUDA that torch is built with; older ones have no such call.
 _SONAMES = {"12": "libcusolver.so.11", "13": "libcusolver.so.12"}
@@ -112,8 +112,8 @@ class Solver:
         self._call("cusolverDnSetStream", self._handle(work)[0], stream_of(work))
         self._call(
             "cusolverDnXsyevBatched",
-            *self._problem(work, values.data_ptr(), vectors),
-            *(workspace.data_ptr(), on_device, ctypes.addressof(scratch), on_host, solved.data_ptr(), len(work)),
+            *self._problem(work, address_of(values), vectors),
+            *(address_of(workspace), on_device, ctypes.addressof(scratch), on_host, address_of(solved), len(work)),
         )
         if on_host and work.is_cuda:
             torch.cuda.current_stream(work.device).synchronize()
@@ -121,14 +121,14 @@ class Solver:
 
     def _problem(self, matrices: Tensor, values: int, vectors: bool) -> list[int | Address]:
         n = matrices.shape[-1]
-        described = [_REAL_64, matrices.data_ptr(), n, _REAL_64, values, _REAL_64]
+        described = [_REAL_64, address_of(matrices), n, _REAL_64, values, _REAL_64]
         return [*self._handle(matrices), int(vectors), _UPPER, n, *described]
 
     def _workspace(self, matrices: Tensor, count: int, vectors: bool) -> tuple[int, int]:
         """Bytes on the device and on the host for so many matrices of this side."""
         on_device, on_host = ctypes.c_size_t(), ctypes.c_size_t()
         # The addresses are not read; of the matrices' that of the values will do.
-        problem = self._problem(matrices, matrices.data_ptr(), vectors)
+        problem = self._problem(matrices, address_of(matrices), vectors)
         sizes = (ctypes.byref(on_device), ctypes.byref(on_host))
         self._call("cusolverDnXsyevBatched_bufferSize", *problem, *sizes, count)
         return on_device.value, on_host.value

@@ -22,6 +22,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
+from .._arrays import memory_of
 from ..data.augmentation import scale_and_offset
 from ..data.splits import Batches
 from ..errors import CaptureFailed, ConfigurationError
@@ -166,16 +167,14 @@ class GraphedSteps:
         ]
         tensors = [*model.parameters(), *model.buffers(), *masks.values(), *remembered, *epoch.tensors()]
         groups = [
-            {k: v.data_ptr() if isinstance(v, Tensor) else v for k, v in group.items() if k not in _NAMES}
+            {k: memory_of(v) if isinstance(v, Tensor) else v for k, v in group.items() if k not in _NAMES}
             for group in optimizer.param_groups
         ]
         modules = [
             {k: v for k, v in vars(module).items() if isinstance(v, bool | int | float | str | tuple)}
             for module in model.modules()  # such as the rate of a dropout
         ]
-        places = [
-            (t.data_ptr(), t.shape, t.stride(), t.dtype, t.requires_grad) for t in tensors if isinstance(t, Tensor)
-        ]
+        places = [(memory_of(t), t.requires_grad) for t in tensors if isinstance(t, Tensor)]
         return [places, groups, modules]
 
 
