@@ -151,6 +151,10 @@ def test_what_is_refused_in_one_sentence() -> None:
         P.recipe_named("l1", criterion="wanda")
     with pytest.raises(ValueError, match=r"score_rate is nan; expected a finite number"):
         P.Recipe(score_rate=math.nan)
+    with pytest.raises(
+        ValueError, match="criterion 'supermask' is given with the survivors 'keep', trained values; expected"
+    ):
+        P.recipe_named("supermask", survivors="keep")
     with pytest.raises(ValueError, match=r"criterion 'best' is unknown; expected one of large_final, .*, supermask"):
         P.Recipe(criterion="best")
     with pytest.raises(ValueError, match="criterion='wanda' needs the inputs of the layers; pass their mean squares"):

@@ -71,3 +71,11 @@ def test_what_is_no_choice_of_rows(rows, error, sentence):
     one, two, batch = setting()
     with pytest.raises(error, match=sentence):
         compare(one, two, batch, ["encoder", "decoder"], ["linear_cka"], rows=rows, layout="nlc")
+
+
+def test_a_layout_for_no_layer_is_refused():
+    one, two, batch = setting()
+    with pytest.raises(
+        ValueError, match="a layout is given for 'enc', which no layer that runs matches; expected names or"
+    ):
+        compare(one, two, batch, ["encoder", "decoder"], ["linear_cka"], layout={"enc": "nlc"})

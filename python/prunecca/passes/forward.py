@@ -159,7 +159,8 @@ class ForwardPasses:
         members = {"": (self.reference, "the reference", plan.layers)}
         members |= {n: (m, view_name(plan, n), plan.counterparts[n]) for n, m in self.candidates.items()}
         # These first: they say what is wrong with the layers of a model by its name.
-        reading.check_globs(layer for _, _, layers in members.values() for layer in layers)
+        compared = [layer for _, _, layers in members.values() for layer in layers]
+        reading.check_globs(compared, {event.name for _, trail in (own, *events.values()) for event in trail})
         whole = {n: whole_layers(layers) for n, (_, _, layers) in members.items()}
         outputs = {n: self._calls[m].outputs(whole[n], inputs, output) for n, (m, _, _) in members.items()}
         for n, (model, name, _) in members.items():

@@ -133,19 +133,27 @@ class Reading:
         self._counting = {glob: rows_of(each, batch) for glob, each in by_globs(self._rows).items()}
         self._unused = unused_mask(batch) if self._rows is None and not self._warned else None
 
-    def check_globs(self, layers: Iterable[Layer]) -> None:
-        """Every glob of ``rows`` must be that of a compared layer.
+    def check_globs(self, layers: Iterable[Layer], others: Iterable[str]) -> None:
+        """Every glob of ``rows`` must be that of a compared layer, every glob of ``layout`` that of a layer.
+
+        Args:
+            layers: that are compared.
+            others: names of all layers that run.
 
         Raises:
             ValueError: one is not.
         """
-        names = [layer.source for layer in layers]
-        for glob in by_globs(self._rows):
-            if not filter_names(names, glob):
-                raise ValueError(
-                    f"rows are given for {glob!r}, which no compared layer matches; expected names or globs of layers: "
-                    f"{', '.join(map(repr, names[:5]))}"
-                )
+        names = list(dict.fromkeys(layer.source for layer in layers))
+        every = [*names, *others]
+        layouts = self._layout if isinstance(self._layout, Mapping) else {}
+        for what, globs, known in (("rows are", by_globs(self._rows), names), ("a layout is", layouts, every)):
+            for glob in globs:
+                if not filter_names(known, glob):
+                    which = "compared layer" if known is names else "layer that runs"
+                    raise ValueError(
+                        f"{what} given for {glob!r}, which no {which} matches; expected names or globs of layers: "
+                        f"{', '.join(map(repr, names[:5]))}"
+                    )
 
     def learn(self, name: str, model: nn.Module, layers: Sequence[Layer], batch: Batch, output: Output = None) -> None:
         """Find out which dimension of each layer's output holds the datapoints: the one as long as a batch of few.

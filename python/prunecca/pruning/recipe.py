@@ -154,6 +154,11 @@ class Recipe:
             )
         if not 0 < self.score_rate < math.inf:
             raise ValueError(f"score_rate is {self.score_rate}; expected a learning rate above 0")
+        if learned and self.survivors == "keep":
+            raise ValueError(
+                "the criterion 'supermask' is given with the survivors 'keep', trained values; expected 'rewind', since its "
+                "masks are learned for the weights at initialisation"
+            )
         if self.criterion == "fisher" and self.scope != "channel":
             raise ValueError(
                 f"the criterion 'fisher' is given with the scope '{self.scope}'; expected 'channel', as it scores whole channels"
