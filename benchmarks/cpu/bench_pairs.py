@@ -112,7 +112,9 @@ def test_beside_other_libraries(benchmark: Any) -> None:
         if name in slow:
             benchmark.extra_info[f"{name}, once, s"] = time.perf_counter() - began
         # Both average HSIC over the same batches; they do not centre features, which costs float32 digits.
-        assert (values - found).abs().max() < 0.02, name
+        errors = (values - found).abs()
+        assert errors.median() < 2e-3, name
+        assert errors.max() < 0.05, name
     rivals |= others
     seconds = take_turns(rivals, HostClock(), rounds=(3, 3), warmup=0)
     benchmark.extra_info.update({f"{name}, s": statistics.median(times) for name, times in seconds.items()})
