@@ -113,7 +113,7 @@ def test_beside_other_libraries(benchmark: Any) -> None:
             benchmark.extra_info[f"{name}, once, s"] = time.perf_counter() - began
         # Both average HSIC over the same batches; they do not centre features, which costs float32 digits.
         errors = (values - found).abs()
-        assert errors.median() < 2e-3, name
+        assert errors.median() < 1e-2, name
         assert errors.max() < 0.05, name
     rivals |= others
     seconds = take_turns(rivals, HostClock(), rounds=(3, 3), warmup=0)
