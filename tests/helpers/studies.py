@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
+import pytest
 from torch import Tensor
 
 from prunecca.storage import states
 from prunecca.study import study, tables
+from prunecca.study.checkpoint import TRAINING, Checkpoint
 from prunecca.study.executors import Job, Serial
 from prunecca.study.options import Options, Size
 from prunecca.study.plan import Network
@@ -30,6 +33,32 @@ def make(run: RunDirectory, reporter: Reporter | None = None) -> dict[str, pd.Da
         job = Job(plan, None, "cpu", 1, here.root, owner)
         records = study.make_networks(here, plan, lambda: Serial(job, reporter or Reporter()), reporter or Reporter())
         return tables.build(here, plan, records)
+
+
+class Killed(Exception):
+    """In the place of a signal."""
+
+
+def make_killed(run: RunDirectory, numbers: Iterable[int], monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """``make``, killed right after each of these snapshots was kept, counted over all runs; the files that were kept."""
+    keep, kept = Checkpoint.keep, []
+
+    def until(number: int) -> None:
+        def keeping(self: Checkpoint, snapshot: Any, origin: Any, file: str = TRAINING) -> None:
+            keep(self, snapshot, origin, file)
+            kept.append(file)
+            if len(kept) == number:
+                raise Killed
+
+        monkeypatch.setattr(Checkpoint, "keep", keeping)
+
+    for number in numbers:
+        until(number)
+        with pytest.raises(Killed):
+            make(run)
+    until(0)
+    make(run)
+    return kept
 
 
 def state(run: RunDirectory, network: Network, name: str = "state.safetensors") -> dict[str, Tensor]:

@@ -15,7 +15,7 @@ import prunecca as pc
 from prunecca.errors import ConfigurationError
 from prunecca.pruning.recipe import RECIPES
 from prunecca.storage import states
-from prunecca.study.checkpoint import PENALISED, Checkpoint
+from prunecca.study.checkpoint import PENALISED
 from prunecca.study.options import Options, Size
 from prunecca.study.plan import Network
 
@@ -142,33 +142,15 @@ def test_flags_that_cannot_be(flags: dict[str, Any], message: str) -> None:
 BASE = {"epochs": 2, "rewind_epoch": 1, "train_images": 64, "images": 16, "metrics": ("nbs",), "dimension_images": 0}
 
 
-class Killed(Exception):
-    pass
-
-
 def test_a_study_that_is_killed_while_weights_are_drawn_goes_on_to_the_same_bits(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     flags = {**BASE, "recipe": "admm", "penalty_epochs": 3, "penalty_strength": 0.1}
     whole, killed = (studies.start(tmp_path / name, flags, Size(1, 1, 0)) for name in ("whole", "killed"))
     studies.make(whole)
-    keep, kept = Checkpoint.keep, []
-
-    def until(number: int) -> None:
-        def keeping(self: Checkpoint, snapshot: Any, origin: Any, file: str = "training.safetensors") -> None:
-            keep(self, snapshot, origin, file)
-            kept.append(file)
-            if len(kept) == number:
-                raise Killed
-
-        monkeypatch.setattr(Checkpoint, "keep", keeping)
-
-    for number in (3, 4, 6):  # in the first epochs of the penalty, and in the training after it
-        until(number)
-        with pytest.raises(Killed):
-            studies.make(killed)
-    until(0)
-    studies.make(killed)
+    kept = studies.make_killed(
+        killed, (3, 4, 6), monkeypatch
+    )  # in the first epochs of the penalty, and in the training after it
     assert kept == ["training.safetensors"] * 2 + [PENALISED] * 3 + ["training.safetensors", PENALISED]
     network = Network("digits2", 0, 1)
     for name in ("state.safetensors", "masks.safetensors"):

@@ -17,7 +17,7 @@ import prunecca as pc
 from prunecca.data import load, representation_subset
 from prunecca.errors import ConfigurationError
 from prunecca.integrations.levels import Levels
-from prunecca.study.checkpoint import PENALISED, Checkpoint
+from prunecca.study.checkpoint import PENALISED
 from prunecca.study.level import INITIAL, MASKS
 from prunecca.study.options import Options, Size
 from prunecca.study.plan import Network
@@ -175,33 +175,13 @@ BASE = {"epochs": 2, "train_images": 64, "images": 16, "metrics": ("nbs",), "dim
 ONE = Network("digits2", 0, 1)
 
 
-class Killed(Exception):
-    pass
-
-
 def test_a_supermask_of_a_study_is_resumed_to_the_same_bits_and_holds_initial_weights(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     flags = {**BASE, "recipe": "supermask", "score_epochs": 3}
     whole, killed = (studies.start(tmp_path / name, flags, Size(2, 1, 0)) for name in ("whole", "killed"))
     tables = studies.make(whole)
-    keep, kept = Checkpoint.keep, []
-
-    def until(number: int) -> None:
-        def keeping(self: Checkpoint, snapshot: Any, origin: Any, file: str = "training.safetensors") -> None:
-            keep(self, snapshot, origin, file)
-            kept.append(file)
-            if len(kept) == number:
-                raise Killed
-
-        monkeypatch.setattr(Checkpoint, "keep", keeping)
-
-    for number in (3, 5):  # after the first epochs of the scores
-        until(number)
-        with pytest.raises(Killed):
-            studies.make(killed)
-    until(0)
-    studies.make(killed)
+    kept = studies.make_killed(killed, (3, 5), monkeypatch)  # after the first epochs of the scores
     assert kept == ["training.safetensors"] * 2 + [PENALISED] * 7
     for level in (1, 2):
         for name in ("state.safetensors", MASKS):
