@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <iterator>
 #include <memory>
 #include <optional>
 
@@ -98,8 +99,8 @@ class Selection {
   // Lists the bin's keys and decides among them.
   void cut_listed(const Bin& bin) {
     const uint64_t low = bin.prefix << bin.digit.shift;
-    const Lists lists = gather(low, last_of(bin.prefix, bin.digit.shift), bin.inside_per_part);
-    clear_lowest(lists, bin.wanted);
+    const uint64_t high = last_of(bin.prefix, bin.digit.shift);
+    clear_lowest(gather(low, high, bin.inside_per_part), bin.wanted, low, high);
   }
 
   // Most often in one pass: a sample tells between which keys the count-th lowest lies, and only those are listed.
@@ -119,7 +120,7 @@ class Selection {
     const int64_t wanted = count - (survivors - kept);
     if (first_nan() >= 0) return true;
     if (wanted < 0 || wanted > listed) return false;
-    clear_lowest(lists, wanted);
+    clear_lowest(lists, wanted, bracket->low, bracket->high);
     return true;
   }
 
@@ -158,18 +159,40 @@ class Selection {
     return lists;
   }
 
-  // Of the listed, the `wanted` lowest go; of equal ones the first.
-  void clear_lowest(const Lists& lists, int64_t wanted) {
-    if (wanted == 0) return;
+  struct Last {
+    uint64_t key;
+    int64_t before;  // how many lie below it
+  };
+
+  // The wanted-th lowest of the listed: equal parts of [low, high] are counted, and one part has it.
+  static Last last_of_lowest(const Lists& lists, int64_t wanted, uint64_t low, uint64_t high) {
+    int shift = 0;
+    while ((high - low) >> shift >= kBins) ++shift;
+    std::vector<int64_t> counts(kBins, 0);
+    for (const Found& found : lists.found)
+      for (int64_t j = 0; j < found.listed; ++j) ++counts[(found.keys[j] - low) >> shift];
+    uint64_t part = 0;
+    int64_t before = 0;
+    for (; before + counts[part] < wanted; ++part) before += counts[part];
     std::vector<uint64_t> order;
-    for (const Found& found : lists.found) order.insert(order.end(), found.keys, found.keys + found.listed);
-    std::nth_element(order.begin(), order.begin() + (wanted - 1), order.end());
-    const uint64_t last = order[wanted - 1];
-    int64_t ties = wanted - std::count_if(order.begin(), order.end(), [&](uint64_t key) { return key < last; });
+    order.reserve(counts[part]);
+    for (const Found& found : lists.found)
+      std::copy_if(found.keys, found.keys + found.listed, std::back_inserter(order),
+                   [&](uint64_t key) { return (key - low) >> shift == part; });
+    const auto last = order.begin() + (wanted - before - 1);
+    std::nth_element(order.begin(), last, order.end());
+    return {*last, before + std::count_if(order.begin(), last, [&](uint64_t key) { return key < *last; })};
+  }
+
+  // Of the listed, which lie in [low, high], the `wanted` lowest go; of equal ones the first.
+  void clear_lowest(const Lists& lists, int64_t wanted, uint64_t low, uint64_t high) {
+    if (wanted == 0) return;
+    const Last last = last_of_lowest(lists, wanted, low, high);
+    int64_t ties = wanted - last.before;
     std::vector<int64_t> quota(parts_);
     for (int part = 0; part < parts_; ++part) {
       const Found& found = lists.found[part];
-      quota[part] = std::min(ties, std::count(found.keys, found.keys + found.listed, last));
+      quota[part] = std::min(ties, std::count(found.keys, found.keys + found.listed, last.key));
       ties -= quota[part];
     }
 #pragma omp parallel for num_threads(parts_) schedule(static, 1)
@@ -178,9 +201,11 @@ class Selection {
       int64_t equal = quota[part], offset = 0;
       size_t tensor = 0;
       for (int64_t j = 0; j < found.listed; ++j) {
-        if (found.keys[j] > last || (found.keys[j] == last && equal-- <= 0)) continue;
         while (found.positions[j] - offset >= pool_[tensor].size) offset += pool_[tensor++].size;
-        pool_[tensor].mask[found.positions[j] - offset] = 0;
+        // Written either way: about half of them go, which no branch predictor can tell.
+        uint8_t left = found.keys[j] > last.key;
+        if (found.keys[j] == last.key) left = equal-- <= 0;
+        pool_[tensor].mask[found.positions[j] - offset] = left;
       }
     }
   }
