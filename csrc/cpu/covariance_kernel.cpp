@@ -28,14 +28,6 @@ template <class T> void weigh_rows(const T* packed, int64_t panel_stride, int64_
   }
 }
 
-#if defined(__AVX512F__)
-template <class T> constexpr int kPasses = sizeof(T) == 4 ? 1 : 2;
-#elif defined(__AVX2__)
-template <class T> constexpr int kPasses = sizeof(T) == 4 ? 2 : 8;
-#else
-template <class T> constexpr int kPasses = sizeof(T) == 4 ? 8 : 16;
-#endif
-
 template <class T> constexpr Kernels<T> kTable{&pack<T>, &multiply<T>, kPasses<T>, &row_norms<T>, &weigh_rows<T>};
 constexpr CovarianceKernel kKernel{kTable<float>, kTable<double>};
 

@@ -42,6 +42,17 @@ def test_many_narrow_rows_are_taken_several_at_once(level, threads, dtype, cx, c
     assert error(covariance((apart, y)), x, y) < {torch.float64: 1e-13, torch.float32: 1e-7}.get(dtype, 2e-7)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("rows", [7, 531])
+def test_every_width_of_the_last_panel(level, dtype, rows):
+    drawn, _ = correlated(rows, 33 + 48, 1, dtype)
+    for width in range(1, 17):  # channels beyond the last whole sixteen are multiplied another way
+        x, y = drawn[:, : 16 + width], drawn[:, 33 : 33 + 32 + width % 16]
+        cov = covariance((x, y), (x, y))
+        twice = torch.cat([x, x]), torch.cat([y, y])
+        assert error(cov, *twice) < (1e-13 if dtype == torch.float64 else 1.5e-7), width
+
+
 @pytest.mark.parametrize(("row", "channel"), [(0, 2), (1, 1), (8190, 0), (8191, 2)])
 def test_the_first_channel_of_narrow_rows_that_is_not_finite(level, row, channel):
     x, y = correlated(8192, 3, 2)
