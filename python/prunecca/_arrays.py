@@ -126,7 +126,7 @@ def _wait_for(producer: int, index: int) -> None:
 
 
 def _external(stream: int, index: int) -> Any:
-    return torch.cuda.ExternalStream(stream, device=index)  # type: ignore[no-untyped-call]
+    return torch.cuda.ExternalStream(stream, device=index)  # type: ignore[no-untyped-call]  # torch leaves it unannotated
 
 
 def _from_numpy(x: np.ndarray[Any, Any], name: str) -> Tensor:

@@ -12,7 +12,7 @@ from ._arrays import native, resolved, stream_of
 
 library = torch.library.Library("prunecca", "DEF")  # type: ignore[no-untyped-call]  # torch leaves it unannotated
 
-library.define("masked_weight(Tensor weight, Tensor mask) -> Tensor")  # type: ignore[no-untyped-call]
+library.define("masked_weight(Tensor weight, Tensor mask) -> Tensor")  # type: ignore[no-untyped-call]  # so it does here
 
 
 def masked_weight(weight: Tensor, mask: Tensor) -> Tensor:
@@ -86,6 +86,6 @@ def _backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
 
 
 for _device in ("CPU", "CUDA"):
-    library.impl("masked_weight", _masked_weight, _device)  # type: ignore[no-untyped-call]
+    library.impl("masked_weight", _masked_weight, _device)  # type: ignore[no-untyped-call]  # and here
 torch.library.register_fake("prunecca::masked_weight", _fake, lib=library)
 torch.library.register_autograd("prunecca::masked_weight", _backward, setup_context=_keep_mask, lib=library)

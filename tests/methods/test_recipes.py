@@ -148,9 +148,8 @@ def test_a_study_that_is_killed_while_weights_are_drawn_goes_on_to_the_same_bits
     flags = {**BASE, "recipe": "admm", "penalty_epochs": 3, "penalty_strength": 0.1}
     whole, killed = (studies.start(tmp_path / name, flags, Size(1, 1, 0)) for name in ("whole", "killed"))
     studies.make(whole)
-    kept = studies.make_killed(
-        killed, (3, 4, 6), monkeypatch
-    )  # in the first epochs of the penalty, and in the training after it
+    # In the first epochs of the penalty, and in the training after it.
+    kept = studies.make_killed(killed, (3, 4, 6), monkeypatch)
     assert kept == ["training.safetensors"] * 2 + [PENALISED] * 3 + ["training.safetensors", PENALISED]
     network = Network("digits2", 0, 1)
     for name in ("state.safetensors", "masks.safetensors"):

@@ -242,7 +242,7 @@ def _layer_axes(axes: Axes, layers: Sequence[str], values: pd.Series, metric: st
     if 0.1 < low < 1:  # the runs are told apart where all of them are similar
         axes.set_ylim(bottom=math.floor(10 * low - 0.2) / 10)
         axes.yaxis.set_major_locator(MaxNLocator(6))
-    if axes.get_subplotspec().is_first_col():  # type: ignore[union-attr]
+    if axes.get_subplotspec().is_first_col():  # type: ignore[union-attr]  # axes of a figure's grid have one
         axes.set_ylabel(METRIC_NAMES.get(metric, named(metric)))
 
 

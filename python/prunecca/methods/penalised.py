@@ -86,12 +86,15 @@ class PenalisedOptimizer(torch.optim.Optimizer):
             }
 
     def _named(self) -> dict[str, Tensor]:
+        """The optimizer's parameters by name; each optimizer gives them."""
         raise NotImplementedError
 
     def _moment(self, parameter: Tensor) -> Tensor:
+        """The first moment of a parameter; each optimizer has its own."""
         raise NotImplementedError
 
     def _zero_pruned(self) -> None:
+        """Zero what is pruned; each optimizer has its own moments."""
         raise NotImplementedError
 
 
