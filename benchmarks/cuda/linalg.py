@@ -56,7 +56,8 @@ def study(bench: Bench, layers: Sequence[tuple[int, int]], candidates: int) -> R
     def ours() -> list[Any]:
         # New tensors each time: a decomposition is remembered as long as its matrix lives.
         fresh = [_fresh(layer) for layer in covariances]
-        return [score(layer, metrics) for layer in fresh]
+        found = iter(score([cov for layer in fresh for cov in layer], metrics))
+        return [[next(found) for _ in layer] for layer in fresh]
 
     error = _error(ours(), covariances)
     if not error <= 1e-6:

@@ -29,6 +29,7 @@ ARCHITECTURE = "sm_90a"
 MULTIPROCESSORS = 132
 COPY = 4.3e12  # bytes per second, read and written: measured on an H200 (the data sheet has 4.8e12)
 L2 = 5.5e12  # bytes per second that the SMs read of the L2 cache, as others have measured
+L2_BYTES = 50e6
 CLOCK = 1.755e9
 RATES = {  # operations per second, a multiply-add being two
     "TF32": 0.62 * 495e12,  # of mma.sync, which is said to reach 0.62 of what wgmma does
@@ -160,6 +161,9 @@ def pruning(count: int) -> Iterator[Work]:
     warps = count / 4096 * 8  # a block of eight to a chunk
     yield Work(f"void adam_kernel<float, {table.format(5)}", size, count * 29, {}, warps=warps)
     yield Work(f"void sgd_kernel<float, {table.format(4)}", size, count * 21, {}, warps=warps)
+    # With a penalty there is one address more, of the anchor, which ADMM reads and L1 leaves out.
+    yield Work(f"void adam_kernel<float, {table.format(6)}", size + ", ADMM", count * 33, {}, warps=warps)
+    yield Work(f"void sgd_kernel<float, {table.format(5)}", size + ", ADMM", count * 25, {}, warps=warps)
     yield Work(f"void copy_kernel<unsigned int, {table.format(3)}", size, count * 9, {}, warps=warps)
     yield Work(f"void count_kernel<{table.format(1)}", size, count, {}, warps=warps)
     # Of normal weights, 1 in 40 is open after the first digit: a key and a place, of 6 bytes.
@@ -225,22 +229,45 @@ def as_row(work: Work, kernels: Sequence[resources.Kernel], codes: Sequence[sass
     )
 
 
-def study_floor() -> str:
-    """The C x C stage of the cifar10 network as calls of the tile of 128: the least time of its rotations."""
-    networks, total = 1 + CANDIDATES, 0.0
-    one = SWEEPS * 7.0 * 128**3 / (RATES["float64"] / MULTIPROCESSORS)
-    for channels in sorted({c for c, _ in STUDY}):
-        layers = sum(c == channels for c, _ in STUDY)
-        if channels <= 128:
-            waves = -(-layers * networks // MULTIPROCESSORS) * (channels / 128) ** 3
-        else:  # blocks of 64 columns: every two meet once a sweep, all matrices of a layer at once
-            blocks = channels // 64
-            waves = layers * SWEEPS * (blocks - 1) * -(-networks * blocks // 2 // MULTIPROCESSORS)
-        total += 2 * waves * one
-    return (
-        f"The C x C stage of a study ({len(STUDY)} layers of cifar10, 1 + {CANDIDATES} networks) rotates for at least "
-        f"{total:.2f} s by these rates, were every inner problem of its blocks to take {SWEEPS} sweeps; later ones take 2 or 3."
+def by_cusolver(side: int, count: int, vectors: bool) -> tuple[float, float, float]:
+    """What cuSOLVER's batched solver cannot do without, for matrices of a side above ``LARGEST_IN_SHARED``.
+
+    Half of the 4/3 n^3 operations of a reduction to tridiagonal form are products with vectors, each of which reads all
+    that is left of the matrix: n^3 / 3 numbers, from memory where the matrices do not fit L2. Vectors take 9 n^3 operations
+    in all (Golub and Van Loan 2013, section 8.3).
+
+    Returns:
+        Operations, bytes, seconds at least.
+    """
+    operations = count * (9.0 if vectors else 4 / 3) * side**3
+    moved = count * side**3 / 3 * 8.0
+    rate = L2 if count * side * side * 8 <= L2_BYTES else COPY
+    return operations, moved, max(operations / RATES["float64"], moved / rate)
+
+
+def study_floor() -> list[str]:
+    """The C x C stage of SVCCA of the cifar10 network: all layers of one width in one call."""
+    networks = 1 + CANDIDATES
+    lines = ["| side | eigensystems and eigenvalues | where | ms, at least |", "|---:|---|---|---:|"]
+    total = 0.0
+    for side in sorted({c for c, _ in STUDY}):
+        layers = sum(c == side for c, _ in STUDY)
+        calls = ((layers * networks, True), (layers * CANDIDATES, False))  # of representations, of pairs
+        if side <= 128:
+            waves = sum(-(-count // MULTIPROCESSORS) for count, _ in calls)
+            seconds = waves * SWEEPS * 7.0 * side**3 / (RATES["float64"] / MULTIPROCESSORS)
+        else:
+            seconds = sum(by_cusolver(side, count, vectors)[2] for count, vectors in calls)
+        total += seconds
+        where = "a block each" if side <= 128 else "`cusolverDnXsyevBatched`"
+        lines.append(f"| {side} | {calls[0][0]} and {calls[1][0]} | {where} | {1e3 * seconds:.3g} |")
+    lines.append("")
+    lines.append(
+        f"That is the C x C stage of a study ({len(STUDY)} layers of cifar10, 1 + {CANDIDATES} networks, SVCCA), "
+        f"{1e3 * total:.3g} ms by these rates. Above 128 it is what the algorithm must compute and read; what cuSOLVER makes "
+        "of that only a device tells."
     )
+    return lines
 
 
 def report(kernels: Sequence[resources.Kernel], codes: Sequence[sass.Kernel]) -> str:
@@ -270,7 +297,7 @@ def report(kernels: Sequence[resources.Kernel], codes: Sequence[sass.Kernel]) ->
         "|---|---|---:|---|---:|---:|---:|---:|---:|---:|---|---:|",
         *(as_row(work, kernels, codes) for work in works),
         "",
-        study_floor(),
+        *study_floor(),
         "",
         f"The {len(others)} other instances (dtypes, orders, long tables) take {min(k.registers for k in others)} to "
         f"{max(k.registers for k in others)} registers; of all {len(kernels)}, {sum(k.spilled > 0 for k in kernels)} spill.",

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import copy
+
 import pytest
 import torch
 from networks import IMAGES, network
+from torch import nn
 
 import prunecca as pc
 from prunecca.comparison.scores import score
@@ -41,7 +44,46 @@ def test_candidates_of_several_widths_share_one_decomposition_of_the_reference(m
         assert (found[4]["kept_x"], found[4]["kept_y"]) == (pc.linear_regression(cov).kept, None)
     widths.clear()
     score(covariances, metrics)
-    assert widths == [4, 4], "the pair that was stacked is a new tensor; all else is known"
+    assert widths == [], "all is known, of those that were stacked too"
+
+
+def test_layers_of_one_width_are_decomposed_in_one_call(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever pairs they are in, and however many rows they have."""
+    torch.manual_seed(0)
+    layers = [nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 8, 3), nn.Flatten(), nn.Linear(128, 8), nn.Linear(8, 8)]
+    models = [nn.Sequential(*layers), nn.Sequential(*(copy.deepcopy(layer) for layer in layers))]
+    for parameter in models[1].parameters():
+        parameter.data += 0.1 * torch.randn_like(parameter)
+    calls = []
+    eigh = spectrum.eigh
+    monkeypatch.setattr(spectrum, "eigh", lambda m: calls.append(tuple(m.shape)) or eigh(m))
+    metrics = {"svcca": {"variance": 0.5}, "debiased_cka": {}, "rows": lambda cov: cov.count}
+    images, chosen = torch.randn(4096, 3, 8, 8), ["0", "2", "4", "5"]
+    table = pc.compare(models[0], [models[1]] * 2, images, chosen, metrics, keep_covariances=True)
+    assert calls == [(4 * 3, 8, 8)], "layers times networks"
+    found = table.table.set_index(["candidate", "layer", "metric"])["value"]
+    assert len(found) == 2 * 4 * 3
+    for (candidate, layer), cov in table.covariances.items():
+        own = found[candidate, layer]
+        assert own["svcca"] == pytest.approx(pc.svcca(cov, variance=0.5).mean, abs=1e-12)
+        assert own["debiased_cka"] == pytest.approx(pc.linear_cka(cov, debiased=True), abs=1e-12)
+        assert own["rows"] == cov.count, "its own, although layers of other sizes were taken with it"
+    assert len(set(found.xs("rows", level="metric"))) == 3
+
+
+def test_candidates_far_from_the_range_of_float32_are_compared_together() -> None:
+    """Their fourth powers leave float64, so that covariances are of powers of two times the activations."""
+    torch.manual_seed(0)
+    models = [nn.Sequential(nn.Linear(6, 5), nn.Linear(5, 4)) for _ in range(3)]
+    inputs = torch.randn(200, 6)
+    metrics = ["debiased_cka", "svcca", "rsa"]
+    expected = pc.compare(models[0], models[1:], inputs, "*", metrics).table["value"]
+    for model in models:
+        model[0].weight.data *= 2.0**73
+        model[0].bias.data *= 2.0**73
+        model[1].bias.data *= 2.0**73
+    found = pc.compare(models[0], models[1:], inputs, "*", metrics).table["value"]
+    assert found.tolist() == pytest.approx(expected.tolist(), abs=1e-9)
 
 
 def test_metrics_of_rows_stand_in_their_order_and_are_not_dropped() -> None:

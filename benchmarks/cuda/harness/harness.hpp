@@ -10,6 +10,7 @@
 #include <cstdlib>
 #include <cstring>
 #include <initializer_list>
+#include <map>
 #include <set>
 #include <string>
 #include <string_view>
@@ -55,6 +56,22 @@ inline void* scratch(size_t bytes, int fill, size_t = 256) {
 }
 // Kernels that use it may be under way: cudaFree waits for them.
 inline void release(void* memory) { check(cudaFree(memory), "cudaFree"); }
+
+// Memory of which little is used.
+inline void* sparse(size_t bytes) { return device_memory(bytes); }
+inline void release_sparse(void* memory, size_t) { release(memory); }
+inline void copy(void* to, const void* from, size_t bytes) {
+  check(cudaMemcpy(to, from, bytes, cudaMemcpyDefault), "cudaMemcpy");
+}
+
+// Streams beside each other, by number from 1 on, until they are joined.
+inline cudaStream_t stream(int number) {
+  static std::map<int, cudaStream_t> streams;
+  cudaStream_t& found = streams[number];
+  if (!found) check(cudaStreamCreateWithFlags(&found, cudaStreamNonBlocking), "cudaStreamCreate");
+  return found;
+}
+inline void join() { check(cudaDeviceSynchronize(), "cudaDeviceSynchronize"); }
 
 // A request as it was read, byte by byte.
 struct Input {

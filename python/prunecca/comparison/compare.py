@@ -30,7 +30,7 @@ from ..progress import Progress, reporting
 from ..similarity.registry import MetricChoice, Score, are_of_batches, find_metrics, needs_norms, needs_rows
 from .intervals import bootstrap
 from .result import Comparison
-from .table import rows_of, table_of
+from .table import portions, rows_of, table_of
 
 Distributed = Literal["shard", "sharded", "off"]
 
@@ -239,7 +239,7 @@ def _rows(
         return rows
     layouts = dict(zip((layer.name for layer in setup.plan.layers), setup.layouts, strict=True))
     one_to_one = setup.plan.one_to_one
-    for pairs in run.products.pairs(plain=kept is not None):
+    for pairs in portions(run.products.pairs(plain=kept is not None)):
         rows += [{**row, "points": run.points} for row in rows_of(pairs, layouts, metrics)]
         for pair in pairs:
             cov = pair.finding.plain

@@ -12,7 +12,7 @@ from ..passes.team import Team
 from ..progress import Progress, reporting
 from ..seeds import derive
 from ..similarity.registry import Score
-from .scores import score
+from .scores import bytes_of, room, score
 
 _RESAMPLES = 200
 _FEWEST = 8  # groups, of which resamples differ enough
@@ -52,20 +52,21 @@ def bootstrap(
                     "data in smaller batches"
                 )
             random = np.random.default_rng(derive(0, "bootstrap"))
-            values: list[list[list[float]]] = []
+            values: list[list[float]] = []
+            waiting: list[Covariance] = []
             for resample in range(_RESAMPLES):
                 drawn = np.bincount(random.integers(len(groups), size=len(groups)), minlength=len(groups))
-                values.append([_values(cov, exact) for cov in team.resampled(groups, drawn.tolist())])
+                waiting += team.resampled(groups, drawn.tolist())
+                full = sum(map(bytes_of, waiting)) >= room(waiting[0].xy.device) if waiting else False
+                if full or resample == _RESAMPLES - 1:
+                    values += [[row["value"] for row in rows] for rows in score(waiting, exact)]
+                    waiting = []
                 report(number * _RESAMPLES + resample + 1)
             tail = 100 * (1 - level) / 2
             bounds = partial(np.nanpercentile, q=[tail, 100 - tail])
-            for pair in np.moveaxis(np.array(values), 0, -1):
+            pairs = len(values) // _RESAMPLES
+            for pair in np.moveaxis(np.reshape(values, (_RESAMPLES, pairs, len(exact))), 0, -1):
                 own = {name: bounds(each) for name, each in zip(exact, pair, strict=True)}
                 ends = [own.get(name, (np.nan, np.nan)) for name in metrics]
                 found.append([(float(low), float(high)) for low, high in ends])
     return found
-
-
-def _values(cov: Covariance, metrics: Mapping[str, Score]) -> list[float]:
-    (rows,) = score([cov], metrics)
-    return [row["value"] for row in rows]

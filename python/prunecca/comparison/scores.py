@@ -1,8 +1,8 @@
-"""Rows of a table from the covariances of one layer with every candidate, and from samples of its rows."""
+"""Rows of a table from the covariances of pairs of layers, and from samples of their rows."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -10,9 +10,23 @@ import torch
 from torch import Tensor
 
 from ..covariance.covariance import Covariance
+from ..covariance.memo import Memo
 from ..similarity.registry import Score
+from ..similarity.spectrum import decompose
 
-_STACK_BYTES = 1 << 26  # of the candidates that one batched call takes; more gains nothing and costs memory
+_HOST_BYTES = 1 << 26  # of the covariances that are taken together; more gains nothing and costs memory
+_SHARE = 8  # of a device's free memory a batch takes this part, beside copies, decompositions and their workspace
+
+
+def room(device: torch.device) -> int:
+    """Bytes of covariances that are best taken together: a device is kept busy by many matrices at once."""
+    free = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else 0
+    return max(_HOST_BYTES, free // _SHARE)
+
+
+def bytes_of(cov: Covariance) -> int:
+    """What one of ``score``'s covariances counts for."""
+    return 8 * (cov.xx.numel() + cov.yy.numel() + cov.xy.numel())
 
 
 def score(
@@ -20,12 +34,13 @@ def score(
     metrics: Mapping[str, Score],
     samples: Sequence[tuple[Tensor, Tensor]] = (),
 ) -> list[list[dict[str, Any]]]:
-    """Rows of a table from the covariances of one reference with its candidates.
+    """Rows of a table from the covariances of pairs of representations.
 
-    The reference is decomposed once, and candidates of equal width are taken together.
+    Pairs of equal widths are taken together, of whatever layers they are, and a representation that is in several of
+    them is decomposed once.
 
     Args:
-        covariances: one per candidate; the ``x`` of all is the reference.
+        covariances: one per pair.
         metrics: by name.
         samples: for each covariance (N, Cx) and (N, Cy) rows of both sides; needed where ``needs_rows`` says so.
 
@@ -48,46 +63,68 @@ def score(
 
 def _of_covariances(covariances: Sequence[Covariance], metrics: Mapping[str, Score]) -> list[list[dict[str, Any]]]:
     rows: list[list[dict[str, Any]]] = [[] for _ in covariances]
-    for together in _groups(covariances):
-        batch = _stack([covariances[i] for i in together], covariances[0])
+    for portion in _portions(covariances):
+        alike = _grouped(portion, lambda i: _form(covariances[i]))
+        by_count = _grouped(portion, lambda i: (_form(covariances[i]), covariances[i].count))
+        stacks = {together: _stack([covariances[i] for i in together]) for together in {*alike, *by_count}}
         for name, metric in metrics.items():
-            scored = metric(batch)
-            columns = (_each(column, len(together)) for column in (scored.value, scored.kept_x, scored.kept_y))
-            for i, value, x, y in zip(together, *columns, strict=True):
-                rows[i].append({"metric": name, "value": value, "kept_x": x, "kept_y": y, "sampled": None})
+            decompose([stacks[together] for together in alike], metric.metric.spectra)
+            for together in by_count if metric.metric.counts else alike:
+                scored = metric(stacks[together])
+                columns = (_each(column, len(together)) for column in (scored.value, scored.kept_x, scored.kept_y))
+                for i, value, x, y in zip(together, *columns, strict=True):
+                    rows[i].append({"metric": name, "value": value, "kept_x": x, "kept_y": y, "sampled": None})
     return rows
 
 
-def _groups(covariances: Sequence[Covariance]) -> list[list[int]]:
-    """Positions of the covariances that can be stacked, in portions of ``_STACK_BYTES``."""
-    alike: dict[tuple[int, str], list[int]] = {}
+def _portions(covariances: Sequence[Covariance]) -> Iterator[list[int]]:
+    """Positions of covariances, as many as there is room for."""
+    held: list[int] = []
+    size = 0
     for i, cov in enumerate(covariances):
-        alike.setdefault((cov.yy.shape[-1], cov.precision), []).append(i)
-    groups = []
-    for members in alike.values():
-        one = covariances[members[0]]
-        size = max(1, _STACK_BYTES // (8 * (one.yy.numel() + one.xy.numel())))
-        groups += [members[start : start + size] for start in range(0, len(members), size)]
-    return groups
+        held.append(i)
+        size += bytes_of(cov)
+        if size >= room(cov.xy.device):
+            yield held
+            held, size = [], 0
+    if held:
+        yield held
 
 
-def _stack(members: Sequence[Covariance], reference: Covariance) -> Covariance:
-    """Candidates as one batch beside the one reference, whose tensors and spectrum serve all of them."""
+def _form(cov: Covariance) -> tuple[Any, ...]:
+    known = tuple(tensor is None for tensor in (cov.norms, cov.error_x, cov.error_y))
+    return (*cov.xy.shape, cov.xy.device, cov.precision, cov.rotation, *known)
+
+
+def _grouped(positions: Iterable[int], key: Callable[[int], Any]) -> list[tuple[int, ...]]:
+    groups: dict[Any, list[int]] = {}
+    for i in positions:
+        groups.setdefault(key(i), []).append(i)
+    return [tuple(group) for group in groups.values()]
+
+
+def _stack(members: Sequence[Covariance]) -> Covariance:
+    """A batch of pairs; a side that all of them share stays as it is.
+
+    Its count is the smallest, for metrics that do not go by it.
+    """
+    first = members[0]
     if len(members) == 1:
-        return replace(members[0], mean_x=reference.mean_x, xx=reference.xx, memo_x=reference.memo_x)
-    errors = [cov.error_y for cov in members if cov.error_y is not None]
-    norms = [cov.norms for cov in members if cov.norms is not None]
-    return replace(
-        members[0],
-        mean_x=reference.mean_x,
-        xx=reference.xx,
-        memo_x=reference.memo_x,
-        mean_y=torch.stack([cov.mean_y for cov in members]),
-        yy=torch.stack([cov.yy for cov in members]),
-        xy=torch.stack([cov.xy for cov in members]),
-        norms=torch.stack(norms) if norms else None,
-        error_y=torch.stack(errors) if errors else None,
-    )
+        return first
+    sides: dict[str, Any] = {}
+    for own, mean, error, memo in (("xx", "mean_x", "error_x", "memo_x"), ("yy", "mean_y", "error_y", "memo_y")):
+        shared = all(getattr(cov, own) is getattr(first, own) for cov in members)
+        for name in (mean, own, error):
+            sides[name] = getattr(first, name) if shared else _stacked([getattr(cov, name) for cov in members])
+        parts = [getattr(cov, memo) for cov in members]
+        sides[memo] = parts[0] if shared else Memo(sides[own], parts)
+    sides["xy"], sides["norms"] = (_stacked([getattr(cov, name) for cov in members]) for name in ("xy", "norms"))
+    return replace(first, count=min(cov.count for cov in members), **sides)
+
+
+def _stacked(tensors: Sequence[Tensor | None]) -> Tensor | None:
+    known = [tensor for tensor in tensors if tensor is not None]
+    return torch.stack(known) if known else None
 
 
 def _each(value: Any, count: int) -> list[Any]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import pandas as pd
@@ -12,17 +12,32 @@ from ..errors import FewRows
 from ..passes.namesakes import Pair
 from ..similarity.operands import ROWS_PER_DIRECTION, few_rows
 from ..similarity.registry import Score
-from .scores import score
+from .scores import bytes_of, room, score
 
 _COLUMNS = ["candidate", "layer", "kind", "depth", "metric", "value", "count", "channels", "kept_x", "kept_y"]
 _COLUMNS += ["layout", "points", "channels_x", "channels_y", "layer_y", "depth_y", "sampled"]
+
+
+def portions(lists: Iterable[Sequence[Pair]]) -> Iterator[list[Pair]]:
+    """The pairs of several lists, in order, as many at a time as ``score`` best takes together."""
+    held: list[Pair] = []
+    size = 0
+    for pairs in lists:
+        held += pairs
+        known = [cov for pair in pairs for cov in (pair.finding.covariance, pair.finding.chance) if cov is not None]
+        size += sum(map(bytes_of, known))
+        if known and size >= room(known[0].xy.device):
+            yield held
+            held, size = [], 0
+    if held:
+        yield held
 
 
 def rows_of(pairs: Sequence[Pair], layouts: Mapping[str, str], metrics: Mapping[str, Score]) -> list[dict[str, Any]]:
     """Rows of the table.
 
     Args:
-        pairs: several of them share their layer of the reference.
+        pairs: of any layers; what they share is decomposed once.
         layouts: of the layers of the reference, by name.
         metrics: by name.
     """

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -13,10 +14,13 @@ class Memo:
 
     Args:
         matrix: the tensor; None for a memo that is to be bound to one later.
+        parts: of a tensor that others were stacked to, their memos in order: what is computed of the stack is known of
+            them, and the other way round.
     """
 
-    def __init__(self, matrix: Tensor | None = None) -> None:
+    def __init__(self, matrix: Tensor | None = None, parts: Sequence[Memo] = ()) -> None:
         self.matrix = matrix
+        self.parts = tuple(parts)
         self._results: dict[str, Any] = {}
         self._seen: int | Tensor | None = None
 

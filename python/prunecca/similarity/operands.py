@@ -114,8 +114,10 @@ def in_range(cov: Covariance) -> Covariance:
     a, b = (torch.exp2(-exponent.double()) for exponent in exponents)
     norms = cov.norms
     if norms is not None:
-        norms = norms * torch.stack([a, b, a], -1) * torch.stack([a, b, b], -1)
-        norms = norms * torch.stack([a, b, a], -1) * torch.stack([a, b, b], -1)
+        both = a + 0 * b, b + 0 * a  # of a batch, one side may be shared
+        for _ in range(2):  # the fourth powers themselves may leave float64
+            for mixed in both:
+                norms = norms * torch.stack([*both, mixed], -1)
     return replace(
         cov,
         mean_x=cov.mean_x * a.unsqueeze(-1),

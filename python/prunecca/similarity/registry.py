@@ -37,6 +37,7 @@ from .procrustes import angular_procrustes, nbs, procrustes, procrustes_distance
 from .regression import linear_regression, regression_rank
 from .rsa import rsa
 from .shape import gulp, shape_distance
+from .spectrum import Kind
 from .subspace_match import SubspaceMatch, maximum_match
 
 _OF_ARRAYS = {"x", "y", "precision", "layout", "debiased"}
@@ -57,6 +58,7 @@ class Metric:
         single: whether it takes covariances of one pair alone, so that a batch is taken one by one.
         takes: what it is computed from: a covariance, a sample of the rows themselves, or one batch after the other.
         dual: whether it takes those of rotated coordinates, and asks for them where there are more channels than rows.
+        spectra: of both sides that it asks for in any case; None for none.
     """
 
     function: Callable[..., Any]
@@ -66,6 +68,12 @@ class Metric:
     single: bool = False
     takes: Literal["covariance", "rows", "batches"] = "covariance"
     dual: bool = False
+    spectra: Kind | None = None
+
+    @property
+    def counts(self) -> bool:
+        """Whether the number of datapoints may be part of the value, and not of warnings alone."""
+        return self.norms or self.single
 
     @property
     def options(self) -> list[str]:
@@ -164,17 +172,17 @@ def _together(scored: list[Scored], cov: Covariance) -> Scored:
 
 
 _REGISTRY = {
-    "svcca": Metric(svcca, "mean CCA similarity (SVCCA, 99 %)", dual=True),
-    "cca": Metric(cca, "mean CCA similarity"),
-    "pwcca": Metric(pwcca, "PWCCA similarity"),
+    "svcca": Metric(svcca, "mean CCA similarity (SVCCA, 99 %)", dual=True, spectra="covariance"),
+    "cca": Metric(cca, "mean CCA similarity", spectra="correlation"),
+    "pwcca": Metric(pwcca, "PWCCA similarity", spectra="correlation"),
     "linear_cka": Metric(linear_cka, "linear CKA", dual=True),
     "debiased_cka": Metric(partial(linear_cka, debiased=True), "debiased linear CKA", norms=True, dual=True),
     "nbs": Metric(nbs, "normalised Bures similarity", dual=True),
     "procrustes": Metric(procrustes, "Procrustes similarity", dual=True),
     "linear_regression": Metric(linear_regression, "linear regression R²", regression_rank),
-    "mean_squared_cca": Metric(mean_squared_cca, "mean squared CCA correlation"),
-    "yanai": Metric(yanai, "Yanai's coefficient of determination"),
-    "pillai": Metric(pillai, "normalised Pillai's trace"),
+    "mean_squared_cca": Metric(mean_squared_cca, "mean squared CCA correlation", spectra="correlation"),
+    "yanai": Metric(yanai, "Yanai's coefficient of determination", spectra="correlation"),
+    "pillai": Metric(pillai, "normalised Pillai's trace", spectra="correlation"),
     "rsa": Metric(rsa, "RSA of squared distances", norms=True, dual=True),
     "hard_matching": Metric(hard_matching, "hard matching correlation"),
     "permutation_matching": Metric(permutation_matching, "permutation matching correlation"),
@@ -185,7 +193,7 @@ _REGISTRY = {
     "angular_procrustes": Metric(angular_procrustes, "angular Procrustes distance", dual=True),
     "procrustes_distance": Metric(procrustes_distance, "Procrustes distance", dual=True),
     "shape_distance": Metric(shape_distance, "shape distance", dual=True),
-    "gulp": Metric(gulp, "GULP distance", dual=True),
+    "gulp": Metric(gulp, "GULP distance", dual=True, spectra="covariance"),
     "soft_matching_distance": Metric(soft_matching_distance, "soft matching distance"),
     "rbf_cka": Metric(rbf_cka, "RBF CKA", takes="rows"),
     "spearman_rsa": Metric(spearman_rsa, "Spearman RSA", takes="rows"),

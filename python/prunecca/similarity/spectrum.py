@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -12,7 +15,9 @@ from ..covariance.covariance import Covariance
 from ..covariance.memo import Memo
 from ..covariance.moments import PRODUCT_ERROR
 from ..linalg.batched import eigh
-from .operands import Side, live_deviations
+from .operands import SIDES, Side, live_deviations
+
+Kind = Literal["covariance", "correlation"]
 
 
 @dataclass(frozen=True)
@@ -86,7 +91,8 @@ def covariance_spectra(cov: Covariance) -> tuple[Spectrum, Spectrum]:
     Raises:
         ValueError: a matrix holds NaN or infinity.
     """
-    return _spectra(_Side(cov.memo_x, cov.xx), _Side(cov.memo_y, cov.yy))
+    x, y = _spectra(_Side(cov.memo_x, cov.xx), _Side(cov.memo_y, cov.yy))
+    return x, y
 
 
 def correlation_spectra(cov: Covariance) -> tuple[Spectrum, Spectrum]:
@@ -94,12 +100,26 @@ def correlation_spectra(cov: Covariance) -> tuple[Spectrum, Spectrum]:
 
     Channels that are constant to the resolution of the accumulation are left out. Otherwise as ``covariance_spectra``.
     """
-    return _spectra(_correlations(cov, "x"), _correlations(cov, "y"))
+    x, y = _spectra(_correlations(cov, "x"), _correlations(cov, "y"))
+    return x, y
 
 
 def correlation_spectrum(cov: Covariance, side: Side) -> Spectrum:
     """One of ``correlation_spectra``, without the other."""
-    return _spectrum(_correlations(cov, side))
+    return _spectra(_correlations(cov, side))[0]
+
+
+def decompose(covariances: Sequence[Covariance], kind: Kind | None) -> None:
+    """Compute the spectra that metrics will ask for: those of one width together, however else covariances differ.
+
+    Args:
+        covariances: whose memos are filled.
+        kind: of ``covariance_spectra`` or of ``correlation_spectra``; None for nothing.
+    """
+    if kind == "covariance":
+        _spectra(*(_Side(*side) for cov in covariances for side in ((cov.memo_x, cov.xx), (cov.memo_y, cov.yy))))
+    elif kind == "correlation":
+        _spectra(*(_correlations(cov, side) for cov in covariances for side in SIDES))
 
 
 @dataclass(frozen=True)
@@ -123,6 +143,13 @@ class _Side:
         inverse = torch.where(live, torch.where(live, self.deviations, 1.0).reciprocal(), 0.0)
         return self.covariance * inverse.unsqueeze(-1) * inverse.unsqueeze(-2)
 
+    def members(self) -> Sequence[_Side]:
+        """The matrices that this one was stacked from, which may be known by themselves; itself where it was not."""
+        if not self.memo.parts:
+            return [self]
+        deviations = itertools.repeat(None) if self.deviations is None else iter(self.deviations)
+        return [_Side(*one) for one in zip(self.memo.parts, self.covariance, deviations, strict=False)]
+
     def recall(self) -> Spectrum | None:
         known: Spectrum | None = self.memo.recall(self._name())
         if known is None or known.deviations is None or self.deviations is None:
@@ -144,17 +171,37 @@ def _correlations(cov: Covariance, side: Side) -> _Side:
     return _Side(cov.memo_x, cov.xx, deviations) if side == "x" else _Side(cov.memo_y, cov.yy, deviations)
 
 
-def _spectra(x: _Side, y: _Side) -> tuple[Spectrum, Spectrum]:
-    xx, yy = x.covariance, y.covariance
-    alike = xx.ndim == 2 and xx.shape == yy.shape[-2:] and xx.dtype == yy.dtype
-    if x.memo is y.memo or not alike or x.recall() or y.recall():
-        return _spectrum(x), _spectrum(y)
-    values, vectors = _decompose(torch.cat([x.matrix().unsqueeze(0), y.matrix().reshape(-1, *xx.shape)]))
-    return x.keep(values[0], vectors[0]), y.keep(values[1:].reshape(yy.shape[:-1]), vectors[1:].reshape(yy.shape))
+def _spectra(*sides: _Side) -> list[Spectrum]:
+    """Of each side; matrices of one width that are not known yet are decomposed together."""
+    alike: dict[tuple[Any, ...], dict[int, _Side]] = {}
+    for member in (member for side in sides for member in side.members()):
+        if member.recall() is None:
+            key = (member.covariance.shape[-1], member.covariance.dtype, member.covariance.device)
+            alike.setdefault(key, {})[id(member.memo)] = member
+    for unknown in alike.values():
+        _decompose_together(list(unknown.values()))
+    return [side.recall() or _joined(side) for side in sides]
 
 
-def _spectrum(side: _Side) -> Spectrum:
-    return side.recall() or side.keep(*_decompose(side.matrix()))
+def _joined(side: _Side) -> Spectrum:
+    """The spectra of a side's members as one."""
+    # A matrix that stands in two places beside different means may be known as one of them only.
+    known = [member.recall() or member.keep(*_decompose(member.matrix())) for member in side.members()]
+    if not side.memo.parts:
+        return known[0]
+    return side.keep(torch.stack([one.values for one in known]), torch.stack([one.vectors for one in known]))
+
+
+def _decompose_together(sides: Sequence[_Side]) -> None:
+    if len(sides) == 1:
+        sides[0].keep(*_decompose(sides[0].matrix()))
+        return
+    shapes = [side.covariance.shape for side in sides]
+    values, vectors = _decompose(torch.cat([side.matrix().reshape(-1, *shapes[0][-2:]) for side in sides]))
+    counts = [math.prod(shape[:-2]) for shape in shapes]
+    parts = zip(torch.split(values, counts), torch.split(vectors, counts), strict=True)
+    for side, shape, (own, directions) in zip(sides, shapes, parts, strict=True):
+        side.keep(own.reshape(shape[:-1]), directions.reshape(shape))
 
 
 def _decompose(matrix: Tensor) -> tuple[Tensor, Tensor]:

@@ -3,12 +3,36 @@
 // functions that device code and launchers call.
 #pragma once
 #include <cmath>
+#include <functional>
 #include <limits>
+#include <tuple>
 
 #include "fibers.hpp"
 
-// ---- The part of the runtime API that a launcher needs ------------------------------------------------------------
+// ---- Streams: work is done at once on the default stream, that of others when they are joined ----------------------
 using cudaStream_t = void*;
+namespace emu {
+inline std::map<cudaStream_t, std::vector<std::function<void()>>> waiting;
+template <class Work> void on(cudaStream_t stream, Work work) {
+  if (stream)
+    waiting[stream].push_back(std::move(work));
+  else
+    work();
+}
+// Does all that waits, each stream's work in order, taking turns between streams by chance.
+inline void join(unsigned seed) {
+  std::mt19937 rng{seed};
+  std::map<cudaStream_t, size_t> done;
+  while (!waiting.empty()) {
+    const auto chosen = std::next(waiting.begin(), rng() % waiting.size());
+    auto& [stream, works] = *chosen;
+    works[done[stream]++]();
+    if (done[stream] == works.size()) waiting.erase(chosen);
+  }
+}
+}  // namespace emu
+
+// ---- The part of the runtime API that a launcher needs ------------------------------------------------------------
 enum cudaError_t { cudaSuccess = 0, cudaErrorInvalidValue = 1, cudaErrorInvalidConfiguration = 9 };
 enum cudaFuncAttribute { cudaFuncAttributeMaxDynamicSharedMemorySize = 8 };
 inline const char* cudaGetErrorString(cudaError_t e) { return e ? "invalid configuration" : "no error"; }
@@ -34,11 +58,15 @@ cudaError_t cudaLaunchKernelEx(const cudaLaunchConfig_t* c, void (*kernel)(P...)
   const auto granted = emu::granted_shared.find(reinterpret_cast<const void*>(kernel));
   const bool opted_in = granted != emu::granted_shared.end();
   if (c->dynamicSmemBytes > (opted_in ? granted->second : emu::kPlainShared)) return cudaErrorInvalidValue;
-  emu::launch(g, b, c->dynamicSmemBytes, opted_in, [&] { kernel(static_cast<P>(a)...); });
+  // Arguments are copied now: when a stream that waits comes to the kernel, what they were made of may be gone.
+  emu::on(c->stream,
+          [g, b, shared = c->dynamicSmemBytes, opted_in, kernel, arguments = std::tuple<P...>(std::forward<A>(a)...)] {
+            emu::launch(g, b, shared, opted_in, [&] { std::apply(kernel, arguments); });
+          });
   return cudaSuccess;
 }
-inline cudaError_t cudaMemsetAsync(void* p, int value, size_t bytes, cudaStream_t) {
-  std::memset(p, value, bytes);
+inline cudaError_t cudaMemsetAsync(void* p, int value, size_t bytes, cudaStream_t stream) {
+  emu::on(stream, [=] { std::memset(p, value, bytes); });
   return cudaSuccess;
 }
 

@@ -40,6 +40,19 @@ inline void* scratch(size_t bytes, int fill, size_t alignment = 256) {
 }
 inline void release(void* memory) { std::free(memory); }
 
+// Memory of which little is used: on the host only that takes room.
+inline void* sparse(size_t bytes) {
+  void* memory = mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+  if (memory == MAP_FAILED) emu::die("no address space");
+  return memory;
+}
+inline void release_sparse(void* memory, size_t bytes) { munmap(memory, bytes); }
+inline void copy(void* to, const void* from, size_t bytes) { std::memcpy(to, from, bytes); }
+
+// Streams beside each other, by number from 1 on, until they are joined.
+inline cudaStream_t stream(int number) { return reinterpret_cast<void*>(uintptr_t(number)); }
+inline void join() { emu::join(unsigned(emu::order)); }
+
 inline bool read(void* to, size_t bytes) { return std::fread(to, 1, bytes, stdin) == bytes; }
 
 // Runs `kernel(Request&)`, which returns a cudaError_t, on every request until the input ends.
