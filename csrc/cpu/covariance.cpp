@@ -16,6 +16,7 @@
 #include "cpu/covariance_kernel.hpp"
 #include "cpu/covariance_plan.hpp"
 #include "cpu/row_folding.hpp"
+#include "cpu/single_channels.hpp"
 #include "cpu/tile_instructions.hpp"
 
 namespace prunecca::cpu {
@@ -293,6 +294,15 @@ template <class T> Refusal run_plain(const Problem& problem, int threads, bool a
 }
 
 template <class T> Refusal run(const Problem& problem, int threads, bool any_range, Workspace workspace) {
+  if (SingleChannels<T>::fit(problem)) {
+    const SingleChannels<T> found(problem, chosen_kernel<T>(), threads);
+    if (!found.finite()) return run_plain<T>(problem, threads, any_range, workspace);
+    const auto square = [&](int k, int64_t) { return found.product(k); };
+    const auto sum = [&](int v, int64_t) { return found.sum(v); };
+    const Refusal lost = any_range ? Refusal{} : find_lost<T>(problem, square, sum);
+    if (!lost) found.add();
+    return lost;
+  }
   const int fold = fold_of(problem);
   if (fold == 1) return run_plain<T>(problem, threads, any_range, workspace);
   const RowFolding folding(problem, fold);

@@ -3,6 +3,7 @@
 
 #include "cpu/covariance_pack.hpp"
 #include "cpu/covariance_product.hpp"
+#include "cpu/covariance_single.hpp"
 
 namespace prunecca::cpu {
 namespace {
@@ -28,7 +29,8 @@ template <class T> void weigh_rows(const T* packed, int64_t panel_stride, int64_
   }
 }
 
-template <class T> constexpr Kernels<T> kTable{&pack<T>, &multiply<T>, kPasses<T>, &row_norms<T>, &weigh_rows<T>};
+template <class T>
+constexpr Kernels<T> kTable{&pack<T>, &multiply<T>, kPasses<T>, &row_norms<T>, &weigh_rows<T>, 1, &single<T>};
 constexpr CovarianceKernel kKernel{kTable<float>, kTable<double>};
 
 }  // namespace

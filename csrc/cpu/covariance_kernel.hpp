@@ -31,6 +31,9 @@ template <class T> struct Kernels {
   // sum over rows of weight[r] * packed[r], added to out (panels * 16).
   void (*weigh)(const T* packed, int64_t panel_stride, int64_t panels, int rows, const double* weight, double* out);
   int size = 1;  // values of T that a packed element takes
+  // Of two single channels, unpacked: adds the sum of (a - shift_a) and that of its products with (b - shift_b). Vectors
+  // alone have it.
+  void (*single)(const T* a, T shift_a, const T* b, T shift_b, int64_t rows, double* sum, double* product) = nullptr;
 };
 
 struct CovarianceKernel {

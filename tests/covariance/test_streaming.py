@@ -43,6 +43,31 @@ def test_many_narrow_rows_are_taken_several_at_once(level, threads, dtype, cx, c
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("n", [4096, (1 << 16) + 2053])
+def test_single_channels_are_vectors(level, threads, dtype, n):
+    x, ys = correlated(n, 1, 3, dtype)
+    candidates = [ys[:, k : k + 1].clone() + k for k in range(3)]  # each with memory of its own
+    acc = pc.StreamingCovariance(norms=False)
+    acc.update(x, candidates)
+    first = acc.finalize()
+    for y, cov in zip(candidates, first, strict=True):
+        assert error(cov, x, y) < (1e-13 if dtype == torch.float64 else 1e-7)
+        torch.testing.assert_close(cov.mean_y, y.double().mean(0), rtol=1e-6, atol=1e-6)
+    again = pc.StreamingCovariance(norms=False)
+    again.update(x, candidates)
+    assert all(
+        torch.equal(a.xy, b.xy) and torch.equal(a.yy, b.yy) for a, b in zip(first, again.finalize(), strict=True)
+    )
+    for row in (0, n - 1):
+        bad = candidates[1].clone()
+        bad[row] = -torch.inf
+        with pytest.raises(ValueError, match="candidate 1 holds NaN or infinity, first in channel 0"):
+            acc.update(x, [candidates[0], bad, candidates[2]])
+    acc.update(x, candidates)
+    assert acc.finalize()[0].count == 2 * n
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize("rows", [7, 531])
 def test_every_width_of_the_last_panel(level, dtype, rows):
     drawn, _ = correlated(rows, 33 + 48, 1, dtype)
