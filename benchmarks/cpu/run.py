@@ -2,14 +2,15 @@
 
     python benchmarks/cpu/run.py benchmarks/results
 
-Takes about 20 minutes and 8 GB of memory; nothing else should run meanwhile. Writes cpu.json and cpu.md into the folder,
-and the table of the README when it is given --readme README.md.
+Takes about 20 minutes and 8 GB of memory; nothing else should run meanwhile. Each machine has files of its own in the
+folder, such as cpu-amd-epyc-avx2.json and .md. Given --readme README.md it renews the table there.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import re
 import subprocess
 import sys
 import tempfile
@@ -158,6 +159,12 @@ def _machine(results: dict[str, Any]) -> str:
     )
 
 
+def file_stem(machine: dict[str, Any]) -> str:
+    """What the files of a machine are called, by its processor and the SIMD level in use."""
+    words = re.findall(r"[a-z0-9]+", str(machine["processor"]).lower())
+    return "-".join(["cpu", *words, machine["cpu_level"]])
+
+
 def _figures(row: dict[str, Any]) -> str:
     shown = [] if row["extra_info"] else [f"{row['median_seconds']:.3g} s"]
     for name, value in row["extra_info"].items():
@@ -174,23 +181,27 @@ def _figures(row: dict[str, Any]) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("folder", type=Path, help="where cpu.json and cpu.md go")
+    parser.add_argument("folder", type=Path, help="where the files of this machine go")
     parser.add_argument("--readme", type=Path, help="a README whose measured table is renewed")
-    parser.add_argument("--only", nargs="+", choices=NOUNS, help="measure these anew and keep the others in cpu.json")
-    parser.add_argument("--from-json", action="store_true", help="do not measure: take the cpu.json that is there")
+    parser.add_argument(
+        "--only", nargs="+", choices=NOUNS, help="measure these anew and keep the others of this machine"
+    )
+    parser.add_argument("--from-json", type=Path, metavar="FILE", help="do not measure: take the figures of this file")
     given = parser.parse_args()
-    path = given.folder / "cpu.json"
     if given.from_json:
-        results = json.loads(path.read_text())
+        results = json.loads(given.from_json.read_text())
+        path = given.folder / f"{file_stem(results['machine'])}.json"
     else:
+        machine = describe_machine()
+        path = given.folder / f"{file_stem(machine)}.json"
         nouns = given.only or NOUNS
         kept = json.loads(path.read_text())["benchmarks"] if given.only else []
         rows = [row for row in kept if row["noun"] not in nouns] + measure(nouns)
         rows.sort(key=lambda row: NOUNS.index(row["noun"]))
-        results = {"machine": describe_machine(), "peaks": asdict(measure_peaks()), "benchmarks": rows}
+        results = {"machine": machine, "peaks": asdict(measure_peaks()), "benchmarks": rows}
         given.folder.mkdir(parents=True, exist_ok=True)
         path.write_text(json.dumps(results, indent=1) + "\n")
-    (given.folder / "cpu.md").write_text(as_markdown(results))
+    path.with_suffix(".md").write_text(as_markdown(results))
     if given.readme:
         before, rest = given.readme.read_text().split(BEGIN)
         given.readme.write_text(f"{before}{BEGIN}\n{readme_table(results)}\n{END}{rest.split(END)[1]}")
