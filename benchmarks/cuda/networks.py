@@ -28,8 +28,8 @@ MEAN, STD = (0.49, 0.48, 0.45), (0.25, 0.24, 0.26)
 
 def cases() -> list[Case]:
     return [
-        (_comparison(PROBLEM, 5000, 20), partial(comparison, problem=PROBLEM, images=5000, candidates=20)),
         *((_replayed(name), partial(replayed, problem=name)) for name in GOALS),
+        (_comparison(PROBLEM, 5000, 20), partial(comparison, problem=PROBLEM, images=5000, candidates=20)),
         (_epoch(PROBLEM, 20000), partial(epoch, problem=PROBLEM, images=20000)),
     ]
 

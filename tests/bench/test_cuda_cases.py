@@ -19,12 +19,12 @@ def test_covariance_cases(bench, shape, order, dtype):
     row = covariance.update(bench, shape, order, dtype)
     assert row.error <= covariance.ERROR
     assert row.bytes == math.prod(shape) * dtype.itemsize
-    assert len(row.aims) == (0 if dtype != torch.float32 else 1 if order != "NCHW" else 2)
+    assert len(row.aims) == (2 if dtype == torch.float32 else 1)
 
 
 def test_wide_layers_are_held_against_tensor_cores(bench):
     row = covariance.update(bench, (300, 256))
-    assert [aim.least for aim in row.aims] == [0.4, 3.0]
+    assert [aim.least for aim in row.aims] == [0.6, 3.0]
 
 
 def test_layers_are_those_of_the_papers_networks():
@@ -48,7 +48,8 @@ def test_pruning_cases(bench):
         assert pruning.step(bench, kind, 5000).error <= 1e-6
     assert pruning.selection(bench, 5000).aims[0].least == 10
     for backward in (False, True):
-        assert pruning.operator(bench, 3000, backward).bytes == 27000
+        row = pruning.operator(bench, 3000, backward)
+        assert (row.bytes, row.aims[0].least) == (27000, 0.85)
 
 
 def test_linalg_cases(bench, monkeypatch):

@@ -9,7 +9,7 @@ import tarfile
 from pathlib import Path
 
 import pytest
-from benchmarks.cuda.device_run import checkers, stages
+from benchmarks.cuda.device_run import checkers, package, stages
 from benchmarks.cuda.device_run.sources import ROOT, digest_of, digest_of_sources
 
 RUN = ROOT / "benchmarks" / "cuda" / "run.sh"
@@ -102,7 +102,7 @@ def test_every_stage_runs_and_the_one_that_fails_is_named(tools, programs, tmp_p
     asked = calls.read_text().splitlines()
     build = next(line for line in asked if "pip install" in line)
     assert build.startswith("90a-real  1 -m pip install --no-index --no-deps --no-build-isolation")
-    assert any(" 1 1 -m pytest -q -m cuda" in line and "--timeout=60" in line for line in asked)
+    assert any(" 1 1 -m pytest -q -m cuda" in line and "--timeout=90" in line for line in asked)
     assert sum("-m benchmarks.cuda.run" in line for line in asked) == 4
     assert (
         said.rstrip().splitlines()[-1] == "Wrong: tests test_device: FAILED (1), checkers racecheck masks: FAILED (9)."
@@ -243,3 +243,33 @@ def test_files_with_tests_for_a_device_are_found():
     names = {file.name for file in stages.files_of_tests()}
     assert names
     assert Path(__file__).name not in names  # it speaks of the mark, and has none
+
+
+def test_the_checkers_run_every_test_of_a_program():
+    found = {program: [file.name for file in checkers.tests_of(program)] for program in checkers.programs()}
+    assert found["optimizers"] == ["test_optimizers.py", "test_penalties.py"]
+    assert found["covariance"] == ["test_covariance.py", "test_covariance_sizes.py"]
+    assert all(found.values()), found
+
+
+@pytest.mark.parametrize(
+    ("made", "device", "good"),
+    [
+        ("90a-real", "90a-real", True),
+        ("80-real;90a-real;100-real;90-virtual", "90a-real", True),
+        ("80-real;90-virtual", "100-real", True),
+        ("80-real", "86-real", True),
+        ("80-real", "90a-real", False),
+        ("90a-real", "100-real", False),
+        ("86-real", "80-real", False),
+        ("", "90a-real", False),
+    ],
+)
+def test_a_package_for_other_devices_is_not_good(made, device, good):
+    info = {"cuda": "13.0", "cuda_architectures": made}
+    fake = f"import sys, types; found = types.ModuleType('prunecca'); found.build_info = lambda: {info}; "
+    fake += "found.__file__ = ''; sys.modules['prunecca'] = found"
+    words = [sys.executable, "-c", fake + "\n" + package._IMPORT, device]
+    done = subprocess.run(words, capture_output=True, text=True)
+    assert (done.returncode == 0) == good, done.stderr
+    assert good or f"built for {made}" in done.stderr

@@ -32,6 +32,13 @@ def programs() -> list[str]:
     return sorted(file.stem for file in (ROOT / EMULATED).glob("*.cpp") if file.stem != _PLANTED)
 
 
+def tests_of(program: str) -> list[Path]:
+    """The files of tests that build a program, from the root of the sources."""
+    asks = re.compile(rf'\bbuild\(\w+, "{program}"')
+    files = (file for file in sorted((ROOT / EMULATED).glob("test_*.py")) if asks.search(file.read_text()))
+    return [file.relative_to(ROOT) for file in files]
+
+
 def check(session: Session, machine: Machine) -> None:
     """Build the programs, run their tests on the device, then every checker on every program."""
     folder, requests = session.work / "programs", session.work / "requests"
@@ -82,7 +89,7 @@ def _run_tests(session: Session, machine: Machine, name: str, record: Path) -> N
         "PRUNECCA_RECORD": str(record),
     }
     options = ["-q", "-W", "default", "-o", "filterwarnings=", "-o", f"cache_dir={cache}"]
-    words = [machine.python, "-m", "pytest", *options, str(EMULATED / f"test_{name}.py")]
+    words = [machine.python, "-m", "pytest", *options, *map(str, tests_of(name))]
     command = Command(words, 90.0, {**machine.environment, **environment}, good=(0, 5))
     session.run("checkers", f"tests of {name}", command)
 

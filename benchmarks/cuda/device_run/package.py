@@ -14,9 +14,20 @@ from .sources import digest_of_sources
 
 _PIP = ("-m", "pip", "install", "--no-index", "--no-deps", "--no-build-isolation", "--no-compile")
 _IMPORT = """
+import re, sys
 import prunecca
 info = prunecca.build_info()
 assert info["cuda"], "built without CUDA"
+made, here = str(info["cuda_architectures"]), int(re.match("[0-9]+", sys.argv[1])[0])
+
+def runs(number, specific, kind):  # machine code on devices of its major version, of one alone where it is specific
+    number = int(number)
+    if kind == "virtual" or specific:
+        return number <= here if kind == "virtual" else number == here
+    return number // 10 == here // 10 and number <= here
+
+known = re.findall("([0-9]+)([af]?)(?:-(real|virtual))?", made)
+assert any(runs(*one) for one in known), f"built for {made}, and this device is of {here}"
 print(prunecca.__file__, info)
 """
 
@@ -52,7 +63,9 @@ def ensure_package(session: Session, machine: Machine, wheel: Path | None) -> bo
         words.append(f"--config-settings=build-dir={session.work / 'cmake'}")
     if not session.run("build", "wheel" if wheel else "package", Command([*words, source], 500.0, environment)):
         return False
-    if not session.run("build", "import", Command([machine.python, "-c", _IMPORT], 90.0, machine.environment)):
+    if not session.run(
+        "build", "import", Command([machine.python, "-c", _IMPORT, machine.architecture], 90.0, machine.environment)
+    ):
         return False
     stamp.write_text(json.dumps(made))
     return True

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from ..covariance.covariance import Covariance
 from ..covariance.memo import Memo
+from ..linalg.cusolver import free_bytes
 from ..similarity.registry import Score
 from ..similarity.spectrum import decompose
 
@@ -20,7 +21,7 @@ _SHARE = 8  # of a device's free memory a batch takes this part, beside copies, 
 
 def room(device: torch.device) -> int:
     """Bytes of covariances that are best taken together: a device is kept busy by many matrices at once."""
-    free = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else 0
+    free = free_bytes(device) if device.type == "cuda" else 0
     return max(_HOST_BYTES, free // _SHARE)
 
 

@@ -136,7 +136,7 @@ class Solver:
     def _portion(self, matrices: Tensor, vectors: bool) -> int:
         """How many matrices one call takes: as many as the free memory of the device holds beside their workspace."""
         count = min(len(matrices), _MOST_MATRICES)
-        free = _SHARE * free_bytes(matrices)
+        free = _SHARE * free_bytes(matrices.device)
         while count and 3 * count * matrices[0].numel() * 8 + self._workspace(matrices, count, vectors)[0] > free:
             count //= 2
         return count
@@ -169,10 +169,10 @@ def solver() -> Solver | None:
     return None
 
 
-def free_bytes(matrices: Tensor) -> int:
-    """Bytes that can be allocated on the device of a tensor: those free, and those that torch keeps for later."""
-    free, _ = torch.cuda.mem_get_info(matrices.device)
-    return int(free + torch.cuda.memory_reserved(matrices.device) - torch.cuda.memory_allocated(matrices.device))
+def free_bytes(device: torch.device) -> int:
+    """Bytes that can be allocated on a CUDA device: those free, and those that torch keeps for later."""
+    free, _ = torch.cuda.mem_get_info(device)
+    return int(free + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device))
 
 
 def _libraries(version: str) -> Iterator[ctypes.CDLL]:

@@ -38,7 +38,7 @@ def library(built, monkeypatch):
     _plant(built, NOTHING)
     solver = cusolver.Solver(built)
     monkeypatch.setattr(cusolver, "solver", lambda: solver)
-    monkeypatch.setattr(cusolver, "free_bytes", lambda matrices: 1 << 30)
+    monkeypatch.setattr(cusolver, "free_bytes", lambda _: 1 << 30)
     monkeypatch.setattr(batched, "_is_batch_on_device", lambda matrices: matrices.ndim > 2)
     monkeypatch.setattr(batched, "_is_batch_on_host", lambda matrices: False)
     return built

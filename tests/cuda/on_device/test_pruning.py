@@ -22,13 +22,15 @@ def _pools(dtype, scores=torch.randn):
     for shapes in (SIZES, SIZES[::-1]):
         alive = [torch.rand(shape) < 0.7 for shape in shapes]
         pools.append(
-            threshold.Pool([scores(shape).to(dtype) for shape in shapes], alive, [torch.empty_like(a) for a in alive])
+            threshold.RankedGroup(
+                [scores(shape).to(dtype) for shape in shapes], alive, [torch.empty_like(a) for a in alive]
+            )
         )
     return pools
 
 
 def _on_device(pools):
-    return [threshold.Pool(*([t.cuda() for t in part] for part in (p.scores, p.alive, p.masks))) for p in pools]
+    return [threshold.RankedGroup(*([t.cuda() for t in part] for part in (p.scores, p.alive, p.masks))) for p in pools]
 
 
 @pytest.mark.parametrize("by_value", [False, True])
