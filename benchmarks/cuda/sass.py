@@ -39,6 +39,11 @@ class Code:
         return sum(n for name, n in self.counts.items() if name.split(".")[0] in TENSOR)
 
     @property
+    def in_float64(self) -> int:
+        """Those that compute in float64."""
+        return sum(n for name, n in self.counts.items() if name.split(".")[0] in ("DADD", "DMUL", "DFMA"))
+
+    @property
     def shared(self) -> int:
         """Passes of 128 bytes over shared memory, where lanes do not collide."""
         return sum(
@@ -75,6 +80,10 @@ class Kernel:
         if not chosen:
             raise ValueError(f"'{self.name}' has no loop with products of tensor cores")
         return chosen[0], chosen[1] if len(chosen) > 1 else chosen[0]
+
+    def rotations(self) -> Code:
+        """The loop over pairs of columns: of the innermost loops the one with most operations in float64."""
+        return max(self.loops, key=lambda loop: loop.in_float64)
 
 
 def tool() -> str | None:

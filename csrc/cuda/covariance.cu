@@ -29,7 +29,7 @@ template <class S> __device__ __forceinline__ Part part_of(bool one_panel, int r
   return {0, 32, (role - 2) * half, half, role == 2 ? 32 : 32 * S::kPanel, false};
 }
 
-// Block (tile, split): the products of two panels over one piece of the rows, to partial[split][warp][tile].
+// Block (tile, split): the products of two panels over one piece of the rows, to partial[split][tile].
 // Tiles run fastest, so that blocks which read the same rows run together and find them in L2.
 template <class S>
 __global__ void __launch_bounds__(kThreads, 2) products(const __grid_constant__ Plan plan, double* partial) {
@@ -80,9 +80,24 @@ __global__ void __launch_bounds__(kThreads, 2) products(const __grid_constant__ 
     if (s % tile.kFlush == tile.kFlush - 1) tile.flush();
   }
   tile.flush();
-  const int64_t piece = S::kPanel == S::kPart ? blockIdx.y * 4 + warp : blockIdx.y;
-  double* out = partial + (piece * plan.n_tiles + blockIdx.x) * tile_size(S::kPanel);
-  tile.store(out + part.to, S::kPanel, part.same ? out + S::kPanel * S::kPanel + part.a : nullptr);
+  constexpr int kTile = S::kPanel * S::kPanel;
+  double* out = partial + (int64_t(blockIdx.y) * plan.n_tiles + blockIdx.x) * tile_size(S::kPanel);
+  if constexpr (S::kPanel == S::kPart) {  // the same part of other rows: one after the other, in the order of the warps
+    constexpr int kSize = kTile + S::kPanel;
+    static_assert(kThreads / 32 * kSize * sizeof(double) <= S::kSharedBytes);
+    auto* tiles = reinterpret_cast<double*>(stages);
+    wait_copies<0>();
+    __syncthreads();  // no stage is read any more
+    tile.store(tiles + warp * kSize, S::kPanel, tiles + warp * kSize + kTile);
+    __syncthreads();
+    for (int e = int(threadIdx.x); e < kSize; e += kThreads) {
+      double sum = tiles[e];
+      for (int w = 1; w < kThreads / 32; ++w) sum += tiles[w * kSize + e];
+      out[e] = sum;
+    }
+  } else {
+    tile.store(out + part.to, S::kPanel, part.same ? out + kTile + part.a : nullptr);
+  }
 }
 
 struct Targets {  // where sums and grams of the state are
@@ -186,7 +201,6 @@ cudaError_t start(const Layout& layout, Dtype dtype, double* partial, cudaStream
 int rows_in_stage(const Layout& layout, Dtype dtype) {
   return int(128 / size_of(dtype)) * (layout.panel <= 32 ? 4 : 1);
 }
-int64_t pieces_of(const Layout& layout) { return int64_t(layout.plan.splits) * (layout.panel <= 32 ? 4 : 1); }
 
 // The tiles in which a wanted pair meets, kMostTiles at a time: calls back with the plan of each launch.
 template <class Act> void for_each_launch(const Problem& problem, Layout& layout, Act act) {
@@ -245,7 +259,7 @@ size_t workspace_bytes(const Problem& problem) {
   if (!layout.valid) return 0;
   int64_t doubles = norms_doubles(problem);
   for_each_launch(problem, layout, [&] {
-    doubles = std::max(doubles, pieces_of(layout) * layout.plan.n_tiles * tile_size(layout.panel));
+    doubles = std::max(doubles, int64_t(layout.plan.splits) * layout.plan.n_tiles * tile_size(layout.panel));
   });
   return size_t(doubles) * sizeof(double);
 }
@@ -268,7 +282,7 @@ cudaError_t update(const Problem& problem, const NonFiniteNote& note, void* work
     if (error != cudaSuccess) return;
     const dim3 grid(unsigned((tile_size(layout.panel) + kEntries - 1) / kEntries), unsigned(layout.plan.n_tiles));
     error = launch({grid, dim3(kEntries * kGroups), 0, stream}, add_pieces, layout.plan, targets, doubles, layout.panel,
-                   pieces_of(layout));
+                   int64_t(layout.plan.splits));
   });
   // The partial tiles have been read by then: the norms take the same memory.
   return error == cudaSuccess && norms_doubles(problem) ? add_norms(problem, doubles, stream) : error;

@@ -33,7 +33,7 @@ def test_a_prediction_is_the_time_of_what_is_busiest():
 def test_every_predicted_kernel_is_one_that_is_reported():
     works = predict.everything()
     kernels = [predict.resources.Kernel(w.kernel + "(int)", "f.cu", "sm_90a", 61, 1024, 0, 0) for w in works]
-    codes = [_code(w.kernel + "(int)", [{"HMMA": 2}], HMMA=9) for w in works]
+    codes = [_code(w.kernel + "(int)", [{"HMMA": 2, "DFMA": 1}], HMMA=9) for w in works]
     text = predict.report(kernels, codes)
     assert text.count("| 61 |") == len(works)
     assert "has run on a device" in text
