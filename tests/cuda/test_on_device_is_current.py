@@ -16,7 +16,7 @@ NOT_PLAYED = (
 def test_tests_for_a_device_run_on_a_stand_in():
     words = [sys.executable, "-m", "pytest", "-q", "-p", "device_stand_in", "-p", "no:cacheprovider", "-m", "cuda"]
     words += ["-W", "default", "-o", "filterwarnings=", "-k", f"not ({' or '.join(NOT_PLAYED.split())})"]
-    environment = os.environ | {"PYTHONPATH": str(TESTS / "helpers"), "OMP_NUM_THREADS": "1"}
+    environment = os.environ | {"PYTHONPATH": str(TESTS / "cuda"), "OMP_NUM_THREADS": "1"}
     command = [*words, str(TESTS / "cuda" / "on_device")]
     done = subprocess.run(command, cwd=TESTS.parent, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout[-4000:]
