@@ -12,7 +12,7 @@ class _Rates(dict[str, float]):
     """A mapping that cannot be changed, so that a problem can be the key of a cache; JSON takes it as any dictionary."""
 
     # dict sets __hash__ to None, which a type checker takes for what every dictionary must keep.
-    def __hash__(self) -> int:  # type: ignore[override]
+    def __hash__(self) -> int:  # type: ignore[override]  # a dictionary has none
         return hash(frozenset(self.items()))
 
     def __reduce__(self) -> tuple[Any, ...]:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 from benchmarks.cuda import predict, sass
+from benchmarks.cuda import work as counted
 
 from prunecca import _native
 
@@ -19,19 +20,19 @@ def _code(name, loops=(), **counts):
 
 
 def test_a_prediction_is_the_time_of_what_is_busiest():
-    work = predict.Work("f", "size", 4.3e6, {"TF32": 0.62 * 495e6, "float64": 0})
+    work = counted.Work("f", "size", 4.3e6, {"TF32": 0.62 * 495e6, "float64": 0})
     assert work.seconds(_code("f"))[0] == pytest.approx(1e-6)
-    slow = predict.Work("f", "size", 1.0, {"TF32": 0.62 * 495e6}, busy=0.5)
+    slow = counted.Work("f", "size", 1.0, {"TF32": 0.62 * 495e6}, busy=0.5)
     assert slow.seconds(_code("f")) == (pytest.approx(2e-6), "TF32")
-    many = predict.Work("f", "size", 1.0, {}, warps=predict.ISSUE / 100)
+    many = counted.Work("f", "size", 1.0, {}, warps=counted.ISSUE / 100)
     assert many.seconds(_code("f", FADD=3)) == (pytest.approx(0.03), "issue")
-    loops = predict.Work("f", "size", 1.0, {}, turns=(predict.ISSUE, predict.ISSUE), copied=9 * predict.SHARED)
+    loops = counted.Work("f", "size", 1.0, {}, turns=(counted.ISSUE, counted.ISSUE), copied=9 * counted.SHARED)
     code = _code("f", [{"HMMA": 1, "FADD": 1}, {"HMMA": 2, "LDS": 1}, {"HMMA": 2, "LDS": 2}], HMMA=100)
     assert loops.seconds(code) == (pytest.approx(13), "shared")
 
 
 def test_every_predicted_kernel_is_one_that_is_reported():
-    works = predict.everything()
+    works = counted.everything()
     kernels = [predict.resources.Kernel(w.kernel + "(int)", "f.cu", "sm_90a", 61, 1024, 0, 0) for w in works]
     codes = [_code(w.kernel + "(int)", [{"HMMA": 2, "DFMA": 1}], HMMA=9) for w in works]
     text = predict.report(kernels, codes)
@@ -96,9 +97,9 @@ if hasattr(_native, "covariance_workspace_cuda"):
         ("channels", "side"), [(16, 32), (32, 16), (64, 32), (128, 16), (256, 8), (512, 2), (1024, 1)]
     )
     def test_the_rows_are_cut_as_the_kernels_cut_them(channels, side):
-        rows = (1 << 16) if side == 1 else predict.IMAGES
+        rows = (1 << 16) if side == 1 else counted.IMAGES
         shape = (rows, channels) if side == 1 else (rows, channels, side, side)
         strides = tuple(math.prod(shape[d + 1 :]) for d in range(len(shape)))
         x = (1 << 20, shape, strides, 0, 0)  # nothing is read
         size = _native.covariance_workspace_cuda([x], [1], [(0, 0)], [True], False, False)
-        assert list(predict.products(channels, side))[1].bytes == size
+        assert list(counted.products(channels, side))[1].bytes == size

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -14,6 +14,8 @@ from ..covariance.memo import Memo
 from ..linalg.cusolver import free_bytes
 from ..similarity.registry import Score
 from ..similarity.spectrum import decompose
+
+T = TypeVar("T")
 
 _HOST_BYTES = 1 << 26  # of the covariances that are taken together; more gains nothing and costs memory
 _SHARE = 8  # of a device's free memory a batch takes this part, beside copies, decompositions and their workspace
@@ -28,6 +30,26 @@ def room(device: torch.device) -> int:
 def bytes_of(cov: Covariance) -> int:
     """What one of ``score``'s covariances counts for."""
     return 8 * (cov.xx.numel() + cov.yy.numel() + cov.xy.numel())
+
+
+def portions(lists: Iterable[Sequence[T]], covariances: Callable[[T], Iterable[Covariance]]) -> Iterator[list[T]]:
+    """What several lists hold, in order, as much at a time as there is room for.
+
+    Args:
+        lists: none of which is divided.
+        covariances: of one of their elements.
+    """
+    held: list[T] = []
+    size = 0
+    for some in lists:
+        held += some
+        known = [cov for one in some for cov in covariances(one)]
+        size += sum(map(bytes_of, known))
+        if known and size >= room(known[0].xy.device):
+            yield held
+            held, size = [], 0
+    if held:
+        yield held
 
 
 def score(
@@ -64,7 +86,7 @@ def score(
 
 def _of_covariances(covariances: Sequence[Covariance], metrics: Mapping[str, Score]) -> list[list[dict[str, Any]]]:
     rows: list[list[dict[str, Any]]] = [[] for _ in covariances]
-    for portion in _portions(covariances):
+    for portion in portions(([i] for i in range(len(covariances))), lambda i: [covariances[i]]):
         alike = _grouped(portion, lambda i: _form(covariances[i]))
         by_count = _grouped(portion, lambda i: (_form(covariances[i]), covariances[i].count))
         stacks = {together: _stack([covariances[i] for i in together]) for together in {*alike, *by_count}}
@@ -76,20 +98,6 @@ def _of_covariances(covariances: Sequence[Covariance], metrics: Mapping[str, Sco
                 for i, value, x, y in zip(together, *columns, strict=True):
                     rows[i].append({"metric": name, "value": value, "kept_x": x, "kept_y": y, "sampled": None})
     return rows
-
-
-def _portions(covariances: Sequence[Covariance]) -> Iterator[list[int]]:
-    """Positions of covariances, as many as there is room for."""
-    held: list[int] = []
-    size = 0
-    for i, cov in enumerate(covariances):
-        held.append(i)
-        size += bytes_of(cov)
-        if size >= room(cov.xy.device):
-            yield held
-            held, size = [], 0
-    if held:
-        yield held
 
 
 def _form(cov: Covariance) -> tuple[Any, ...]:

@@ -12,7 +12,8 @@ from ..errors import FewRows
 from ..passes.namesakes import Pair
 from ..similarity.operands import ROWS_PER_DIRECTION, few_rows
 from ..similarity.registry import Score
-from .scores import bytes_of, room, score
+from . import scores
+from .scores import score
 
 _COLUMNS = ["candidate", "layer", "kind", "depth", "metric", "value", "count", "channels", "kept_x", "kept_y"]
 _COLUMNS += ["layout", "points", "channels_x", "channels_y", "layer_y", "depth_y", "sampled"]
@@ -20,17 +21,7 @@ _COLUMNS += ["layout", "points", "channels_x", "channels_y", "layer_y", "depth_y
 
 def portions(lists: Iterable[Sequence[Pair]]) -> Iterator[list[Pair]]:
     """The pairs of several lists, in order, as many at a time as ``score`` best takes together."""
-    held: list[Pair] = []
-    size = 0
-    for pairs in lists:
-        held += pairs
-        known = [cov for pair in pairs for cov in (pair.finding.covariance, pair.finding.chance) if cov is not None]
-        size += sum(map(bytes_of, known))
-        if known and size >= room(known[0].xy.device):
-            yield held
-            held, size = [], 0
-    if held:
-        yield held
+    return scores.portions(lists, lambda pair: filter(None, (pair.finding.covariance, pair.finding.chance)))
 
 
 def rows_of(pairs: Sequence[Pair], layouts: Mapping[str, str], metrics: Mapping[str, Score]) -> list[dict[str, Any]]:
@@ -53,7 +44,7 @@ def rows_of(pairs: Sequence[Pair], layouts: Mapping[str, str], metrics: Mapping[
             for one, chance in zip(own, chances, strict=True):
                 one["chance"] = chance["value"]
     rows = []
-    for pair, scores in zip(pairs, scored, strict=True):
+    for pair, own in zip(pairs, scored, strict=True):
         told = pair.finding.covariance or pair.finding.estimate
         if told is None:
             continue
@@ -61,9 +52,7 @@ def rows_of(pairs: Sequence[Pair], layouts: Mapping[str, str], metrics: Mapping[
         x, y = told.channels
         sizes = {"channels": x, "channels_x": x, "channels_y": y}
         partner = {"layer_y": pair.y.name, "depth_y": pair.y.depth}
-        rows += [
-            {"candidate": pair.candidate, **layer, **one, "count": told.count, **sizes, **partner} for one in scores
-        ]
+        rows += [{"candidate": pair.candidate, **layer, **one, "count": told.count, **sizes, **partner} for one in own]
     return rows
 
 

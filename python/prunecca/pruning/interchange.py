@@ -144,7 +144,7 @@ def masks_to(network: nn.Module, masks: Mapping[str, Tensor]) -> None:
             held = [key for key, p in module.named_parameters(recurse=False, remove_duplicate=False) if p is parameter]
             for key in held:
                 pruned = f"{key.removesuffix('_orig')}_mask" in dict(module.named_buffers(recurse=False))
-                torch_prune.custom_from_mask(module, key.removesuffix("_orig") if pruned else key, mask)  # type: ignore[no-untyped-call]
+                torch_prune.custom_from_mask(module, key.removesuffix("_orig") if pruned else key, mask)  # type: ignore[no-untyped-call]  # torch leaves it unannotated
 
 
 def pruned_state(source: Source, masks: Mapping[str, Tensor] | None = None) -> dict[str, Any]:
@@ -186,7 +186,7 @@ def _opened(source: Source, network: nn.Module | None) -> tuple[Checkpoint, nn.M
 def _unwrapped(network: nn.Module) -> nn.Module:
     wrappers = (nn.DataParallel, nn.parallel.DistributedDataParallel, torch.optim.swa_utils.AveragedModel)
     while isinstance(network, wrappers) or hasattr(network, "_orig_mod"):
-        inside: nn.Module = network.module if isinstance(network, wrappers) else network._orig_mod  # type: ignore[assignment]
+        inside: nn.Module = network.module if isinstance(network, wrappers) else network._orig_mod  # type: ignore[assignment]  # always a module
         network = inside
     return network
 
