@@ -15,6 +15,7 @@
 
 #include "cpu/covariance_kernel.hpp"
 #include "cpu/covariance_plan.hpp"
+#include "cpu/covariance_tasks.hpp"
 #include "cpu/row_folding.hpp"
 #include "cpu/single_channels.hpp"
 #include "cpu/tile_instructions.hpp"
@@ -22,13 +23,6 @@
 namespace prunecca::cpu {
 
 namespace {
-
-constexpr int64_t kSuper = 8;  // panels in a task: two operands of 128 KiB each stay in L2
-
-struct Range {
-  int64_t begin, end;
-};
-Range share(int64_t n, int part, int parts) { return {n * part / parts, n * (part + 1) / parts}; }
 
 template <class T> Kernels<T> chosen_kernel() {
   const CovarianceKernel& kernel = at_simd_level([](auto level) -> decltype(auto) { return covariance_kernel(level); });
@@ -116,23 +110,6 @@ template <class T> void run_by_rows(const Plan<T>& plan, const Kernels<T>& kerne
   }
 }
 
-struct Task {
-  int pair;
-  int64_t p0, p1, q0, q1;
-};
-
-template <class T> std::vector<Task> tasks_of(const Plan<T>& plan) {
-  std::vector<Task> tasks;
-  for (int k = 0; k < plan.problem.n_pairs; ++k) {
-    const Pair& pair = plan.problem.pairs[k];
-    const int64_t pi = panels_of(plan.problem.views[pair.i]), pj = panels_of(plan.problem.views[pair.j]);
-    for (int64_t p = 0; p < pi; p += kSuper)
-      for (int64_t q = pair.i == pair.j ? p : 0; q < pj; q += kSuper)
-        tasks.push_back({k, p, std::min(p + kSuper, pi), q, std::min(q + kSuper, pj)});
-  }
-  return tasks;
-}
-
 template <class T> void run_by_blocks(const Plan<T>& plan, const Kernels<T>& kernel, const T* shift, char* base) {
   const Part<T> part(plan, base);
   std::memset(part.sums, 0, plan.sum_bytes());
@@ -141,22 +118,32 @@ template <class T> void run_by_blocks(const Plan<T>& plan, const Kernels<T>& ker
   const std::vector<Task> tasks = tasks_of(plan);
 #pragma omp parallel num_threads(plan.threads)
   {
+    const int t = omp_get_thread_num();
     std::vector<Stretch> stretches;
-    for (int64_t r = 0; r < plan.rows; r += plan.tile) {
-      const int count = int(std::min(plan.tile, plan.rows - r)), t = omp_get_thread_num();
-      pack_range(plan, kernel, part, shift, share(plan.panels(), t, plan.threads), r, count);
-      const Range coming = share(std::min(plan.tile, plan.rows - r - count), t, plan.threads);
-      Prefetch next =
-          ahead(plan, kernel, stretches, r + count + coming.begin, coming.end - coming.begin, count, plan.threads);
+    for (int64_t r = 0; r < plan.rows; r += plan.group * plan.tile) {
+      const int64_t end = std::min(plan.rows, r + plan.group * plan.tile);
+      const auto for_tiles = [&](auto body) {
+        Part<T> tile = part;
+        for (int64_t begin = r; begin < end; begin += plan.tile, tile.packed += plan.packed_tile())
+          body(tile, begin, int(std::min(plan.tile, end - begin)));
+      };
+      for_tiles([&](const Part<T>& tile, int64_t begin, int count) {
+        pack_range(plan, kernel, tile, shift, share(plan.panels(), t, plan.threads), begin, count);
+      });
+      const Range coming = share(std::min(plan.group * plan.tile, plan.rows - end), t, plan.threads);
+      Prefetch next = ahead(plan, kernel, stretches, end + coming.begin, coming.end - coming.begin, int(end - r),
+                            plan.threads);
 #pragma omp barrier
       // Whoever takes a block, its sum over the tiles is taken in the order of the tiles.
 #pragma omp for schedule(dynamic) nowait
-      for (int64_t i = 0; i < int64_t(tasks.size()); ++i) {
-        const Task& task = tasks[i];
-        multiply_range(plan, kernel, part, task.pair, task.p0, task.p1, task.q0, task.q1, count, r > 0, next);
-      }
+      for (int64_t i = 0; i < int64_t(tasks.size()); ++i)
+        for_tiles([&, task = tasks[i]](const Part<T>& tile, int64_t begin, int count) {
+          multiply_range(plan, kernel, tile, task.pair, task.p0, task.p1, task.q0, task.q1, count, begin > 0, next);
+        });
 #pragma omp single
-      if (plan.with_norms) add_norms(plan, kernel, part, count);  // ends in a barrier: the tile may be packed anew
+      if (plan.with_norms)
+        for_tiles([&](const Part<T>& tile, int64_t, int count) { add_norms(plan, kernel, tile, count); });
+      // `single` ends in a barrier: the tiles may be packed anew.
     }
   }
 }

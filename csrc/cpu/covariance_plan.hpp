@@ -10,6 +10,7 @@ namespace prunecca::cpu {
 
 constexpr int64_t kBlock = kPanel * kPanel;
 constexpr int64_t kSharedStateBytes = 512 << 10;  // a state above this no longer fits a core's L2 beside a packed tile
+constexpr int64_t kPackedBytes = 4 << 20;         // of the tiles packed together, where more than one fits
 constexpr int64_t kRowsPerThread = 128;           // fewer rows than this do not pay for waking another thread
 
 // Where everything lies: in the problem and in the workspace.
@@ -17,6 +18,7 @@ template <class T> struct Plan {
   const Problem& problem;
   int64_t rows = 0;
   int64_t tile = kTileRows;  // rows of a tile
+  int64_t group = 1;         // tiles that are packed before the first of them is multiplied
   int chunk = 0;             // rows of a partial sum
   int64_t unit = 1;          // threads and tiles begin at multiples of so many rows
   int threads = 1;
@@ -58,17 +60,21 @@ template <class T> struct Plan {
     chunk = half || rows < 4096 ? 32 : rows < 32768 ? 64 : 128;
     by_rows = first_block.back() * kBlock * int64_t(sizeof(double)) <= kSharedStateBytes;
     if (by_rows && unit == 1 && rows < 1024) tile = 64;  // so few errors do not average out: join float64 sooner
+    if (!by_rows)  // a thread waits for the others once a group
+      group = std::clamp<int64_t>(kPackedBytes / int64_t(sizeof(T) * packed_tile()), 1,
+                                  std::max<int64_t>(1, (rows + tile - 1) / tile));
     const int64_t useful = by_rows ? (rows + kRowsPerThread - 1) / kRowsPerThread : most_threads;
     threads = int(std::max<int64_t>(1, std::min<int64_t>(most_threads, useful)));
   }
 
   int64_t panels() const { return first_panel.back(); }
+  int64_t packed_tile() const { return panels() * panel_stride; }  // values of a packed tile
   int states() const { return by_rows ? threads : 1; }
 
   // Sizes in bytes, each a multiple of 64.
   static size_t round(size_t bytes) { return (bytes + 63) & ~size_t(63); }
   size_t shift_bytes() const { return round(sizeof(T) * panels() * kPanel); }
-  size_t packed_bytes() const { return round(sizeof(T) * panels() * panel_stride); }
+  size_t packed_bytes() const { return round(sizeof(T) * group * packed_tile()); }
   size_t sum_bytes() const { return round(sizeof(double) * panels() * kPanel); }
   size_t tile_sum_bytes() const { return shift_bytes(); }
   size_t row_norm_bytes() const { return with_norms ? round(sizeof(double) * problem.n_views * kTileRows) : 0; }

@@ -30,6 +30,11 @@ inline void micro(const T* a, const T* b, int64_t panel_stride, int rows, int ch
   constexpr int kLanesHere = int(sizeof(V) / sizeof(T));
   static_assert(kWhole == kRows || N == 1);
   constexpr auto first = [](int m) { return m < kWhole ? 0 : kVectors - 1; };
+  // A large state has left the caches since the tile before: it comes back while the rows are multiplied.
+  constexpr int kLine = 64 / sizeof(double);
+  for (int m = 0; add && m < kRows; ++m)
+    for (int n = 0; n < N; ++n)
+      for (int c = 0; c < kPanel; c += kLine) __builtin_prefetch(block + n * (kPanel * kPanel) + m * kPanel + c, 1, 3);
   V held[kRows][N * kVectors];
   for (int begin = 0; begin < rows; begin += chunk) {
     const int end = rows - begin < chunk ? rows : begin + chunk;
