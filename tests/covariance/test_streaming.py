@@ -108,11 +108,11 @@ def test_large_states_share_blocks_among_threads(level, threads):
 
 def test_large_states_take_tiles_in_groups(level):
     # 400 + 16 channels: tiles of 256 rows are packed by nines, and the last group is not whole.
-    x, y = correlated(5700, 400, 16)
+    x, y = correlated(2900, 400, 16)
     before = torch.get_num_threads()
     try:
         found = []
-        for count in (1, 2, 5):
+        for count in (1, 5):
             torch.set_num_threads(count)
             found.append(covariance((x, y), norms=True))
     finally:
@@ -120,8 +120,8 @@ def test_large_states_take_tiles_in_groups(level):
     assert error(found[0], x, y) < 1e-7
     a, b = (((t - t.mean(0)) ** 2).sum(1) for t in map(rows_of, (x, y)))
     np.testing.assert_allclose(found[0].norms.numpy(), [a @ a, b @ b, a @ b], rtol=1e-6)
-    for other in found[1:]:
-        assert all(torch.equal(getattr(found[0], name), getattr(other, name)) for name in ("xx", "xy", "yy", "norms"))
+    for name in ("xx", "xy", "yy", "norms"):
+        assert torch.equal(getattr(found[0], name), getattr(found[1], name))
 
 
 @pytest.mark.parametrize(
