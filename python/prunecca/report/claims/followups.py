@@ -127,7 +127,7 @@ def leaves_the_controls(
     control = similarity_curves(similarity, problem, metric, control=True)
     shared = [] if pruned is None or control is None else [name for name in pruned.layers if name in control.layers]
     if pruned is None or control is None or not shared:
-        question = Question("i", problem, _first_level("the layers"), Range(low=0))
+        question = Question("i", problem, _first_level("every layer"), Range(low=0))
         return [question.missing("no network was retrained without pruning", pruned)]
     band = control.values[:, 0, [control.layers.index(name) for name in shared]]
     pruned = pruned.keep(layers=[pruned.layers.index(name) for name in shared])
